@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs the checks and all tests. Arguments go to pytest: scripts/test.sh -k beam
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup_env.sh
+# The tests are many small processes: one thread each, two at a time.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest -n 2 "$@"
