@@ -1,0 +1,48 @@
+"""Files and folders that are complete or absent, whatever is killed while they are written."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path` that becomes `path` when the block succeeds.
+
+    What stood at `path` before is replaced. Files reach the disk before the rename.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    for folder, _, files in os.walk(temporary):
+        for name in files:
+            _fsync(Path(folder) / name)
+        _fsync(Path(folder))
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+    _fsync(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file.
+
+    Raises:
+        ValueError: If the content holds a number that JSON doesn't know (NaN, infinity).
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _fsync(temporary)
+    temporary.rename(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,300 @@
+"""`Qwen2ForClassifier`: the token-level value model of Value-Guided Search (arXiv 2505.17373).
+
+This file imports torch and transformers only, so `save_pretrained` can ship it with the weights and
+`AutoModelForTokenClassification.from_pretrained(..., trust_remote_code=True)` works anywhere.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Cache, Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+from transformers.utils import ModelOutput, can_return_tuple, is_flash_attn_2_available
+
+logger = logging.getLogger(__name__)
+
+SUCCESS_CLASS = 1
+"""Terminal class "finished and correct": the only one with reward 1."""
+
+TokenLossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""`(logits [B, T, L], labels [B], loss_mask [B, T]) -> scalar loss`."""
+
+
+@dataclass
+class Qwen2ClassifierOutput(ModelOutput):
+    """What `Qwen2ForClassifier` returns.
+
+    Attributes:
+        loss: Scalar in float32, when `labels` was given.
+        logits: [B, T, num_labels], class logits after every token.
+        success_probs: [B, T] float32 in [0, 1]; entry t is P(correct) given the tokens up to and
+            including t.
+        past_key_values: The key-value cache, when `use_cache` was on.
+        hidden_states: Hidden states of every layer, when `output_hidden_states` was asked for.
+        attentions: Attention weights of every layer, when `output_attentions` was asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    success_probs: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def resolve_attention(name: str) -> str:
+    """Returns the attention implementation that can run here for the one that was asked for.
+
+    Args:
+        name: A transformers `attn_implementation`, e.g. "flash_attention_2" or "sdpa".
+
+    Returns:
+        "sdpa", after one warning, when `name` is "flash_attention_2" and there is no CUDA device or
+        no flash-attn package; `name` itself otherwise.
+    """
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        missing = "the flash-attn package" if torch.cuda.is_available() else "a CUDA device"
+        logger.warning("flash_attention_2 needs %s: using sdpa instead.", missing)
+        return "sdpa"
+    return name
+
+
+def success_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Returns P(correct) of every token, in float32.
+
+    Args:
+        logits: [..., L] with L = 1 (one success logit), 2 or 3 (class logits).
+
+    Returns:
+        [...]: sigmoid for L = 1, else the softmax entry of the success class.
+    """
+    logits = logits.float()
+    if logits.shape[-1] == 1:
+        return logits.squeeze(-1).sigmoid()
+    return logits.softmax(dim=-1)[..., SUCCESS_CLASS]
+
+
+def mean_over_tokens(values: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
+    """Averages `values` [B, T] over each sample's loss tokens; 0 for a sample without any.
+
+    Args:
+        values: [B, T].
+        loss_mask: [B, T], 1 on the tokens that count.
+
+    Returns:
+        [B] float32.
+    """
+    mask = loss_mask.to(torch.float32)
+    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def terminal_class_loss(
+    logits: torch.Tensor, labels: torch.Tensor, loss_mask: torch.Tensor
+) -> torch.Tensor:
+    """Loss of the terminal class at every roll-out token (VGS Section 2.1).
+
+    `1/|B| sum_(x,y,z,k) 1/|z| sum_h CE(f(x, y, z[:h]), k)`: mean over the roll-out tokens of a
+    sample, then mean over the samples. With fewer than three logits the target is the reward, which
+    is 1 for class 1 only; with one logit CE is the binary cross-entropy.
+
+    Args:
+        logits: [B, T, L] with L in 1, 2, 3; computed in float32 whatever the dtype.
+        labels: LongTensor [B], terminal class of each sequence.
+        loss_mask: [B, T], bool or float, 1 on roll-out tokens.
+
+    Returns:
+        Scalar in float32. A sample without loss tokens is left out of the mean; 0 if no sample has
+        any.
+    """
+    logits = logits.float()
+    num_labels = logits.shape[-1]
+    targets = labels if num_labels == 3 else (labels == SUCCESS_CLASS).long()
+    targets = targets[:, None].expand(logits.shape[:2])
+    if num_labels == 1:
+        losses = F.binary_cross_entropy_with_logits(
+            logits.squeeze(-1), targets.float(), reduction="none"
+        )
+    else:
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    counted = loss_mask.to(torch.bool).any(dim=1).sum()
+    return mean_over_tokens(losses, loss_mask).sum() / counted.clamp(min=1)
+
+
+class Qwen2ForClassifier(Qwen2PreTrainedModel):
+    """Qwen2 with a two-layer token classification head in place of the LM head.
+
+    Terminal classes: 0 finished and incorrect, 1 finished and correct, 2 unfinished. The value of a
+    partial response is the probability of class 1 after its last token, `success_probs[:, t]`.
+
+    State dict: `model.*` as `Qwen2Model`, `score.0.weight` [hidden, hidden] and `score.2.weight`
+    [num_labels, hidden]. `config.attention_dropout` is also the dropout before the head.
+
+    The loss is `terminal_class_loss`; assign `model.loss_function` to train with another one.
+
+    Raises:
+        ValueError: If `config.num_labels` is not 1, 2 or 3.
+    """
+
+    # A policy's folder can be loaded as it is: its LM head is what the value head replaces.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # noqa: RUF012
+
+    def __init__(self, config: Qwen2Config):
+        super().__init__(config)
+        if config.num_labels not in (1, 2, 3):
+            raise ValueError(
+                f"Qwen2ForClassifier takes num_labels 1, 2 or 3, not {config.num_labels}"
+            )
+        self.model = Qwen2Model(config)
+        self.dropout = nn.Dropout(config.attention_dropout)
+        self.score = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size, bias=False),
+            nn.ReLU(),
+            nn.Linear(config.hidden_size, config.num_labels, bias=False),
+        )
+        self.loss_function: TokenLossFunction = terminal_class_loss
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        attn_implementation: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Loads a model as transformers does, falling back from FlashAttention-2 where it must.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder.
+            *model_args: Passed to the constructor.
+            attn_implementation: See `resolve_attention`; None leaves the choice to transformers.
+            **kwargs: As for `PreTrainedModel.from_pretrained`. Without a dtype the config's is
+                used (bfloat16 for the published checkpoint).
+
+        Returns:
+            The model, in evaluation mode.
+        """
+        if attn_implementation is not None:
+            kwargs["attn_implementation"] = resolve_attention(attn_implementation)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        loss_mask: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Qwen2ClassifierOutput:
+        """Classifies every prefix of every sequence.
+
+        Args:
+            input_ids: [B, T] token ids.
+            attention_mask: [B, T] with 1 on real tokens, or a full mask [B, 1, T, S].
+            position_ids: [B, T] positions; by default they count up from the cached length.
+            past_key_values: Cache of the tokens before `input_ids`.
+            inputs_embeds: [B, T, hidden], in place of `input_ids`.
+            labels: [B] terminal class of each sequence; asks for the loss.
+            loss_mask: [B, T], 1 on roll-out tokens; needed with `labels`.
+            use_cache: Whether to return a cache; by default `config.use_cache`.
+            **kwargs: Passed to the backbone, e.g. `output_hidden_states`.
+
+        Returns:
+            See `Qwen2ClassifierOutput`.
+
+        Raises:
+            ValueError: If `labels` comes without `loss_mask`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.score(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            if loss_mask is None:
+                raise ValueError("labels needs loss_mask: 1 on the roll-out tokens, 0 elsewhere")
+            loss = self.loss_function(logits, labels, loss_mask)
+        return Qwen2ClassifierOutput(
+            loss=loss,
+            logits=logits,
+            success_probs=success_probabilities(logits),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+Qwen2ForClassifier.register_for_auto_class("AutoModelForTokenClassification")
+
+
+def initialize_from_policy(
+    path: str | os.PathLike[str],
+    num_labels: int,
+    attention_dropout: float,
+    attn_implementation: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+) -> Qwen2ForClassifier:
+    """Builds a value model for training: the policy's backbone with a new head.
+
+    The head is drawn with `config.initializer_range` from torch's global generator, so the result
+    is determined by `torch.manual_seed`. The LM head is dropped.
+
+    Args:
+        path: Hub id or folder of a Qwen2 causal LM, or of a `Qwen2ForClassifier`, which is loaded
+            with its own head.
+        num_labels: Number of classes, 1, 2 or 3.
+        attention_dropout: Dropout probability in attention and before the head.
+        attn_implementation: See `resolve_attention`.
+        dtype: Dtype of the parameters.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: If `path` holds no Qwen2 model, a value model with another number of labels, or
+            a backbone whose weights are incomplete or of another shape.
+    """
+    config_dict, _ = Qwen2Config.get_config_dict(path)
+    if config_dict.get("model_type") != Qwen2Config.model_type:
+        raise ValueError(
+            f"{path} holds a {config_dict.get('model_type')} model; only qwen2 is supported"
+        )
+    config = Qwen2Config.from_dict(config_dict)
+    is_classifier = Qwen2ForClassifier.__name__ in (config.architectures or [])
+    if is_classifier and config.num_labels != num_labels:
+        raise ValueError(
+            f"{path} is a value model with {config.num_labels} labels; "
+            f"the loss asked for needs {num_labels}"
+        )
+    config.num_labels = num_labels
+    config.attention_dropout = attention_dropout
+    config.tie_word_embeddings = False
+    config.use_cache = False  # whole sequences in one forward: a cache would only hold memory
+    model, info = Qwen2ForClassifier.from_pretrained(
+        path,
+        config=config,
+        attn_implementation=attn_implementation,
+        dtype=dtype,
+        output_loading_info=True,
+    )
+    new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}
+    incomplete = sorted(set(info["missing_keys"]) - new_head)
+    if incomplete:
+        raise ValueError(f"{path} has no weights for {', '.join(incomplete)}")
+    return model

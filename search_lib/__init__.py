@@ -1,0 +1,1 @@
+"""The search: strategies, engines, the runner, votes and records."""

@@ -1,0 +1,424 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import train_classifier
+from classifier_lib.losses import LOSSES
+from classifier_lib.modeling import Qwen2ForClassifier
+from train_classifier import parse_args
+
+REPOSITORY = Path(train_classifier.__file__).parent
+
+
+@pytest.fixture
+def flags(tiny_policy: Path, rollout_folder: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Command line of a short run, with some flags changed (None leaves a flag out)."""
+
+    def make(**changes: object) -> list[str]:
+        values: dict[str, object] = {
+            "data_path": rollout_folder,
+            "data_num_response": 4,
+            "model_path": tiny_policy,
+            "output_dir": tmp_path,
+            "run_name": "run",
+            "num_steps": 4,
+            "total_batch_size": 8,
+            "micro_batch_size": 4,
+            "max_lr": 1e-3,
+            "max_length": 64,
+            **changes,
+        }
+        line = []
+        for name, value in values.items():
+            if value is True:
+                line.append(f"--{name}")
+            elif value is not None:
+                line += [f"--{name}", str(value)]
+        return line
+
+    return make
+
+
+def final_weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "final" / "model.safetensors")
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def check_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_published_command_line():
+    command = """
+        --eval_every -1 --save_every 486 --num_steps 12170 --max_lr 0.0001
+        --data_path VGS-AI/OpenR1-VM --data_num_response 56
+        --model_path deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --total_batch_size 64
+        --micro_batch_size 8 --small_group_size 2 --run_name single_node_run --track --compile
+        --push_to_hub
+    """
+    args = parse_args(command.split())
+    assert (args.eval_every, args.save_every, args.num_steps) == (-1, 486, 12170)
+    assert (args.max_lr, args.data_num_response, args.total_batch_size) == (1e-4, 56, 64)
+    assert (args.micro_batch_size, args.small_group_size) == (8, 2)
+    assert args.track
+    assert args.compile
+    assert args.push_to_hub
+    assert args.run_name == "single_node_run"
+    train_classifier.check_flags(args, world_size=4)
+
+
+def test_help_shows_underscores(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert "--total_batch_size" in text
+    assert "--total-batch-size" not in text
+
+
+def test_a_run_from_start_to_end(flags, tiny_policy, rollout_folder, tmp_path, capsys):
+    command = flags(num_steps=5, save_every=2, eval_data_path=rollout_folder, eval_every=2)
+    train_classifier.main(command)
+    run_dir = tmp_path / "run"
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        "config.json",
+        "evaluation.json",
+        "final",
+        "metrics.jsonl",
+        "step_4",
+        "step_5",
+    ]
+    assert json.loads((run_dir / "config.json").read_text())["max_lr"] == 1e-3
+    assert json.loads((run_dir / "evaluation.json").read_text())["step"] == 5
+    lines = read_metrics(run_dir)
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines if "eval/auroc" in line] == [2, 4, 5]
+    assert lines[0]["train/tokens_per_second"] > 0
+    model, info = Qwen2ForClassifier.from_pretrained(run_dir / "final", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert model.dtype == torch.float32
+    tokenizer = "tokenizer_config.json"
+    for folder in ("final", "step_5"):
+        assert (run_dir / folder / tokenizer).read_text() == (tiny_policy / tokenizer).read_text()
+    check_equal(load_file(run_dir / "step_5" / "model.safetensors"), final_weights(run_dir))
+
+    before = (run_dir / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    train_classifier.main(command)
+    assert "the run is finished" in capsys.readouterr().out
+    assert (run_dir / "metrics.jsonl").read_text() == before
+
+
+def test_training_learns(flags, rollout_folder, tmp_path):
+    train_classifier.main(
+        flags(num_steps=30, max_lr=1e-2, total_batch_size=16, eval_data_path=rollout_folder)
+    )
+    metrics = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert metrics["auroc"] > 0.9
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_micro_batches_do_not_change_the_result(flags, tmp_path, loss):
+    for micro_batch_size in (2, 8):
+        train_classifier.main(
+            flags(
+                run_name=f"micro{micro_batch_size}",
+                micro_batch_size=micro_batch_size,
+                loss=loss,
+                attention_dropout=0,
+                max_length=8,  # some samples lose all their loss tokens, so parts weigh unequally
+            )
+        )
+    check_close(final_weights(tmp_path / "micro2"), final_weights(tmp_path / "micro8"))
+    metrics = read_metrics(tmp_path / "micro2")[-1]
+    assert metrics["train/truncated_samples"] > 0
+
+
+@pytest.mark.parametrize("warmup_steps", [-1, 1])
+def test_num_epochs_and_warmup(flags, tmp_path, warmup_steps):
+    train_classifier.main(
+        flags(num_steps=-1, num_epochs=1, total_batch_size=16, warmup_steps=warmup_steps)
+    )
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2]  # 40 samples hold two whole batches
+    assert lines[1]["train/lr"] == pytest.approx(1e-3)
+
+
+POISONED = """
+import os, sys
+import torch
+import train_classifier
+from classifier_lib.losses import LOSSES
+
+loss = LOSSES["cross_entropy"]
+calls = 0
+
+def poisoned(logits, labels, loss_mask):
+    # One micro batch of step 2, on the last process only, has a loss that isn't a number.
+    global calls
+    calls += 1
+    value = loss.function(logits, labels, loss_mask)
+    return value * float("nan") if calls == int(os.environ["POISON_" + RANK]) else value
+
+RANK = os.environ.get("RANK", "0")
+LOSSES["cross_entropy"] = loss._replace(function=poisoned)
+torch.set_num_threads(1)
+train_classifier.main(sys.argv[1:])
+"""
+
+
+def test_two_processes_equal_one(flags, rollout_folder, tmp_path):
+    """Weights, evaluation and the skipping of a bad step; dropout on, uneven evaluation data."""
+    script = tmp_path / "poisoned.py"
+    script.write_text(POISONED)
+    # Two micro batches a step for each of two processes, four for a single one.
+    shared = {"micro_batch_size": 2, "eval_data_path": rollout_folder}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for launcher, name, poison in (
+        ([sys.executable], "one", {"POISON_0": "8"}),
+        ([*torchrun, "--nproc_per_node=2"], "two", {"POISON_0": "-1", "POISON_1": "4"}),
+    ):
+        subprocess.run(
+            [*launcher, str(script), *flags(run_name=name, **shared)],
+            env={**environment, **poison},
+            check=True,
+        )
+    one, two = tmp_path / "one", tmp_path / "two"
+    check_close(final_weights(one), final_weights(two))
+    for left, right in zip(read_metrics(one), read_metrics(two), strict=True):
+        for name in left.keys() - {"time", "train/tokens_per_second"}:
+            assert left[name] == (
+                None if right[name] is None else pytest.approx(right[name], rel=1e-3, abs=1e-5)
+            ), name
+    assert [line["train/skipped_steps"] for line in read_metrics(two)[:4]] == [0, 1, 1, 1]
+    evaluations = [json.loads((run / "evaluation.json").read_text()) for run in (one, two)]
+    assert evaluations[0]["num_tokens"] == evaluations[1]["num_tokens"]
+    for name in ("loss", "accuracy", "auroc", "brier"):
+        assert evaluations[0][name] == pytest.approx(evaluations[1][name], abs=1e-3)
+
+
+def test_killed_run_continues_to_the_same_weights(flags, tmp_path):
+    command = flags(num_steps=12, save_every=3)
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(REPOSITORY / "train_classifier.py"), *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    killed = tmp_path / "run"
+    assert not (killed / "final").exists()
+    assert (killed / "step_3").exists()
+    # As if the kill had come while the next checkpoint was being written.
+    shutil.copytree(killed / "step_3", killed / ".step_6.tmp", dirs_exist_ok=True)
+    (killed / ".step_6.tmp" / "trainer_state.pt").unlink()
+
+    train_classifier.main(command)
+    undisturbed = flags(num_steps=12, save_every=3, output_dir=tmp_path / "other")
+    train_classifier.main(undisturbed)
+    check_equal(final_weights(killed), final_weights(tmp_path / "other" / "run"))
+    assert not list(killed.glob(".*"))
+    by_step = {line["step"]: line["train/loss"] for line in read_metrics(killed)}
+    assert by_step == {
+        line["step"]: line["train/loss"] for line in read_metrics(tmp_path / "other" / "run")
+    }
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Lets the run fail after so many steps."""
+    original, done = train_classifier.train_step, 0
+
+    def step(*args: object, **kwargs: object) -> object:
+        nonlocal done
+        if done == steps:
+            raise Stop
+        done += 1
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_classifier, "train_step", step)
+
+
+def test_changed_config_is_refused(flags, tmp_path, monkeypatch, capsys):
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Stop):
+        train_classifier.main(flags(save_every=2))
+    monkeypatch.undo()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        train_classifier.main(flags(save_every=2, max_lr=5e-3, seed=1, log_every=2))
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert "--max_lr 0.005 (was 0.001), --seed 1 (was 0);" in message
+    assert "log_every" not in message
+    train_classifier.main(flags(save_every=1, micro_batch_size=2, log_every=2))
+    assert (tmp_path / "run" / "final").exists()
+
+
+def test_a_run_stopped_after_its_last_step_is_completed(
+    flags, tiny_policy, rollout_folder, tmp_path, monkeypatch
+):
+    def stop(*args: object) -> None:
+        raise Stop
+
+    policy = shutil.copytree(tiny_policy, tmp_path / "policy")
+    command = flags(model_path=policy, eval_data_path=rollout_folder)
+    monkeypatch.setattr(train_classifier, "evaluate", stop)
+    with pytest.raises(Stop):
+        train_classifier.main(command)
+    monkeypatch.undo()
+    shutil.rmtree(policy)  # a checkpoint needs nothing else to go on
+    train_classifier.main(command)
+    run_dir = tmp_path / "run"
+    check_equal(load_file(run_dir / "step_4" / "model.safetensors"), final_weights(run_dir))
+    assert (run_dir / "final" / "tokenizer_config.json").exists()
+    assert json.loads((run_dir / "evaluation.json").read_text())["step"] == 4
+
+
+def test_a_run_without_a_checkpoint_starts_again(flags, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 1)
+    with pytest.raises(Stop):
+        train_classifier.main(flags())
+    monkeypatch.undo()
+    train_classifier.main(flags(max_lr=5e-4))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["max_lr"] == 5e-4
+
+
+def poison_steps(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Makes the loss of these steps NaN (one micro batch a step)."""
+    loss, calls = LOSSES["cross_entropy"], 0
+
+    def poisoned(*args: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss.function(*args) * (float("nan") if calls in steps else 1)
+
+    monkeypatch.setitem(LOSSES, "cross_entropy", loss._replace(function=poisoned))
+
+
+def test_bad_steps_are_skipped_and_counted(flags, tmp_path, monkeypatch, capsys):
+    poison_steps(monkeypatch, {2, 3})
+    train_classifier.main(
+        flags(micro_batch_size=8, max_bad_steps=3, save_every=1, max_keep_ckpts=9)
+    )
+    run_dir = tmp_path / "run"
+    lines = read_metrics(run_dir)
+    assert [line["train/skipped_steps"] for line in lines] == [0, 1, 2, 2]
+    assert lines[1]["train/loss"] is None
+    assert capsys.readouterr().out.count("NOT FINITE, step skipped") == 2
+    weights = [load_file(run_dir / f"step_{step}" / "model.safetensors") for step in (1, 3, 4)]
+    check_equal(weights[0], weights[1])
+    assert not torch.equal(weights[1]["score.0.weight"], weights[2]["score.0.weight"])
+
+
+def test_too_many_bad_steps_end_the_run(flags, tmp_path, monkeypatch):
+    poison_steps(monkeypatch, {2, 3, 4})
+    with pytest.raises(SystemExit, match="not finite in 2 steps in a row, the last one step 3"):
+        train_classifier.main(flags(micro_batch_size=8, max_bad_steps=2))
+    assert not (tmp_path / "run" / "final").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_batch_size": 10}, "--total_batch_size 10 is not a multiple of --micro_batch_size"),
+        ({"small_group_size": 3}, "--micro_batch_size 4 is not a multiple of --small_group_size"),
+        (
+            {"small_group_size": 8, "micro_batch_size": 8},
+            "--data_num_response 4 is not a multiple of --small_group_size 8",
+        ),
+        ({"loss": "bradley_terry", "small_group_size": 1}, "must be even"),
+        ({"eval_every": 2}, "--eval_every 2 needs --eval_data_path"),
+        ({"num_steps": 0}, "--num_steps 0 must be positive, or -1"),
+        ({"max_keep_ckpts": 0}, "--max_keep_ckpts 0 must be at least 1"),
+        ({"warmup_steps": 4}, "--warmup_steps 4 must be at least 0 and less than the 4 steps"),
+        (
+            {"num_steps": -1, "num_epochs": 1, "total_batch_size": 48},
+            "40 samples are less than one",
+        ),
+        ({"seed": -1}, "--seed -1 must not be negative"),
+        ({"max_lr": "nan"}, "--max_lr nan must be positive"),
+        ({"data_path": "/absent/data"}, "--data_path: /absent/data: no such file"),
+        ({"eval_data_path": "/absent/data"}, "--eval_data_path: /absent/data: no such file"),
+        ({"data_num_response": 8}, "row 0, column roll_in_ids has 4 responses, not the 8"),
+        ({"model_path": "/absent/model"}, "--model_path /absent/model: "),
+        ({"max_lr": 0}, "--max_lr 0.0 must be positive"),
+        ({"attention_dropout": 1}, "--attention_dropout 1.0 must be in [0, 1)"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(flags, capsys, changes, message):
+    with pytest.raises(SystemExit) as exit_info:
+        train_classifier.main(flags(**changes))
+    assert exit_info.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("train_classifier.py: error: ")
+    assert message in lines[0]
+
+
+def test_a_damaged_policy_is_named(flags, tiny_policy, tmp_path, capsys):
+    shutil.copytree(tiny_policy, tmp_path / "policy")
+    weights = load_file(tmp_path / "policy" / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(7)
+    save_file(weights, tmp_path / "policy" / "model.safetensors", metadata={"format": "pt"})
+    for damage in (lambda file: None, lambda file: file.write_bytes(file.read_bytes()[:1000])):
+        damage(tmp_path / "policy" / "model.safetensors")
+        with pytest.raises(SystemExit) as exit_info:
+            train_classifier.main(flags(model_path=tmp_path / "policy"))
+        assert exit_info.value.code == 2
+        assert "error: --model_path" in capsys.readouterr().err
+
+
+def test_push_to_hub_can_be_tried_again(flags, tmp_path, monkeypatch, capsys):
+    pushed: list[tuple[Path, str]] = []
+
+    def push(folder: Path, repo_id: str) -> str:
+        if not pushed:
+            pushed.append((folder, "failed"))
+            raise ConnectionError("no network")
+        pushed.append((folder, repo_id))
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(train_classifier, "push_folder", push)
+    command = flags(num_steps=1, push_to_hub=True, hub_model_id="me/model")
+    with pytest.raises(SystemExit, match="push_to_hub failed: no network; the model is in"):
+        train_classifier.main(command)
+    train_classifier.main(command)
+    assert pushed[1:] == [(tmp_path / "run" / "final", "me/model")]
+    assert "pushed to https://huggingface.co/me/model" in capsys.readouterr().out
+
+
+def test_track_keeps_neptune_files_in_the_run(flags, tmp_path, monkeypatch):
+    monkeypatch.delenv("NEPTUNE_API_TOKEN", raising=False)
+    train_classifier.main(flags(num_steps=1, track=True))
+    assert list((tmp_path / "run" / "neptune").rglob("*.sqlite3"))
