@@ -1,0 +1,259 @@
+"""Blocks from a transformers model in this process: the default engine, on a CPU or one GPU."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from classifier_lib.modeling import resolve_attention
+from search_lib.batching import Batcher
+from search_lib.engines.base import Block, Sampling
+
+CHUNK_TOKENS = 16
+"""Tokens between two looks at which rows of a batch have ended."""
+
+
+class GenerationRequest(NamedTuple):
+    """One waiting call of ``HfEngine.generate``."""
+
+    prefix_ids: list[int]
+    n: int
+    sampling: Sampling
+
+
+class SeededSampling(LogitsProcessor):
+    """Draws the next token of each row with that row's own random numbers.
+
+    ``generate`` samples a whole batch from one global random state, so that a row's tokens would
+    depend on its neighbours. Here row ``r`` at step ``t`` takes the token at quantile
+    ``uniforms[r, t]`` of its distribution, and all other tokens are ruled out: ``generate`` then
+    decodes greedily. Put last, behind the library's temperature and top-p.
+
+    Args:
+        uniforms: [rows, max_new_tokens], in [0, 1).
+        prompt_length: columns of ``input_ids`` before the first new token.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, prompt_length: int):
+        self.uniforms = uniforms
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Rules out all tokens of each row but the drawn one; both [rows, ...]."""
+        step = input_ids.shape[1] - self.prompt_length
+        cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)
+        quantile = self.uniforms[:, step, None] * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, quantile, right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+
+class HfEngine:
+    """Batches waiting requests into calls of the library's ``generate``.
+
+    Args:
+        model: a causal language model in eval mode.
+        pad_token_id: any id of the vocabulary; padded positions are masked.
+        executor: the thread that runs the model (see ``Batcher``).
+        max_batch_rows: sequences in one call of ``generate``.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_token_id: int,
+        executor: ThreadPoolExecutor | None = None,
+        max_batch_rows: int = 256,
+    ):
+        if not isinstance(model, GenerationMixin):
+            raise ValueError(f"{type(model).__name__} cannot generate text")
+        # `generate` fills what a call leaves open from here. A request states its sampling in full,
+        # so the checkpoint's own settings (top_k, end tokens) must not leak in.
+        model.generation_config = GenerationConfig(pad_token_id=pad_token_id)
+        self.model: Any = model  # generate's stub types refuse a plain PreTrainedModel
+        self.pad_token_id = pad_token_id
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
+        self._batcher: Batcher[GenerationRequest, list[Block]] = Batcher(
+            self._generate_batch,
+            self._executor,
+            max_batch_rows,
+            # Lengths and seeds are each row's own; how tokens are drawn is the batch's.
+            key_of=lambda request: replace(request.sampling, seed=0, max_new_tokens=0),
+            size_of=lambda request: request.n,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        model_path: str,
+        attention_impl: str = "sdpa",
+        device: str | torch.device | None = None,
+        executor: ThreadPoolExecutor | None = None,
+        max_batch_rows: int = 256,
+    ) -> "HfEngine":
+        """Loads a policy from a folder or the hub, in the data type of its config.
+
+        Args:
+            model_path: folder or hub id.
+            attention_impl: transformers' ``attn_implementation``.
+            device: default CUDA when there is one, else CPU.
+            executor: see the class.
+            max_batch_rows: see the class.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_path, attn_implementation=resolve_attention(attention_impl), dtype="auto"
+        )
+        model = model.to(device).eval()
+        pad = model.config.pad_token_id
+        return cls(model, 0 if pad is None else pad, executor, max_batch_rows)
+
+    async def generate(self, prefix_ids: list[int], n: int, sampling: Sampling) -> list[Block]:
+        """Samples ``n`` blocks that continue ``prefix_ids``.
+
+        Raises:
+            ValueError: if the prefix is empty, or prefix and block exceed the model's context.
+        """
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        needed = len(prefix_ids) + sampling.max_new_tokens
+        if not prefix_ids:
+            raise ValueError("cannot generate from an empty prefix")
+        if context is not None and needed > context:
+            raise ValueError(
+                f"a prefix of {len(prefix_ids)} tokens and a block of {sampling.max_new_tokens} "
+                f"exceed the policy's context of {context} tokens"
+            )
+        return await self._batcher.submit(GenerationRequest(prefix_ids, n, sampling))
+
+    async def close(self) -> None:
+        """Fails what still waits and lets the worker thread end."""
+        await self._batcher.close()
+        self._executor.shutdown(wait=False)
+
+    @torch.inference_mode()
+    def _generate_batch(self, requests: Sequence[GenerationRequest]) -> list[list[Block]]:
+        device = self.model.device
+        request_of_row = [i for i, request in enumerate(requests) for _ in range(request.n)]
+        limits = [requests[i].sampling.max_new_tokens for i in request_of_row]
+        sampling = requests[0].sampling
+        uniforms = torch.from_numpy(draw_uniforms(requests)).to(device)
+
+        # Each prefix is computed once, then its states are handed to its n rows.
+        input_ids, mask = left_pad([r.prefix_ids for r in requests], self.pad_token_id, device)
+        cache = self._prefill(input_ids, mask)
+        rows = torch.tensor(request_of_row, device=device)
+        cache.batch_select_indices(rows)
+        input_ids, mask = input_ids[rows], mask[rows]
+
+        # A few tokens at a time: rows that have ended leave the batch, and the others go on from
+        # their states without paying for them.
+        blocks: dict[int, Block] = {}
+        alive = list(range(len(limits)))
+        new_ids: list[list[int]] = [[] for _ in limits]
+        done = 0
+        while alive:
+            chunk = min(CHUNK_TOKENS, max(limits[row] for row in alive) - done)
+            output = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                max_new_tokens=chunk,
+                do_sample=False,  # the processors draw
+                logits_processor=sampling_processors(
+                    sampling, uniforms[alive, done:], input_ids.shape[1]
+                ),
+                eos_token_id=list(sampling.stop_token_ids) or None,
+            )
+            for row, tokens in zip(alive, output[:, input_ids.shape[1] :].tolist(), strict=True):
+                new_ids[row] += tokens
+                block = cut_block(new_ids[row], limits[row], sampling.stop_token_ids)
+                if block is not None:
+                    blocks[row] = block
+            done += output.shape[1] - input_ids.shape[1]
+            kept = [index for index, row in enumerate(alive) if row not in blocks]
+            alive = [alive[index] for index in kept]
+            indices = torch.tensor(kept, dtype=torch.long, device=device)
+            cache.batch_select_indices(indices)
+            input_ids = output[indices]
+            mask = F.pad(mask[indices], (0, output.shape[1] - mask.shape[1]), value=1)
+
+        in_order = (blocks[row] for row in range(len(limits)))
+        return [[next(in_order) for _ in range(request.n)] for request in requests]
+
+    def _prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+        """Key-value states of all prefix tokens but the last, which ``generate`` starts from."""
+        cache = DynamicCache(config=self.model.config)
+        if input_ids.shape[1] > 1:
+            self.model(
+                input_ids=input_ids[:, :-1],
+                attention_mask=attention_mask[:, :-1],
+                position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0)[:, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return cache
+
+
+def sampling_processors(
+    sampling: Sampling, uniforms: torch.Tensor, prompt_length: int
+) -> LogitsProcessorList:
+    """Temperature, top-p and the draw, in this order; nothing for greedy decoding.
+
+    Args:
+        sampling: temperature and top-p.
+        uniforms: see ``SeededSampling``.
+        prompt_length: see ``SeededSampling``.
+    """
+    processors = LogitsProcessorList()
+    if sampling.temperature > 0:
+        if sampling.temperature != 1.0:
+            processors.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_p < 1.0:
+            processors.append(TopPLogitsWarper(sampling.top_p))
+        processors.append(SeededSampling(uniforms, prompt_length))
+    return processors
+
+
+def left_pad(
+    rows: Sequence[list[int]], pad_token_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input ids and attention mask, both [rows, longest], with the padding on the left."""
+    longest = max(map(len, rows))
+    padded = [[pad_token_id] * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def draw_uniforms(requests: Sequence[GenerationRequest]) -> np.ndarray:
+    """Random numbers in [0, 1), [rows, longest limit], each row from (request seed, sample)."""
+    longest = max(request.sampling.max_new_tokens for request in requests)
+    return np.stack(
+        [
+            np.random.default_rng((request.sampling.seed, sample)).random(longest)
+            for request in requests
+            for sample in range(request.n)
+        ]
+    )
+
+
+def cut_block(new_ids: list[int], limit: int, stop_token_ids: tuple[int, ...]) -> Block | None:
+    """The block that the tokens of one row make, cut where it ends; None if it goes on."""
+    for position, token in enumerate(new_ids[:limit]):
+        if token in stop_token_ids:
+            return Block(new_ids[: position + 1], "stop")
+    return Block(new_ids[:limit], "length") if len(new_ids) >= limit else None

@@ -1,0 +1,369 @@
+r"""Answer grading: the boxed answer of a response, and whether it equals the reference.
+
+Answers are text that a model wrote, so the check itself can hang, run out of memory or crash.
+`Grader` decides what is plain (integers, identical strings) in this process and sends the rest to
+worker processes, which it kills when they overrun:
+
+    with Grader(num_workers=2) as grader:
+        grader.equivalent([("33", "033"), (r"\frac{1}{2}", "0.5")])  # [True, True]
+
+This module imports neither math-verify nor sympy; only the workers do
+(`search_lib.grading_worker`).
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, cast
+
+from search_lib.grading_worker import READY_LINE
+
+MAX_ANSWER_CHARS = 2_000
+"""Strings longer than this, in characters, are never checked: only an identical one is equal."""
+
+MAX_INTEGER_DIGITS = 4_000
+"""Longest integer read, in digits; Python's own limit for `int` of a string is 4,300."""
+
+_CACHE_PAIRS = 100_000
+_START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
+
+# An escaped brace does not nest, so each backslash is read with the character that it escapes. The
+# optional second backslash is for models that write \\boxed{...}.
+_BRACES = re.compile(r"\\(?:(?P<box>\\?boxed\s*\{)|[\s\S])|[{}]")
+
+_THOUSANDS = re.compile(r"\{,\}|,\\!|\\,")
+_INTEGER = re.compile(r"([+-]?)\s*([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0*)?")
+
+
+def extract_answer(response: str, after: str | None = "</think>") -> str | None:
+    r"""Returns the contents of the last complete `\boxed{...}` of a response.
+
+    Braces are matched; a box that is never closed does not count, and of nested boxes the inner one
+    is the last. Takes time linear in the length of the response.
+
+    Args:
+        response: The whole text that the model wrote.
+        after: Only the text after the last occurrence of this mark is read. A response without the
+            mark has no answer, because its thought was not finished. None reads the whole text.
+
+    Returns:
+        The contents without surrounding whitespace; None if there is no box or the last is empty.
+    """
+    if after is not None:
+        _, mark, response = response.rpartition(after)
+        if not mark:
+            return None
+    last_start = last_end = -1
+    open_braces: list[int] = []  # where the contents of a box start, or -1 for any other brace
+    for token in _BRACES.finditer(response):
+        if token["box"]:
+            open_braces.append(token.end())
+        elif token[0] == "{":
+            open_braces.append(-1)
+        elif token[0] == "}" and open_braces:
+            start = open_braces.pop()
+            if start > last_start:
+                last_start, last_end = start, token.start()
+    if last_start < 0:
+        return None
+    return response[last_start:last_end].strip() or None
+
+
+def parse_integer(answer: str) -> int | None:
+    r"""Returns the integer that an answer spells out, or None if it is anything else.
+
+    Reads ASCII digits with a sign, leading zeros, dollar signs around them, thousands separators in
+    proper groups (`1,234`, `1{,}234`, `1,\!234`, `1\,234`) and a fraction of zeros (`33.`, `33.0`).
+    Returns None past `MAX_INTEGER_DIGITS` digits.
+    """
+    text = answer.strip().removeprefix("\\$").strip("$").strip()
+    match = _INTEGER.fullmatch(_THOUSANDS.sub(",", text))
+    if match is None:
+        return None
+    digits = match[2].replace(",", "").lstrip("0") or "0"
+    if len(digits) > MAX_INTEGER_DIGITS:
+        return None
+    return int(match[1] + digits)
+
+
+@dataclass
+class GradingStatistics:
+    """How the pairs given to a `Grader` were decided, as counts of pairs.
+
+    Attributes:
+        checked: Sent to a worker; includes `timed_out` and `crashed`.
+        from_cache: Seen before, in an earlier call or in the same one.
+        fast_path: Decided without a worker: integers, identical, empty or overlong strings.
+        timed_out: Called different because the check took longer than the time limit.
+        crashed: Called different because the worker died during the check.
+    """
+
+    checked: int = 0
+    from_cache: int = 0
+    fast_path: int = 0
+    timed_out: int = 0
+    crashed: int = 0
+
+
+class Grader:
+    """Decides whether answers are equal to references, within limits of time and memory.
+
+    Workers start when the first pair needs one and are replaced when they are killed or die. Calls
+    from several threads take turns. Use it as a context manager, or call `close`.
+
+    Args:
+        num_workers: Most worker processes at a time.
+        time_limit_s: Wall-clock seconds for one pair; a pair that needs more is called different.
+        memory_limit_mb: Address space of one worker, in MiB; it needs about 70 to start. A check
+            that runs out of memory calls the pair different. It is not counted as crashed, because
+            math-verify catches the error and the worker lives on.
+
+    Raises:
+        ValueError: If an argument is not positive, or the time limit is infinite.
+    """
+
+    def __init__(
+        self, num_workers: int = 1, time_limit_s: float = 5.0, memory_limit_mb: int = 2048
+    ) -> None:
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        if not 0 < time_limit_s < math.inf:
+            raise ValueError(f"time_limit_s must be positive and finite, got {time_limit_s}")
+        if memory_limit_mb < 1:
+            raise ValueError(f"memory_limit_mb must be at least 1, got {memory_limit_mb}")
+        self.statistics = GradingStatistics()
+        self._num_workers = num_workers
+        self._time_limit_s = time_limit_s
+        self._memory_limit_mb = memory_limit_mb
+        self._workers: list[_Worker] = []
+        self._cache: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that are running now."""
+        return tuple(worker.process.pid for worker in self._workers)
+
+    def close(self) -> None:
+        """Ends the workers. May be called again; `equivalent` may not."""
+        with self._lock:
+            self._closed = True
+            while self._workers:
+                self._workers.pop().stop()
+
+    def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Returns for each (reference, answer) pair whether the two are equal.
+
+        The order within a pair does not matter. A pair is checked once in the grader's life; only
+        the verdict of a worker that died is not kept, because something outside may have ended it.
+
+        Raises:
+            RuntimeError: If the grader is closed, or a worker cannot start; the message then ends
+                with what the worker wrote to stderr.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the grader is closed")
+            verdicts = [False] * len(pairs)
+            unknown: dict[tuple[str, str], list[int]] = {}
+            for position, (reference, answer) in enumerate(pairs):
+                reference, answer = reference.strip(), answer.strip()
+                quick = _decide_without_worker(reference, answer)
+                key = (reference, answer) if reference <= answer else (answer, reference)
+                if quick is not None:
+                    self.statistics.fast_path += 1
+                    verdicts[position] = quick
+                elif key in self._cache:
+                    self.statistics.from_cache += 1
+                    self._cache.move_to_end(key)
+                    verdicts[position] = self._cache[key]
+                elif key in unknown:
+                    self.statistics.from_cache += 1
+                    unknown[key].append(position)
+                else:
+                    self.statistics.checked += 1
+                    unknown[key] = [position]
+            for key, verdict in zip(unknown, self._check(list(unknown)), strict=True):
+                if verdict is None:
+                    continue
+                self._cache[key] = verdict
+                if len(self._cache) > _CACHE_PAIRS:
+                    self._cache.popitem(last=False)
+                for position in unknown[key]:
+                    verdicts[position] = verdict
+            return verdicts
+
+    def _check(self, pairs: list[tuple[str, str]]) -> list[bool | None]:
+        """Checks pairs with the workers, in order; None where the worker died."""
+        verdicts: dict[int, bool | None] = {}
+        todo = deque(range(len(pairs)))
+        try:
+            while len(verdicts) < len(pairs):
+                self._hand_out(pairs, todo)
+                for worker, reply in self._wait():
+                    if not worker.ready:
+                        if reply != READY_LINE:
+                            self._workers.remove(worker)
+                            raise RuntimeError(f"a grading worker did not start: {worker.stop()}")
+                        worker.ready = True
+                    elif worker.task is not None:
+                        verdicts[worker.task] = self._read_verdict(worker, reply)
+                        worker.task = None
+        finally:
+            # An exception, Ctrl-C say, left them busy: their replies would be read as those to the
+            # requests of the next call.
+            for worker in [worker for worker in self._workers if worker.task is not None]:
+                self._workers.remove(worker)
+                worker.stop()
+        return [verdicts[index] for index in range(len(pairs))]
+
+    def _hand_out(self, pairs: list[tuple[str, str]], todo: deque[int]) -> None:
+        """Gives pairs to the idle workers and starts workers for those that are left."""
+        for worker in list(self._workers):
+            if todo and worker.ready and worker.task is None:
+                worker.task = todo.popleft()
+                if not worker.send(pairs[worker.task], self._time_limit_s):
+                    # It died idle, which says nothing about the pair.
+                    todo.appendleft(worker.task)
+                    self._workers.remove(worker)
+                    worker.stop()
+        starting = sum(not worker.ready for worker in self._workers)
+        for _ in range(min(self._num_workers - len(self._workers), len(todo) - starting)):
+            self._workers.append(_Worker(self._time_limit_s, self._memory_limit_mb))
+
+    def _wait(self) -> list[tuple["_Worker", bytes | None]]:
+        """Waits for replies: b"" from a worker that died, None for one past its deadline."""
+        awaited = [
+            worker for worker in self._workers if worker.task is not None or not worker.ready
+        ]
+        with selectors.DefaultSelector() as selector:
+            for worker in awaited:
+                selector.register(worker.replies, selectors.EVENT_READ, worker)
+            first_deadline = min(worker.deadline for worker in awaited)
+            events = selector.select(max(0.0, first_deadline - time.monotonic()))
+        if events:
+            # A reply is one short line, which a pipe carries whole.
+            return [(key.data, os.read(key.fd, 4096)) for key, _ in events]
+        now = time.monotonic()
+        return [(worker, None) for worker in awaited if worker.deadline <= now]
+
+    def _read_verdict(self, worker: "_Worker", reply: bytes | None) -> bool | None:
+        """Reads a busy worker's reply; takes the worker away if it died or is overdue."""
+        if reply:
+            return bool(json.loads(reply))
+        self._workers.remove(worker)
+        worker.stop()
+        # Its own alarm comes first if this process was suspended meanwhile.
+        if reply is None or worker.process.returncode == -signal.SIGALRM:
+            self.statistics.timed_out += 1
+            return False
+        self.statistics.crashed += 1
+        return None
+
+
+class _Worker:
+    """One worker process and what it is doing.
+
+    Attributes:
+        ready: Whether it has imported what it needs.
+        task: Index of the pair it is checking; None when idle or starting.
+        deadline: When to stop waiting for its next line, on the clock of `time.monotonic`.
+        replies: Its stdout.
+    """
+
+    def __init__(self, time_limit_s: float, memory_limit_mb: int) -> None:
+        # A plain subprocess, not multiprocessing: that would import the caller's main module in the
+        # child, and with it torch. -P keeps the modules of the current folder from shadowing ours.
+        # The new session keeps Ctrl-C from the worker: this process decides when it ends.
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "search_lib.grading_worker"),
+                *(str(memory_limit_mb), str(time_limit_s)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_worker_environment(),
+            start_new_session=True,
+        )
+        self.replies = cast(IO[bytes], self.process.stdout)
+        self.ready = False
+        self.task: int | None = None
+        self.deadline = time.monotonic() + _START_LIMIT_S
+
+    def send(self, pair: tuple[str, str], time_limit_s: float) -> bool:
+        """Sends a request and sets its deadline; False if the worker is dead."""
+        requests = cast(IO[bytes], self.process.stdin)
+        try:
+            # Escaped to ASCII, so that lone surrogates survive. At most 48 kB, less than a pipe
+            # holds, and the worker is reading.
+            requests.write(json.dumps(pair).encode("ascii") + b"\n")
+            requests.flush()
+        except BrokenPipeError:
+            return False
+        self.deadline = time.monotonic() + time_limit_s
+        return True
+
+    def stop(self) -> str:
+        """Kills the process, waits for its end and returns its stderr if it was still starting."""
+        self.process.kill()
+        self.process.wait()
+        errors = cast(IO[bytes], self.process.stderr)
+        text = b"" if self.ready else os.read(errors.fileno(), 1 << 16)  # all that a pipe holds
+        for pipe in (self.process.stdin, self.process.stdout, errors):
+            with contextlib.suppress(BrokenPipeError):  # a request that was never read
+                cast(IO[bytes], pipe).close()
+        return text.decode(errors="replace").strip()
+
+
+def _decide_without_worker(reference: str, answer: str) -> bool | None:
+    """Decides plain pairs of stripped strings; None if they need a worker."""
+    if not reference or not answer:
+        return False
+    if reference == answer:
+        return True
+    reference_integer = parse_integer(reference)
+    answer_integer = parse_integer(answer)
+    if reference_integer is not None and answer_integer is not None:
+        return reference_integer == answer_integer
+    if max(len(reference), len(answer)) > MAX_ANSWER_CHARS:
+        return False
+    return None
+
+
+def _worker_environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    project = str(Path(__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [project, *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    # sympy's order of terms follows hashes, and with it, now and then, time and verdict.
+    environment["PYTHONHASHSEED"] = "0"
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        environment[f"{library}_NUM_THREADS"] = "1"
+    return environment

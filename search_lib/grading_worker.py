@@ -1,0 +1,108 @@
+r"""Worker process of `search_lib.grading`: checks pairs of answers with math-verify.
+
+Started as `python -m search_lib.grading_worker MEMORY_LIMIT_MB TIME_LIMIT_S`. It writes `ready` to
+stdout, then reads one JSON list `[reference, answer]` a line from stdin and writes `true` or
+`false` a line, until stdin ends.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+READY_LINE = b"ready\n"
+
+_ALARM_GRACE_S = 1.0
+
+
+def load_check() -> Callable[[str, str], bool]:
+    """Imports math-verify and returns the check of a (reference, answer) pair.
+
+    The check does not depend on the order of the two, and what math-verify cannot read or compare
+    is not equal. It has no limits of its own.
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # Only the whole answer counts. By default math-verify goes on to look for "answer is ...", for
+    # $...$ and for plain numbers inside an answer that it cannot parse, so "foo^ 7 bar_" equals 7;
+    # and ExprExtractionConfig, which finds the numbers, calls eval on them.
+    configuration = (
+        LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
+    )
+
+    @lru_cache(maxsize=256)
+    def parse_answer(text: str) -> list[Any]:
+        # math-verify's own limits need SIGALRM, which is the guard's, and cannot stop C code.
+        return parse(
+            f"\\boxed{{{text}}}",
+            configuration,
+            extraction_mode="first_match",
+            parsing_timeout=None,
+        )
+
+    def check(reference: str, answer: str) -> bool:
+        try:
+            left, right = parse_answer(reference), parse_answer(answer)
+            # `verify` lets an equation or a relation match a value on one of its sides only.
+            return any(
+                verify(gold, target, timeout_seconds=None)
+                for gold, target in ((left, right), (right, left))
+            )
+        except Exception:
+            return False
+
+    return check
+
+
+def main() -> None:
+    """Serves requests from stdin until it ends."""
+    memory_limit_mb, time_limit_s = int(sys.argv[1]), float(sys.argv[2])
+
+    # Libraries may print, or read; the protocol keeps the only descriptors of the two pipes.
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+
+    _limit_memory(memory_limit_mb << 20)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+
+    logging.disable(logging.CRITICAL)  # math-verify warns that its time limits are off
+    check = load_check()
+    # Builds parser tables, which the first request should not pay for, and catches a memory limit
+    # that lets the imports through and then makes every check fail.
+    if not check("x+x", "2x"):
+        sys.exit(f"math-verify does not find x+x equal to 2x within {memory_limit_mb} MiB")
+    replies.write(READY_LINE)
+
+    # Nobody reads stderr from here on, and a full pipe would block the process.
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    for line in requests:
+        reference, answer = json.loads(line)
+        # The parent kills a worker that is late. If the parent itself was killed, a busy worker
+        # does not see stdin end; the alarm, whose default action is to kill, then ends it, in the
+        # middle of C code too. (PR_SET_PDEATHSIG would fire when the *thread* that started the
+        # worker ends; RLIMIT_CPU counts over the whole life of the worker.)
+        signal.setitimer(signal.ITIMER_REAL, time_limit_s + _ALARM_GRACE_S)
+        verdict = check(reference, answer)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(json.dumps(verdict).encode() + b"\n")
+
+
+def _limit_memory(num_bytes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        num_bytes = min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+
+
+if __name__ == "__main__":
+    main()

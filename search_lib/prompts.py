@@ -1,0 +1,79 @@
+"""Prompt templates by model family."""
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from search_lib.errors import InputError
+
+MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
+
+R1_BEGIN = "<｜begin▁of▁sentence｜>"
+R1_USER = "<｜User｜>"
+R1_ASSISTANT = "<｜Assistant｜>"
+
+
+def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, from a folder or the hub.
+
+    Raises:
+        InputError: if there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(policy)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--piref_model {policy}: no tokenizer could be loaded: {error}"
+        ) from error
+
+
+def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:
+    """Token ids of a prompt that ends where the policy's thought begins.
+
+    A tokenizer with DeepSeek-R1's role tokens gets the template of the VGS paper; any other one
+    its own chat template.
+
+    Args:
+        tokenizer: of the policy.
+        problem: the question.
+        instruction: appended to it (``MATH_INSTRUCTION`` for mathematics).
+
+    Raises:
+        InputError: if the tokenizer has neither.
+    """
+    question = problem + instruction
+    vocabulary = tokenizer.get_vocab()
+    if all(token in vocabulary for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
+        text = f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}<think>\n"
+    elif tokenizer.chat_template:
+        text = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+            )
+        )
+    else:
+        raise InputError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template and is not of the "
+            "DeepSeek-R1 family: no prompt template fits it"
+        )
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def end_of_thought(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What separates a thought from its answer; None for a policy that does not think first."""
+    return "</think>" if "</think>" in tokenizer.get_vocab() else None
+
+
+def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """All ids that end a response: the tokenizer's and those of the generation config, if any.
+
+    Raises:
+        InputError: if there are none; every response would run into the length limit.
+    """
+    ids = {tokenizer.eos_token_id} - {None}
+    try:
+        configured = GenerationConfig.from_pretrained(policy).eos_token_id
+    except OSError:
+        configured = None
+    ids |= set(configured if isinstance(configured, list) else [configured]) - {None}
+    if not ids:
+        raise InputError(f"--piref_model {policy} names no end-of-sequence token")
+    return tuple(sorted(ids))

@@ -1,0 +1,209 @@
+"""Output records: one JSON line a search, appended whole, recovered after any kill."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from search_lib.errors import InputError
+from search_lib.runner import SearchCost, SearchJob
+from search_lib.strategies import Node, Response
+
+RecordKey = tuple[str, int]
+"""(problem id, repetition): one search."""
+
+
+@dataclass(frozen=True)
+class RecordedResponse:
+    """One response of a search.
+
+    Args:
+        text: all generated tokens, decoded; special tokens are left out.
+        answer: last box after the thought; None if there is none.
+        value: P(correct) at the last token.
+        finished: whether the policy ended it.
+        num_tokens: generated tokens.
+        node: index of its last block in the record's tree.
+    """
+
+    text: str
+    answer: str | None
+    value: float
+    finished: bool
+    num_tokens: int
+    node: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished search, with all that its metrics and its tree need.
+
+    Args:
+        problem_id: of the benchmark.
+        repetition: which tree of the problem.
+        problem: the question.
+        reference: the reference answer.
+        seed: of the search.
+        responses: in slot order.
+        tree: every block, parents before children.
+        cost: what it took.
+    """
+
+    problem_id: str
+    repetition: int
+    problem: str
+    reference: str
+    seed: int
+    responses: list[RecordedResponse]
+    tree: list[Node]
+    cost: SearchCost
+
+    @property
+    def key(self) -> RecordKey:
+        """What tells this search from the others of a run."""
+        return self.problem_id, self.repetition
+
+
+def make_record(
+    job: SearchJob, responses: list[tuple[Response, str, str | None]], cost: SearchCost
+) -> Record:
+    """The record of a finished search.
+
+    Args:
+        job: its strategy is done.
+        responses: each with its text and its extracted answer.
+        cost: from the runner.
+    """
+    return Record(
+        problem_id=job.problem.id,
+        repetition=job.repetition,
+        problem=job.problem.problem,
+        reference=job.problem.answer,
+        seed=job.seed,
+        responses=[
+            RecordedResponse(
+                text,
+                answer,
+                response.value,
+                response.finished,
+                len(response.token_ids),
+                response.node,
+            )
+            for response, text, answer in responses
+        ],
+        tree=job.strategy.nodes,
+        cost=cost,
+    )
+
+
+def parse_record(line: bytes) -> Record | None:
+    """The record that a line holds, or None if the line is torn or not a record."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        return Record(
+            **fields
+            | {
+                "responses": [RecordedResponse(**response) for response in fields["responses"]],
+                "tree": [Node(**node) for node in fields["tree"]],
+                "cost": SearchCost(**fields["cost"]),
+            }
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The whole records of a file, each search once, one in memory at a time."""
+    seen: set[RecordKey] = set()
+    with path.open("rb") as file:
+        for line in file:
+            record = parse_record(line) if line.endswith(b"\n") else None
+            if record is not None and record.key not in seen:
+                seen.add(record.key)
+                yield record
+
+
+class RecordFile:
+    """An output file that is being written. Only one process at a time may hold it.
+
+    Opening it repairs it: damaged or repeated lines (a torn last line after a kill, a gap after a
+    disk fault) are moved to ``<path>.damaged``, so that the file holds whole records only and
+    their searches run again.
+
+    Args:
+        path: a ``.jsonl`` file; its folder is made.
+
+    Attributes:
+        finished: keys of the searches in the file.
+        damaged_lines: moved aside at opening.
+
+    Raises:
+        InputError: if the folder or file cannot be written, or another process holds it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path.with_name(path.name + ".lock"))
+            self.finished, self.damaged_lines = _repair(path)
+            self._file: IO[bytes] = path.open("ab")
+        except OSError as error:
+            raise InputError(f"--output_path {path} cannot be written: {error}") from error
+
+    def append(self, record: Record) -> None:
+        """Writes one record and waits until the disk has it.
+
+        Raises:
+            ValueError: if the file has this search already.
+        """
+        if record.key in self.finished:
+            raise ValueError(f"{self.path} already holds the search {record.key}")
+        line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
+        self._file.write(line.encode("utf-8", errors="replace") + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.finished.add(record.key)
+
+    def close(self) -> None:
+        """Lets other processes have the file."""
+        self._file.close()
+        self._lock.close()
+
+
+def _lock(path: Path) -> IO[bytes]:
+    lock = path.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise InputError(f"another process is writing beside {path}") from error
+    return lock
+
+
+def _repair(path: Path) -> tuple[set[RecordKey], int]:
+    if not path.exists():
+        return set(), 0
+    finished: set[RecordKey] = set()
+    damaged: list[bytes] = []
+    whole = path.with_name(path.name + ".tmp")
+    with path.open("rb") as source, whole.open("wb") as target:
+        for line in source:
+            record = parse_record(line) if line.endswith(b"\n") else None
+            if record is None or record.key in finished:
+                damaged.append(line.rstrip(b"\n") + b"\n")
+            else:
+                finished.add(record.key)
+                target.write(line)
+        target.flush()
+        os.fsync(target.fileno())
+    if damaged:
+        with path.with_name(path.name + ".damaged").open("ab") as aside:
+            aside.writelines(damaged)
+        os.replace(whole, path)
+    else:
+        whole.unlink()
+    return finished, len(damaged)

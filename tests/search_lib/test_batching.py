@@ -1,0 +1,110 @@
+"""The batcher: what it puts together, and what happens when a batch fails."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from search_lib.batching import Batcher
+
+
+def submit_all(requests, run_batch, **options):
+    async def body():
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(run_batch, executor, **options)
+            return await asyncio.gather(
+                *(batcher.submit(request) for request in requests), return_exceptions=True
+            )
+
+    return asyncio.run(body())
+
+
+def test_what_waits_shares_a_batch_up_to_its_size():
+    batches = []
+
+    def double(batch):
+        batches.append(list(batch))
+        return [2 * x for x in batch]
+
+    assert submit_all(range(10), double, max_size=4) == [2 * x for x in range(10)]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_only_equal_keys_share_a_batch_and_the_oldest_goes_first():
+    batches = []
+
+    def record(batch):
+        batches.append(list(batch))
+        return batch
+
+    submit_all([1, 10, 2, 20, 3], record, max_size=9, key_of=lambda x: x >= 10)
+    assert batches == [[1, 2, 3], [10, 20]]
+
+
+def test_sizes_are_weighed_and_one_that_is_too_large_runs_alone():
+    batches = []
+
+    def record(batch):
+        batches.append(list(batch))
+        return batch
+
+    submit_all([3, 3, 9, 3], record, max_size=6, size_of=lambda x: x)
+    assert batches == [[3, 3], [9], [3]]
+
+
+def test_a_failed_batch_fails_its_own_requests_only():
+    def divide(batch):
+        return [1 // x for x in batch]
+
+    one, zero, two = submit_all([1, 0, 1], divide, max_size=1)
+    assert (one, two) == (1, 1)
+    assert isinstance(zero, ZeroDivisionError)
+
+
+def test_requests_that_come_while_a_batch_runs_form_the_next_one():
+    batches = []
+    running, release = threading.Event(), threading.Event()
+
+    def slow_first(batch):
+        batches.append(list(batch))
+        if batch == [0]:
+            running.set()
+            release.wait(10)
+        return batch
+
+    async def body():
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(slow_first, executor, max_size=9)
+            first = asyncio.create_task(batcher.submit(0))
+            while not running.is_set():
+                await asyncio.sleep(0)
+            rest = [asyncio.create_task(batcher.submit(x)) for x in (1, 2, 3)]
+            await asyncio.sleep(0)
+            release.set()
+            await asyncio.gather(first, *rest)
+
+    asyncio.run(body())
+    assert batches == [[0], [1, 2, 3]]
+
+
+def test_close_cancels_what_waits():
+    release = threading.Event()
+
+    def wait(batch):
+        release.wait(10)
+        return batch
+
+    async def body():
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(wait, executor, max_size=1)
+            tasks = [asyncio.create_task(batcher.submit(x)) for x in range(3)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await batcher.close()
+            release.set()
+            for task in tasks:
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    asyncio.run(body())

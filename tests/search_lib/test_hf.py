@@ -1,0 +1,152 @@
+"""The embedded engine and scorer on small random models, against one sequence at a time."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.scoring import ValueScorer, batch_by_length
+from search_lib.engines.base import Block, Sampling
+from search_lib.engines.hf import HfEngine
+from search_lib.scorers import HfScorer
+from tests.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy
+
+
+@pytest.fixture(scope="module")
+def policy_path(tmp_path_factory):
+    return str(save_tiny_policy(tmp_path_factory.mktemp("policy")))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return Qwen2ForClassifier.from_pretrained(save_tiny_classifier(tmp_path_factory.mktemp("vm")))
+
+
+def generate_all(policy_path, requests, **options):
+    async def body():
+        engine = HfEngine.load(policy_path, device="cpu", **options)
+        try:
+            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+        finally:
+            await engine.close()
+
+    return asyncio.run(body())
+
+
+def sampling(seed=0, temperature=1.0, top_p=1.0, max_new_tokens=8, stop=(290,)):
+    return Sampling(temperature, top_p, max_new_tokens, stop, seed)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_greedy_blocks_equal_the_model_run_by_hand(policy_path, n):
+    model = AutoModelForCausalLM.from_pretrained(policy_path)
+    prefixes = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+    blocks = generate_all(policy_path, [(p, n, sampling(temperature=0)) for p in prefixes])
+    for prefix, (block, *siblings) in zip(prefixes, blocks, strict=True):
+        ids = list(prefix)
+        with torch.no_grad():
+            for _ in range(8):
+                ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+        assert block == Block(ids[len(prefix) :], "length")
+        assert siblings == [block] * (n - 1)
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_batch(policy_path):
+    requests = [([5 + i] * (1 + i % 4), 2, sampling(seed=i % 6)) for i in range(12)]
+    together = generate_all(policy_path, requests)
+    assert generate_all(policy_path, requests, max_batch_rows=1) == together
+    assert generate_all(policy_path, requests[::-1], max_batch_rows=7) == together[::-1]
+    assert together[0][0] != together[0][1]
+    other_seed = generate_all(policy_path, [(requests[0][0], 2, sampling(seed=77))])
+    assert other_seed[0] != together[0]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6)])
+def test_samples_follow_the_policys_distribution(policy_path, temperature, top_p):
+    n = 4000
+    (blocks,) = generate_all(
+        policy_path,
+        [([5, 6], n, sampling(0, temperature, top_p, max_new_tokens=1, stop=()))],
+        max_batch_rows=n,
+    )
+    model = AutoModelForCausalLM.from_pretrained(policy_path)
+    with torch.no_grad():
+        probabilities = (model(torch.tensor([[5, 6]])).logits[0, -1] / temperature).softmax(-1)
+    order = probabilities.argsort(descending=True)
+    kept = order[: int((probabilities[order].cumsum(0) < top_p).sum()) + 1]
+    expected = torch.zeros_like(probabilities)
+    expected[kept] = probabilities[kept] / probabilities[kept].sum()
+    counts = np.bincount([block.token_ids[0] for block in blocks], minlength=len(expected))
+    assert counts[expected.numpy() == 0].sum() == 0
+    error = np.abs(counts / n - expected.numpy())
+    assert (error <= 5 * np.sqrt(expected.numpy() / n) + 1e-9).all()
+
+
+def test_a_block_ends_with_its_stop_token_whatever_the_checkpoint_says(policy_path):
+    ((free,),) = generate_all(policy_path, [([5, 6, 7], 1, sampling(3, stop=()))])
+    stop = free.token_ids[3]
+    first = free.token_ids.index(stop)
+    ((block, *_),) = generate_all(policy_path, [([5, 6, 7], 1, sampling(3, stop=(stop,)))])
+    assert block == Block(free.token_ids[: first + 1], "stop")
+
+
+def test_requests_of_other_lengths_do_not_share_a_call(policy_path):
+    short, long = generate_all(
+        policy_path,
+        [
+            ([5], 1, sampling(max_new_tokens=2, stop=())),
+            ([5], 1, sampling(max_new_tokens=9, stop=())),
+        ],
+    )
+    assert (len(short[0].token_ids), len(long[0].token_ids)) == (2, 9)
+
+
+def test_requests_that_no_model_can_serve_are_refused(policy_path):
+    with pytest.raises(ValueError, match="empty prefix"):
+        generate_all(policy_path, [([], 1, sampling())])
+    with pytest.raises(ValueError, match="exceed the policy's context of 128 tokens"):
+        generate_all(policy_path, [([1] * (CONTEXT - 7), 1, sampling())])
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 20, 10_000])
+def test_values_equal_one_sequence_at_a_time(classifier, max_batch_tokens):
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 290, size=length).tolist() for length in (7, 1, 30, 7, 12, 3)]
+    values = ValueScorer(classifier, max_batch_tokens).score(sequences)
+    with torch.no_grad():
+        expected = [
+            classifier(torch.tensor([ids])).success_probs[0, -1].item() for ids in sequences
+        ]
+    assert values == pytest.approx(expected, abs=1e-6)
+
+
+def test_batches_hold_their_token_budget_and_every_sequence_once():
+    lengths = [5, 1, 9, 9, 2, 30, 4]
+    batches = batch_by_length(lengths, 20)
+    assert sorted(index for batch in batches for index in batch) == list(range(7))
+    for batch in batches:
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert padded <= 20 or len(batch) == 1
+    assert len(batches) < 7
+    with pytest.raises(ValueError, match="empty sequence"):
+        batch_by_length([3, 0], 20)
+
+
+def test_the_scorer_values_each_block_of_each_search(classifier):
+    values = ValueScorer(classifier)
+    requests = [([1, 2], [[3], [4, 5]]), ([6], [[7, 8, 9]])]
+
+    async def body():
+        scorer = HfScorer(values)
+        try:
+            return await asyncio.gather(
+                *(scorer.score(p, [Block(b, "length") for b in blocks]) for p, blocks in requests)
+            )
+        finally:
+            await scorer.close()
+
+    expected = [values.score([prefix + block for block in blocks]) for prefix, blocks in requests]
+    assert asyncio.run(body()) == [pytest.approx(of_search, abs=1e-6) for of_search in expected]

@@ -1,0 +1,66 @@
+"""Prompts by model family."""
+
+import pytest
+from tokenizers import AddedToken
+
+from data_prep.toy.tokenizer import build_tokenizer
+from search_lib.errors import InputError
+from search_lib.prompts import (
+    MATH_INSTRUCTION,
+    R1_ASSISTANT,
+    R1_BEGIN,
+    R1_USER,
+    build_prompt,
+    end_of_thought,
+    load_tokenizer,
+    stop_token_ids,
+)
+from tests.tiny_models import save_tiny_policy
+
+
+def test_the_r1_template_is_the_papers():
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)]
+    )
+    text = tokenizer.decode(build_prompt(tokenizer, "What is 1+1?", MATH_INSTRUCTION))
+    assert text == (
+        "<｜begin▁of▁sentence｜><｜User｜>What is 1+1? Please think step-by-step and put your "
+        "final answer within \\boxed{}.<｜Assistant｜><think>\n"
+    )
+
+
+def test_any_other_tokenizer_gets_its_own_chat_template():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    assert tokenizer.decode(build_prompt(tokenizer, "Q", " I")) == "[user]Q I[assistant]"
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no prompt template fits it"):
+        build_prompt(tokenizer, "Q", "")
+
+
+def test_only_a_policy_that_thinks_has_an_end_of_thought():
+    tokenizer = build_tokenizer()
+    assert end_of_thought(tokenizer) == "</think>"
+    tokenizer.get_vocab = lambda: {"a": 0}
+    assert end_of_thought(tokenizer) is None
+
+
+def test_stop_tokens_come_from_tokenizer_and_generation_config(tmp_path):
+    policy = str(save_tiny_policy(tmp_path))
+    tokenizer = load_tokenizer(policy)
+    assert stop_token_ids(policy, tokenizer) == (tokenizer.eos_token_id,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 11]}')
+    assert stop_token_ids(policy, tokenizer) == tuple(sorted((7, 11, tokenizer.eos_token_id)))
+    tokenizer.eos_token = None
+    (tmp_path / "generation_config.json").unlink()
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        stop_token_ids(policy, tokenizer)
+
+
+def test_a_policy_without_tokenizer_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"--piref_model .*: no tokenizer could be loaded"):
+        load_tokenizer(str(tmp_path / "absent"))

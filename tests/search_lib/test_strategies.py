@@ -1,0 +1,218 @@
+"""Strategies against small references; no model, no I/O."""
+
+import json
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search_lib.engines.base import Block
+from search_lib.errors import InputError
+from search_lib.strategies import (
+    BeamSearch,
+    BestOfN,
+    Expansion,
+    Limits,
+    Response,
+    Strategy,
+    strategy_factory,
+)
+
+STOP = 9
+LIMITS = Limits(max_length=12, block_size=4, stop_token_ids=(STOP,))
+PROMPT = [1, 2, 3]
+
+
+def sample_blocks(expansion: Expansion) -> tuple[list[Block], list[float]]:
+    """A fake engine and scorer whose answers depend on the expansion's seed alone."""
+    rng = random.Random(expansion.seed)
+    blocks, values = [], []
+    for _ in range(expansion.n):
+        tokens = [rng.randrange(STOP) for _ in range(expansion.max_new_tokens)]
+        if rng.random() < 0.25:
+            tokens = [*tokens[: rng.randrange(len(tokens))], STOP]
+        reason = "stop" if tokens[-1] == STOP else "length"
+        blocks.append(Block(tokens, reason))
+        values.append(rng.choice([0.1, 0.3, 0.3, 0.5, 0.9]))  # ties occur
+    return blocks, values
+
+
+def run(strategy: Strategy, pick: Callable[[int], int] = lambda n: 0) -> list[Response]:
+    """Runs a search; ``pick`` chooses which of the open requests is answered next."""
+    waiting: list[Expansion] = []
+    while not strategy.done:
+        waiting += strategy.ask()
+        expansion = waiting.pop(pick(len(waiting)))
+        strategy.tell(expansion.path_id, *sample_blocks(expansion))
+    assert not waiting
+    return strategy.result()
+
+
+def reference_beam_search(num_blocks: int, width: int, seed: int) -> list[tuple[list[int], float]]:
+    """Algorithm 1 of the paper, written straight: lists of (response, value, closed)."""
+    beams: list[tuple[list[int], float, bool]] = [([], 0.0, False)] * (num_blocks // width)
+    shadow = BeamSearch(PROMPT, LIMITS, seed, num_blocks, width)  # only for its request seeds
+    while not all(closed for _, _, closed in beams):
+        candidates = []
+        expansions = iter(shadow.ask())
+        for response, _, closed in beams:
+            if closed:
+                continue
+            expansion = next(expansions)
+            assert expansion.prefix_ids == PROMPT + response
+            blocks, values = sample_blocks(expansion)
+            shadow.tell(expansion.path_id, blocks, values)
+            for block, value in zip(blocks, values, strict=True):
+                longer = response + block.token_ids
+                candidates.append((longer, value, longer[-1] == STOP or len(longer) == 12))
+        survivors = iter(sorted(candidates, key=lambda candidate: -candidate[1]))
+        beams = [beam if beam[2] else next(survivors) for beam in beams]
+    return [(response, value) for response, value, _ in beams]
+
+
+@pytest.mark.parametrize(("num_blocks", "width"), [(4, 2), (8, 2), (8, 4), (6, 6), (3, 1)])
+@pytest.mark.parametrize("seed", range(5))
+def test_beam_search_equals_the_written_out_algorithm(num_blocks, width, seed):
+    responses = run(BeamSearch(PROMPT, LIMITS, seed, num_blocks, width))
+    expected = reference_beam_search(num_blocks, width, seed)
+    assert [(response.token_ids, response.value) for response in responses] == expected
+    assert len(responses) == num_blocks // width
+
+
+def tell_round(search: BeamSearch, answers: list[tuple[list[list[int]], list[float]]]) -> None:
+    expansions = search.ask()
+    assert len(expansions) == len(answers)
+    for expansion, (token_lists, values) in zip(expansions, answers, strict=True):
+        blocks = [Block(ids, "stop" if ids[-1] == STOP else "length") for ids in token_lists]
+        search.tell(expansion.path_id, blocks, values)
+
+
+def test_two_children_of_one_parent_may_survive_and_a_finished_beam_keeps_its_slot():
+    search = BeamSearch(PROMPT, LIMITS, seed=0, num_blocks=6, width=2)
+    tell_round(
+        search,
+        [
+            ([[1] * 4, [2] * 4], [0.9, 0.8]),  # both survive
+            ([[3] * 4, [4] * 4], [0.1, 0.2]),  # neither does
+            ([[5, STOP], [6] * 4], [0.7, 0.6]),  # one does, finished
+        ],
+    )
+    # The finished beam has the third slot now. It is not asked for, and however low its value
+    # or high those of the others, it stays.
+    assert [e.prefix_ids[3:] for e in search.ask()] == [[1] * 4, [2] * 4]
+    search.load_state_dict(search.state_dict())
+    tell_round(search, [([[1, STOP], [1] * 4], [0.95, 0.96]), ([[2] * 4, [2] * 4], [0.99, 0.98])])
+    assert [e.prefix_ids[3:] for e in search.ask()] == [[2] * 8, [2] * 8]
+    search.load_state_dict(search.state_dict())
+    tell_round(search, [([[7] * 4, [8] * 4], [0.1, 0.2]), ([[7] * 4, [7, STOP]], [0.3, 0.4])])
+    assert search.done
+    results = search.result()
+    assert [r.token_ids for r in results] == [[2] * 8 + [7, STOP], [2] * 8 + [7] * 4, [5, STOP]]
+    assert [r.value for r in results] == [0.4, 0.3, 0.7]
+    assert [r.finished for r in results] == [True, False, True]
+
+
+def test_the_tree_leads_from_every_response_back_to_the_prompt():
+    search = BeamSearch(PROMPT, LIMITS, seed=3, num_blocks=4, width=2)
+    for response in run(search):
+        length, node = 0, response.node
+        assert search.nodes[node].value == response.value
+        while node is not None:
+            length += search.nodes[node].num_tokens
+            node = search.nodes[node].parent
+        assert length == len(response.token_ids)
+
+
+FACTORIES = {
+    search_type: strategy_factory(search_type, 8, LIMITS)
+    for search_type in ("beam2", "beam4", "bfs", "bon", "random", "random4")
+}
+
+
+@pytest.mark.parametrize("search_type", FACTORIES)
+@given(seed=st.integers(0, 50), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_the_order_of_the_answers_changes_nothing(search_type, seed, data):
+    new = FACTORIES[search_type]
+    in_order, shuffled = new(PROMPT, seed), new(PROMPT, seed)
+    expected = run(in_order)
+    assert run(shuffled, lambda n: data.draw(st.integers(0, n - 1))) == expected
+    assert shuffled.nodes == in_order.nodes
+
+
+@pytest.mark.parametrize("search_type", FACTORIES)
+@pytest.mark.parametrize("answers_before", range(6))
+def test_a_state_saved_at_any_point_goes_on_to_the_same_result(search_type, answers_before):
+    new = FACTORIES[search_type]
+    expected = run(new(PROMPT, 1))
+    search, waiting = new(PROMPT, 1), []
+    for _ in range(answers_before):
+        waiting += search.ask()
+        if waiting:
+            expansion = waiting.pop()
+            search.tell(expansion.path_id, *sample_blocks(expansion))
+    resumed = new(PROMPT, 1)
+    resumed.load_state_dict(json.loads(json.dumps(search.state_dict())))
+    assert run(resumed) == expected
+
+
+def test_random_selection_ignores_values_and_differs_by_seed():
+    def survivors(seed: int, values: list[float]) -> list[int]:
+        search = BeamSearch(PROMPT, LIMITS, seed, 4, 2, random_selection=True)
+        tell_round(search, [([[1] * 4, [2] * 4], values[:2]), ([[3] * 4, [4] * 4], values[2:])])
+        return [expansion.prefix_ids[-1] for expansion in search.ask()]
+
+    drawn = [survivors(seed, [0.1, 0.2, 0.3, 0.4]) for seed in range(40)]
+    assert drawn == [survivors(seed, [0.4, 0.3, 0.2, 0.1]) for seed in range(40)]
+    assert {token for pair in drawn for token in pair} == {1, 2, 3, 4}
+
+
+def test_best_of_n_asks_once_for_whole_responses():
+    search = BestOfN(PROMPT, LIMITS, seed=0, num_blocks=3)
+    (expansion,) = search.ask()
+    assert (expansion.n, expansion.max_new_tokens) == (3, LIMITS.max_length)
+    assert search.ask() == []
+    search.tell(
+        0, [Block([1, STOP], "stop"), Block([2] * 12, "length"), Block([3], "stop")], [0.5] * 3
+    )
+    assert [response.finished for response in search.result()] == [True, False, True]
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "bon"])
+def test_answers_that_do_not_fit_are_refused(search_type):
+    search = FACTORIES[search_type](PROMPT, 0)
+    expansion = search.ask()[0]
+    blocks, values = sample_blocks(expansion)
+    for bad_blocks, bad_values, message in [
+        (blocks[:-1], values, "asked for"),
+        (blocks, values[:-1], "asked for"),
+        ([Block([], "length")] * expansion.n, values, "got 0"),
+        ([Block([1] * 99, "length")] * expansion.n, values, "got 99"),
+        (blocks, [float("nan")] * expansion.n, "nan"),
+        (blocks, [1.5] * expansion.n, "1.5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            search.tell(expansion.path_id, bad_blocks, bad_values)
+    search.tell(expansion.path_id, blocks, values)
+    with pytest.raises(ValueError, match="not asked for, or is answered"):
+        search.tell(expansion.path_id, blocks, values)
+
+
+@pytest.mark.parametrize(
+    ("search_type", "num_blocks", "limits", "message"),
+    [
+        ("beam3", 8, LIMITS, "--num_blocks 8 is not divisible by the width 3"),
+        ("beam0", 8, LIMITS, "not divisible by the width 0"),
+        ("random", 7, LIMITS, "--num_blocks 7 is not divisible by the width 2"),
+        ("beam2", 8, Limits(10, 4, (STOP,)), "--block_size 4 does not divide --max_length 10"),
+        ("beam", 8, LIMITS, r"unknown --search_type 'beam'; known: beam<w>"),
+        ("mcts", 8, LIMITS, "unknown --search_type 'mcts'"),
+        ("bon", 0, LIMITS, "--num_blocks must be at least 1, got 0"),
+        ("beam2", 2, Limits(4, 0, (STOP,)), "--block_size must be at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit_name_their_flags(search_type, num_blocks, limits, message):
+    with pytest.raises(InputError, match=message):
+        strategy_factory(search_type, num_blocks, limits)

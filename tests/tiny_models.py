@@ -1,0 +1,48 @@
+"""Small random models in Hugging Face form, laid out as on the hub."""
+
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+from classifier_lib.modeling import Qwen2ForClassifier
+from data_prep.toy.tokenizer import build_tokenizer
+
+CONTEXT = 128
+
+
+def tiny_config(vocab_size: int, **overrides) -> Qwen2Config:
+    return Qwen2Config(
+        **{
+            "vocab_size": vocab_size,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": CONTEXT,
+            "initializer_range": 0.2,
+            **overrides,
+        }
+    )
+
+
+def save_tiny_policy(folder: Path, seed: int = 0) -> Path:
+    """A random policy with the toy task's tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    model = Qwen2ForCausalLM(tiny_config(len(tokenizer), tie_word_embeddings=True))
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, do_sample=True, top_k=3, temperature=0.1
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_classifier(folder: Path, seed: int = 1, vocab_size: int | None = None) -> Path:
+    """A random value model; without a tokenizer, as the published one."""
+    torch.manual_seed(seed)
+    size = vocab_size or len(build_tokenizer())
+    Qwen2ForClassifier(tiny_config(size, num_labels=3)).save_pretrained(folder)
+    return folder
