@@ -1,0 +1,388 @@
+"""Runs one search setting on one benchmark, writes a record a search and reports the metrics.
+
+The published evaluation: beam width 2, 8 blocks, 16 trees (DVTS), a budget of 8 x 16 = 128:
+
+    python inference_eval.py --benchmark aime-24 --num_blocks 8 --num_repetitions 16 \
+        --piref_model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B \
+        --classifier_ckpt_path VGS-AI/DeepSeek-VM-1.5B --output_path outputs/aime-24/records.jsonl
+
+The same on a plain CPU, with the models that scripts/quickstart.sh makes:
+
+    python inference_eval.py --benchmark toy --piref_model outputs/quickstart/policy \
+        --classifier_ckpt_path outputs/quickstart/value_model/final --temperature 1.0 --top_p 1.0 \
+        --block_size 12 --max_length 96 --num_blocks 4 --num_repetitions 4 --batch_size 64 \
+        --output_path outputs/toy/records.jsonl
+
+Killed at any moment, the same command goes on; what is lost is the searches in flight. Beside the
+records stand `run_config.json` and `metrics.json`: one folder a run.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from classifier_lib.atomic_files import write_json
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.scoring import ValueScorer
+from loggers import open_trackers
+from search_lib.benchmarks import LOCAL_FORMATS, Problem, find_benchmark, load_problems
+from search_lib.engines.hf import HfEngine
+from search_lib.errors import InputError
+from search_lib.grading import Grader, extract_answer
+from search_lib.metrics import compute_metrics, format_table, grade_records, metrics_document
+from search_lib.prompts import build_prompt, end_of_thought, load_tokenizer, stop_token_ids
+from search_lib.records import RecordFile, make_record, read_records
+from search_lib.runner import SearchCost, SearchFailure, SearchJob, TooManyFailures, run_searches
+from search_lib.scorers import HfScorer
+from search_lib.seeds import derive_seed
+from search_lib.strategies import Limits, StrategyFactory, strategy_factory
+
+CONFIG_NAME = "run_config.json"
+METRICS_NAME = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Value-guided search on a benchmark. Budget = num_blocks x num_repetitions."""
+
+    benchmark: str
+    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, toy; a .jsonl or .parquet file; or a hub data
+    set owner/name."""
+    piref_model: str
+    """The policy that generates: hub id or folder."""
+    classifier_ckpt_path: str
+    """The value model that guides and weighs: hub id or folder."""
+    output_path: Path = Path("inference_outputs.jsonl")
+    """Records go here, one JSON line a search. Its folder also gets run_config.json and
+    metrics.json."""
+    search_type: str = "beam2"
+    """beam<w> (width w), bfs (one beam), bon (independent full samples), random<w> (ablation:
+    survivors drawn by lot, w = 2 if left out)."""
+    num_blocks: int = 8
+    """Blocks (or samples, for bon) of one tree: the budget N."""
+    num_repetitions: int = 1
+    """Independent trees a problem (DVTS). Metrics are given for every power of two of them."""
+    block_size: int = 4096
+    """Tokens of a block at most."""
+    max_length: int = 16384
+    """Tokens of a response at most."""
+    temperature: float = 0.6
+    """Softmax temperature; 0 decodes greedily."""
+    top_p: float = 0.95
+    """Nucleus mass kept, in (0, 1]."""
+    seed: int = 0
+    """Every random draw derives from this, the problem, the repetition and the round."""
+    batch_size: int = 32
+    """Searches in flight at once."""
+    attention_impl: str = "flash_attention_2"
+    """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
+    engine: Literal["hf", "sglang", "sglang_server"] = "hf"
+    """What generates: hf runs transformers in this process. The two others do not work yet."""
+    use_sglang_server: bool = False
+    """Published spelling of --engine sglang_server."""
+    sglang_port: int = 30000
+    """Port of the SGLang server. Unused by --engine hf."""
+    piref_gpu_util: float = 0.75
+    """Share of GPU memory that SGLang takes. Unused by --engine hf."""
+    max_problems: int | None = None
+    """Only the first so many problems of the benchmark."""
+    split: str | None = None
+    """Split of a hub data set, if not its usual one."""
+    problem_column: str | None = None
+    """Column of the questions, if not the benchmark's usual one."""
+    answer_column: str | None = None
+    """Column of the reference answers, if not the benchmark's usual one."""
+    neptune_project: str | None = None
+    """Also logs the metrics to this neptune project (offline without NEPTUNE_API_TOKEN)."""
+
+
+# What may differ between two runs that fill the same output file: it changes no result.
+FREE_FLAGS = {"batch_size", "attention_impl", "sglang_port", "piref_gpu_util", "neptune_project"}
+
+
+def main(args: Args) -> int:
+    """Runs or resumes an evaluation. Returns the exit status; 1 if searches failed."""
+    check_flags(args)
+    problems = load_problems(
+        find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
+    )[: args.max_problems]
+    tokenizer = load_tokenizer(args.piref_model)
+    instruction = find_benchmark(args.benchmark).instruction
+    prompts = {
+        problem.id: build_prompt(tokenizer, problem.problem, instruction) for problem in problems
+    }
+    limits = Limits(args.max_length, args.block_size, stop_token_ids(args.piref_model, tokenizer))
+    new_strategy = strategy_factory(args.search_type, args.num_blocks, limits)
+    check_models(args, tokenizer, prompts)
+
+    records = RecordFile(args.output_path)
+    try:
+        check_configuration(args, records)
+        if records.damaged_lines:
+            print(f"{records.damaged_lines} damaged lines were moved aside and will run again")
+        missing = [
+            (problem, repetition)
+            for problem in problems
+            for repetition in range(args.num_repetitions)
+            if (problem.id, repetition) not in records.finished
+        ]
+        print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
+        failures: list[SearchFailure] = []
+        if missing:
+            jobs = make_jobs(args, missing, prompts, new_strategy)
+            failures = asyncio.run(search(args, jobs, len(missing), tokenizer, records))
+        report(args, len(problems))
+    finally:
+        records.close()
+
+    for failure in failures:
+        print(f"failed: {failure.name}: {type(failure.error).__name__}: {failure.error}")
+    if failures:
+        print(f"{len(failures)} searches failed; the same command tries them again")
+    return 1 if failures else 0
+
+
+def check_flags(args: Args) -> None:
+    """Raises InputError for values that no run can have."""
+    if args.engine != "hf" or args.use_sglang_server:
+        name = "sglang_server" if args.use_sglang_server else args.engine
+        raise InputError(
+            f"--engine {name} does not work yet: this version generates with --engine hf only"
+        )
+    for flag, value in (
+        ("num_repetitions", args.num_repetitions),
+        ("batch_size", args.batch_size),
+        ("max_problems", 1 if args.max_problems is None else args.max_problems),
+    ):
+        if value < 1:
+            raise InputError(f"--{flag} must be at least 1, got {value}")
+    if args.temperature < 0:
+        raise InputError(f"--temperature must not be negative, got {args.temperature}")
+    if not 0 < args.top_p <= 1:
+        raise InputError(f"--top_p must be in (0, 1], got {args.top_p}")
+    if args.output_path.suffix != ".jsonl":
+        raise InputError(f"--output_path must end in .jsonl, got {args.output_path}")
+
+
+def check_models(
+    args: Args, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]]
+) -> None:
+    """Raises InputError unless both models can read every path of every search."""
+    policy = load_config(args.piref_model, "--piref_model")
+    classifier = load_config(args.classifier_ckpt_path, "--classifier_ckpt_path")
+    check_vocabulary(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
+    for role, config in (("policy", policy), ("value model", classifier)):
+        too_long = [
+            f"{problem_id} ({len(prompt)} tokens)"
+            for problem_id, prompt in prompts.items()
+            if len(prompt) + args.max_length > config.max_position_embeddings
+        ]
+        if too_long:
+            raise InputError(
+                f"prompt and --max_length {args.max_length} exceed the {role}'s context of "
+                f"{config.max_position_embeddings} tokens for {len(too_long)} problems: "
+                f"{', '.join(too_long[:5])}{', ...' if len(too_long) > 5 else ''}"
+            )
+
+
+def load_config(model: str, flag: str) -> Any:
+    """The transformers config of a model; InputError if there is none."""
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{flag} {model}: no model could be found: {error}") from error
+
+
+def check_vocabulary(
+    classifier_path: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises InputError if the value model cannot be one for the policy's tokens.
+
+    A value model carries no tokenizer of its own when it is the published one; then its number of
+    embeddings is all there is to compare. That is the tokenizer's size plus some padding, of which
+    Qwen2.5 has up to 300 rows and larger models more.
+    """
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if not needed <= vocab_size <= needed + max(1024, needed // 20):
+        raise InputError(
+            f"--classifier_ckpt_path {classifier_path} has a vocabulary of {vocab_size} tokens, "
+            f"the policy's tokenizer one of {needed}: it was trained for another policy family"
+        )
+    if (Path(classifier_path) / "tokenizer.json").is_file():
+        own = load_tokenizer(classifier_path).get_vocab()
+        if own != tokenizer.get_vocab():
+            raise InputError(
+                f"--classifier_ckpt_path {classifier_path} comes with another tokenizer than the "
+                "policy's: the same ids mean other tokens"
+            )
+
+
+def check_configuration(args: Args, records: RecordFile) -> None:
+    """Saves the configuration beside new records, or compares it with that of earlier ones.
+
+    Raises:
+        InputError: naming every flag that differs, or if records stand there without one.
+    """
+    config = asdict(args) | {"output_path": args.output_path.name}
+    fingerprints = {
+        flag: fingerprint(Path(config[flag]))
+        for flag in ("benchmark", "piref_model", "classifier_ckpt_path")
+    }
+    path = args.output_path.with_name(CONFIG_NAME)
+    if not path.exists():
+        if records.finished:
+            raise InputError(
+                f"{args.output_path} holds records, but {path} is gone: whose are they?"
+            )
+        write_json(path, config | {"fingerprints": fingerprints})
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    differing = [
+        f"--{flag} (was {earlier.get(flag)!r}, now {value!r})"
+        for flag, value in config.items()
+        if flag not in FREE_FLAGS and earlier.get(flag) != value
+    ] + [
+        f"--{flag} (the content of {config[flag]} has changed)"
+        for flag, value in fingerprints.items()
+        if earlier.get(flag) == config[flag] and earlier["fingerprints"].get(flag) != value
+    ]
+    if differing:
+        raise InputError(
+            f"{path.parent} holds a run with another configuration; differing: "
+            f"{', '.join(differing)}. Choose another folder, or remove that one."
+        )
+
+
+def fingerprint(path: Path) -> str | None:
+    """Tells apart contents of a local file or model folder; None for what is on the hub.
+
+    Reads the first and last MiB of each file, which tells retrained weights apart without
+    reading gigabytes.
+    """
+    if not path.exists():
+        return None
+    digest = hashlib.sha256()
+    names = sorted(path.iterdir()) if path.is_dir() else [path]
+    for name in names:
+        if name.suffix in (".safetensors", ".json", *LOCAL_FORMATS):
+            with name.open("rb") as file:
+                size = file.seek(0, 2)
+                digest.update(f"{name.name} {size}".encode())
+                file.seek(0)
+                digest.update(file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def make_jobs(
+    args: Args,
+    missing: list[tuple[Problem, int]],
+    prompts: dict[str, list[int]],
+    new_strategy: StrategyFactory,
+) -> Iterator[SearchJob]:
+    """The searches that are to run, made one by one as the runner has room."""
+    for problem, repetition in missing:
+        seed = derive_seed(args.seed, problem.id, repetition)
+        yield SearchJob(problem, repetition, seed, new_strategy(prompts[problem.id], seed))
+
+
+async def search(
+    args: Args,
+    jobs: Iterator[SearchJob],
+    num_jobs: int,
+    tokenizer: PreTrainedTokenizerBase,
+    records: RecordFile,
+) -> list[SearchFailure]:
+    """Loads both models and runs the searches; each is recorded the moment it ends."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # On a CPU the two models take turns in one thread, on a GPU they overlap.
+    shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
+    engine = HfEngine.load(args.piref_model, args.attention_impl, device, shared)
+    classifier = Qwen2ForClassifier.from_pretrained(
+        args.classifier_ckpt_path,
+        attn_implementation=args.attention_impl,
+        dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+        use_cache=False,
+    )
+    scorer = HfScorer(ValueScorer(classifier.to(device)), shared)
+
+    with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
+        tokens = 0
+        thought_ends = end_of_thought(tokenizer)
+
+        def on_finished(job: SearchJob, cost: SearchCost) -> None:
+            nonlocal tokens
+            answered = []
+            for response in job.strategy.result():
+                text = str(tokenizer.decode(response.token_ids, skip_special_tokens=True))
+                answered.append((response, text, extract_answer(text, thought_ends)))
+            records.append(make_record(job, answered, cost))
+            tokens += cost.tokens_generated
+            seconds = progress.format_dict["elapsed"] or 1e-9
+            progress.set_postfix_str(f"{tokens / seconds:,.0f} tok/s", refresh=False)
+            progress.update()
+
+        try:
+            return await run_searches(
+                jobs, engine, scorer, args.temperature, args.top_p, args.batch_size, on_finished
+            )
+        finally:
+            await engine.close()
+            await scorer.close()
+
+
+def report(args: Args, num_problems: int) -> None:
+    """Grades all records, writes `metrics.json`, prints the table and logs to the trackers."""
+    with Grader() as grader:
+        graded, summary = grade_records(
+            read_records(args.output_path), args.num_repetitions, grader.equivalent
+        )
+    rows = compute_metrics(graded, args.num_blocks, args.num_repetitions)
+    path = args.output_path.with_name(METRICS_NAME)
+    write_json(path, metrics_document(rows, summary))
+    print(
+        f"\n{args.benchmark}, {args.search_type}: {len(graded)} of {num_problems} problems "
+        f"complete, {args.num_blocks} blocks x up to {args.num_repetitions} trees"
+    )
+    if rows:
+        print(f"\n{format_table(rows)}\n")
+        print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
+    print(f"records: {args.output_path}\nmetrics: {path}")
+    if args.neptune_project:
+        trackers = open_trackers(
+            args.output_path.parent, asdict(args), args.neptune_project, args.output_path.stem
+        )
+        for row in rows:
+            trackers.log({f"accuracy/{row.method}": row.estimate.mean}, step=row.budget)
+        trackers.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    arguments = tyro.cli(
+        Annotated[Args, tyro.conf.FlagCreatePairsOff], use_underscores=True, description=__doc__
+    )
+    try:
+        sys.exit(main(arguments))
+    except InputError as error:
+        print(f"inference_eval.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TooManyFailures as error:
+        print(f"inference_eval.py: stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

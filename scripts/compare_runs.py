@@ -1,0 +1,166 @@
+"""Compares finished evaluations on the same problems: one table, one plot.
+
+    python -m scripts.compare_runs --output scaling.png --baseline "MV" \
+        --curves "MV=outputs/quickstart/bon:MV" "VGS=outputs/quickstart/beam2:WMV"
+
+A curve is `label=folder:method`: a run of inference_eval.py and one of its aggregations.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from search_lib.errors import InputError
+from search_lib.statistics import Estimate, estimate_difference
+
+
+@dataclass(frozen=True)
+class Args:
+    """Accuracy against budget of several runs."""
+
+    curves: tuple[str, ...]
+    """label=folder:method each; the folder holds a metrics.json."""
+    output: Path
+    """The plot, a .png, .pdf or .svg file."""
+    baseline: str
+    """Label of the curve that the last one is compared with, problem by problem."""
+    title: str = ""
+    """Above the plot."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracy at one budget."""
+
+    estimate: Estimate
+    per_problem: np.ndarray
+
+
+Curve = dict[int, Point]
+"""Points by budget."""
+
+
+def load_curve(specification: str) -> tuple[str, Curve]:
+    """Label and points of `label=folder:method`.
+
+    Raises:
+        InputError: if it is not of that form, or the run or method is not there.
+    """
+    label, _, source = specification.partition("=")
+    folder, _, method = source.rpartition(":")
+    if not (label and folder and method):
+        raise InputError(f"--curves {specification!r} is not of the form label=folder:method")
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        raise InputError(f"--curves {label}: there is no {path}; has the run ended?")
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["metrics"]
+    curve = {
+        row["budget"]: Point(Estimate(**row["estimate"]), np.array(row["per_problem"]))
+        for row in rows
+        if row["method"] == method
+    }
+    if not curve:
+        known = sorted({row["method"] for row in rows})
+        raise InputError(f"--curves {label}: {path} has no method {method!r}; it has {known}")
+    return label, curve
+
+
+def format_table(curves: dict[str, Curve]) -> str:
+    """One line a curve, one column a budget, in per cent with 95 % intervals over problems."""
+    budgets = sorted({budget for curve in curves.values() for budget in curve})
+    width = max(map(len, curves))
+    lines = [f"{'budget':<{width}}" + "".join(f"{budget:>14}" for budget in budgets)]
+    lines.append("-" * len(lines[0]))
+    for label, curve in curves.items():
+        cells = [
+            f"{100 * point.estimate.mean:.1f} ± {100 * (point.estimate.over_problems or 0):.1f}"
+            if (point := curve.get(budget))
+            else ""
+            for budget in budgets
+        ]
+        lines.append(f"{label:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(lines)
+
+
+def format_differences(curves: dict[str, Curve], baseline: str) -> str:
+    """The last curve minus the baseline, paired by problem, at every budget of both."""
+    label = list(curves)[-1]
+    lines = []
+    for budget in sorted(curves[label].keys() & curves[baseline].keys()):
+        difference = estimate_difference(
+            curves[label][budget].per_problem[:, None],
+            curves[baseline][budget].per_problem[:, None],
+        )
+        lines.append(
+            f"budget {budget:>4}: {100 * difference.mean:+.1f} ± "
+            f"{100 * (difference.over_problems or 0):.1f}"
+        )
+    return f"{label} minus {baseline}, paired by problem:\n" + "\n".join(lines)
+
+
+def plot(curves: dict[str, Curve], title: str, output: Path) -> None:
+    """Accuracy against budget on a logarithmic axis, with 95 % intervals over problems."""
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    markers = "os^Dvp*X"
+    budgets = sorted({budget for curve in curves.values() for budget in curve})
+    last = len(curves) - 1
+    for index, (label, curve) in enumerate(curves.items()):
+        # Curves share budgets: shifted a little sideways, their intervals stay readable.
+        shift = 2 ** (0.07 * (index - last / 2))
+        axes.errorbar(
+            [budget * shift for budget in curve],
+            [100 * point.estimate.mean for point in curve.values()],
+            [100 * (point.estimate.over_problems or 0) for point in curve.values()],
+            label=label,
+            marker=markers[index % len(markers)],
+            markersize=5,
+            capsize=2.5,
+            elinewidth=1,
+            linewidth=2.4 if index == last else 1.3,
+            zorder=3 if index == last else 2,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(budgets, [str(budget) for budget in budgets])
+    axes.set_xlabel("budget (blocks in flight × trees, or samples)")
+    axes.set_ylabel("accuracy (%), 95 % interval over problems")
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
+    axes.legend(frameon=False, ncols=2)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    plt.close(figure)
+
+
+def main(args: Args) -> None:
+    """Prints the table and the differences, and writes the plot.
+
+    Raises:
+        InputError: see ``load_curve``; or if the runs are of different problems.
+    """
+    curves = dict(map(load_curve, args.curves))
+    if args.baseline not in curves:
+        raise InputError(f"--baseline {args.baseline!r} is none of the curves {list(curves)}")
+    sizes = {len(point.per_problem) for curve in curves.values() for point in curve.values()}
+    if len(sizes) > 1:
+        raise InputError(f"the runs are of different problems: {sorted(sizes)} of them")
+    print(format_table(curves))
+    print(f"accuracy in % ± 95 % interval over {sizes.pop()} problems\n")
+    print(format_differences(curves, args.baseline))
+    plot(curves, args.title, args.output)
+    print(f"\nplot: {args.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, use_underscores=True, description=__doc__))
+    except InputError as error:
+        print(f"compare_runs.py: error: {error}", file=sys.stderr)
+        sys.exit(2)

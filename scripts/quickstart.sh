@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The whole method on a plain CPU: a small reasoning policy, roll-outs of it, a value model trained on
+# them, and searches on held-out problems, compared in one table and one plot. Every stage is kept
+# in outputs/quickstart and left alone by a second run; a killed run goes on where it was.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup_env.sh
+python=$PWD/.venv/bin/python
+out=outputs/quickstart
+logs=$out/logs
+mkdir -p "$logs"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore
+started=$SECONDS
+
+stage() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$1"; }
+
+# Runs two commands at a time with one thread each: sampling gains nothing from a second thread.
+# Usage: in_parallel name1 "command 1" name2 "command 2" ...; the output goes to logs/NAME.log.
+in_parallel() {
+    local names=() pids=() status=0
+    while [ $# -gt 0 ]; do
+        [ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n || true
+        OMP_NUM_THREADS=1 bash -c "$2" >"$logs/$1.log" 2>&1 &
+        names+=("$1") pids+=("$!")
+        shift 2
+    done
+    for i in "${!pids[@]}"; do
+        if ! wait "${pids[$i]}"; then
+            echo "${names[$i]} failed; the end of $logs/${names[$i]}.log:" >&2
+            tail -n 20 "$logs/${names[$i]}.log" >&2
+            status=1
+        fi
+    done
+    return $status
+}
+
+stage "1/5 policy: a 0.3M-parameter Qwen2 learns from a noisy teacher's traces"
+$python -m data_prep.toy.policy --output_dir $out/policy
+
+stage "2/5 roll-outs of the policy, in the columns of OpenR1-VM"
+rollouts="$python -m data_prep.toy.rollouts --policy $out/policy --output $out/data"
+in_parallel rollouts-0 "$rollouts --shard 0/2" rollouts-1 "$rollouts --shard 1/2"
+tail -n 4 $logs/rollouts-*.log
+
+stage "3/5 value model: trained on the roll-outs' outcomes, evaluated on held-out ones"
+$python train_classifier.py \
+    --model_path $out/policy --data_path $out/data/train --eval_data_path $out/data/validation \
+    --data_num_response 8 --output_dir $out --run_name value_model \
+    --num_steps 500 --total_batch_size 64 --micro_batch_size 64 --small_group_size 4 \
+    --max_lr 1e-3 --max_length 192 --warmup_steps 50 --save_every 100 --log_every 50
+
+stage "4/5 searches on 100 held-out problems: independent samples, VGS, and the ablation"
+search="$python inference_eval.py --benchmark toy --max_problems 100 --seed 7996
+    --piref_model $out/policy --classifier_ckpt_path $out/value_model/final
+    --num_blocks 4 --num_repetitions 16 --block_size 12 --max_length 96
+    --temperature 1.0 --top_p 1.0 --batch_size 256 --attention_impl sdpa"
+search=${search//$'\n'/ }
+in_parallel \
+    beam2 "$search --search_type beam2 --output_path $out/beam2/records.jsonl" \
+    random "$search --search_type random --output_path $out/random/records.jsonl" \
+    bon "$search --search_type bon --output_path $out/bon/records.jsonl"
+
+stage "5/5 comparison"
+$python -m scripts.compare_runs --output $out/scaling.png --baseline MV \
+    --title "Toy task: accuracy against budget" \
+    --curves "random blocks, MV=$out/random:MV" "random blocks, WMV=$out/random:WMV" \
+    "MV=$out/bon:MV" "BoN=$out/bon:BoN" "WMV=$out/bon:WMV" "VGS=$out/beam2:WMV"
+
+stage "done"

@@ -1,0 +1,264 @@
+"""The evaluation as a user runs it: its command line, its bad inputs, its kills."""
+
+import dataclasses
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+import inference_eval
+from inference_eval import Args
+from search_lib.errors import InputError
+from search_lib.records import parse_record, read_records
+from tests.tiny_models import save_tiny_classifier, save_tiny_policy
+
+ROOT = Path(inference_eval.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_policy(folder / "policy")
+    save_tiny_classifier(folder / "value_model")
+    return folder
+
+
+def make_args(models, folder, **changes) -> Args:
+    args = Args(
+        benchmark="toy",
+        piref_model=str(models / "policy"),
+        classifier_ckpt_path=str(models / "value_model"),
+        output_path=folder / "records.jsonl",
+        num_blocks=4,
+        num_repetitions=2,
+        block_size=8,
+        max_length=32,
+        temperature=1.0,
+        top_p=1.0,
+        max_problems=3,
+        attention_impl="sdpa",
+    )
+    return dataclasses.replace(args, **changes)
+
+
+def as_command(args: Args) -> list[str]:
+    flags = [
+        f"--{name}={value}"
+        for name, value in dataclasses.asdict(args).items()
+        if value is not None and value is not False
+    ]
+    return [sys.executable, str(ROOT / "inference_eval.py"), *flags]
+
+
+def keys(path: Path) -> list[tuple[str, int]]:
+    return [(record.problem_id, record.repetition) for record in read_records(path)]
+
+
+def test_the_published_command_parses_and_means_the_same():
+    command = """--benchmark aime-24 --piref_gpu_util 0.75
+        --piref_model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --seed 7996 --batch_size 10
+        --num_blocks 8 --block_size 4096 --max_length 16384 --temperature 0.6 --top_p 0.95
+        --classifier_ckpt_path VGS-AI/DeepSeek-VM-1.5B --num_repetitions 16
+        --output_path inference_outputs.jsonl --attention_impl flash_attention_2
+        --search_type beam2 --neptune_project cornell-rl/oss-infer-eval"""
+    args = tyro.cli(
+        Annotated[Args, tyro.conf.FlagCreatePairsOff], args=command.split(), use_underscores=True
+    )
+    assert args == Args(
+        benchmark="aime-24",
+        piref_gpu_util=0.75,
+        piref_model="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        seed=7996,
+        batch_size=10,
+        num_blocks=8,
+        block_size=4096,
+        max_length=16384,
+        temperature=0.6,
+        top_p=0.95,
+        classifier_ckpt_path="VGS-AI/DeepSeek-VM-1.5B",
+        num_repetitions=16,
+        output_path=Path("inference_outputs.jsonl"),
+        attention_impl="flash_attention_2",
+        search_type="beam2",
+        neptune_project="cornell-rl/oss-infer-eval",
+    )
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "bfs", "bon", "random"])
+def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, capsys, search_type):
+    args = make_args(models, tmp_path, search_type=search_type)
+    assert inference_eval.main(args) == 0
+    records = list(read_records(args.output_path))
+    assert sorted(r.key for r in records) == [(f"toy-00{p}", r) for p in range(3) for r in range(2)]
+    for record in records:
+        assert len(record.responses) == {"bfs": 1, "bon": 4}.get(search_type, 2)
+        assert all(1 <= r.num_tokens <= 32 for r in record.responses)
+        assert sum(node.num_tokens for node in record.tree) == record.cost.tokens_generated
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert {(row["method"], row["budget"]) for row in document["metrics"]} == {
+        (method, budget) for method in ("MV", "WMV", "BoN", "pass@1", "pass@k") for budget in (4, 8)
+    }
+    assert document["summary"]["num_searches"] == 6
+    assert json.loads((tmp_path / "run_config.json").read_text())["search_type"] == search_type
+    table = capsys.readouterr().out
+    assert "3 of 3 problems complete" in table
+    assert ["budget", "4", "8"] in [line.split() for line in table.splitlines()]
+
+
+def test_a_result_does_not_depend_on_how_many_searches_share_the_models(models, tmp_path):
+    runs = {}
+    for batch_size in (1, 6):
+        args = make_args(models, tmp_path / str(batch_size), batch_size=batch_size)
+        inference_eval.main(args)
+        runs[batch_size] = {
+            record.key: [response.text for response in record.responses]
+            for record in read_records(args.output_path)
+        }
+    assert runs[1] == runs[6]
+
+
+def test_a_finished_run_loads_no_model_and_reports_again(models, tmp_path, monkeypatch, capsys):
+    args = make_args(models, tmp_path)
+    inference_eval.main(args)
+    before = args.output_path.read_bytes()
+    monkeypatch.setattr(inference_eval.HfEngine, "load", None)
+    assert inference_eval.main(dataclasses.replace(args, batch_size=1)) == 0
+    assert args.output_path.read_bytes() == before
+    assert "6 searches are there, 0 to run" in capsys.readouterr().out
+
+
+def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
+    args = make_args(
+        models, tmp_path, max_problems=None, num_repetitions=2, batch_size=4, max_length=24
+    )
+    total = 400
+    rng = random.Random(0)
+    for target in sorted(rng.sample(range(1, total - 50), 4)):
+        process = subprocess.Popen(as_command(args), stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if args.output_path.exists() and args.output_path.read_bytes().count(b"\n") >= target:
+                break
+            time.sleep(rng.random() * 0.005)  # the moment of the kill is left to chance
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    damaged = args.output_path.read_bytes()
+    args.output_path.write_bytes(damaged[:200] + b"\0" * 300 + damaged[500:] + damaged[:77])
+    last = subprocess.run(as_command(args), capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    lines = args.output_path.read_bytes().splitlines(keepends=True)
+    assert all(line.endswith(b"\n") and parse_record(line) for line in lines)
+    assert len(lines) == total
+    assert sorted(keys(args.output_path)) == [
+        (f"toy-{problem:03d}", repetition) for problem in range(200) for repetition in range(2)
+    ]
+
+
+def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
+    args = make_args(models, tmp_path)
+    inference_eval.main(args)
+    before = args.output_path.read_bytes()
+    other = dataclasses.replace(args, seed=5, temperature=0.5, batch_size=9)
+    with pytest.raises(InputError) as refusal:
+        inference_eval.main(other)
+    assert "--temperature (was 1.0, now 0.5), --seed (was 0, now 5)." in str(refusal.value)
+    assert "batch_size" not in str(refusal.value)
+    with pytest.raises(InputError, match=r"--output_path \(was 'records.jsonl', now 'b.jsonl'\)"):
+        inference_eval.main(dataclasses.replace(args, output_path=tmp_path / "b.jsonl"))
+    assert args.output_path.read_bytes() == before
+    (tmp_path / "run_config.json").unlink()
+    with pytest.raises(InputError, match=r"holds records, but .*run_config.json is gone"):
+        inference_eval.main(args)
+
+
+def test_retrained_weights_in_the_same_folder_are_another_configuration(models, tmp_path):
+    shutil.copytree(models, tmp_path / "models")
+    args = make_args(tmp_path / "models", tmp_path / "run")
+    inference_eval.main(args)
+    save_tiny_classifier(tmp_path / "models" / "value_model", seed=9)
+    message = r"differing: --classifier_ckpt_path \(the content of .* has changed\)\."
+    with pytest.raises(InputError, match=message):
+        inference_eval.main(args)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"benchmark": "aime-42"}, "unknown --benchmark 'aime-42'; known: aime-24"),
+        ({"answer_column": "solution"}, "no column 'solution'; it has .*--answer_column"),
+        ({"num_blocks": 5}, "--num_blocks 5 is not divisible by the width 2"),
+        ({"block_size": 5}, "--block_size 5 does not divide --max_length 32"),
+        ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),
+        ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
+        ({"temperature": -1.0}, "--temperature must not be negative"),
+        ({"top_p": 0.0}, r"--top_p must be in \(0, 1\]"),
+        ({"engine": "sglang"}, "--engine sglang does not work yet"),
+        ({"use_sglang_server": True}, "--engine sglang_server does not work yet"),
+        ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),
+        ({"output_path": Path("out.txt")}, "--output_path must end in .jsonl"),
+        ({"max_length": 120}, r"exceed the policy's context of 128 tokens for 3 problems: toy-000"),
+        ({"piref_model": "/absent"}, "--piref_model /absent: no tokenizer could be loaded"),
+        ({"classifier_ckpt_path": "/absent"}, "--classifier_ckpt_path /absent: no model"),
+    ],
+)
+def test_bad_flags_are_refused_before_any_model_loads(
+    models, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.setattr(inference_eval.HfEngine, "load", None)
+    with pytest.raises(InputError, match=message):
+        inference_eval.main(make_args(models, tmp_path, **changes))
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_a_value_model_with_another_vocabulary_is_refused(models, tmp_path):
+    for vocab_size in (64, 5000):
+        folder = save_tiny_classifier(tmp_path / str(vocab_size), vocab_size=vocab_size)
+        with pytest.raises(InputError, match=rf"a vocabulary of {vocab_size} tokens, the policy's"):
+            inference_eval.main(make_args(models, tmp_path, classifier_ckpt_path=str(folder)))
+    # The same size, but its own tokenizer gives the ids other meanings.
+    folder = save_tiny_classifier(tmp_path / "same_size")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (models / "policy" / name).read_text()
+        (folder / name).write_text(text.replace('"</think>"', '"</thought>"'))
+    with pytest.raises(InputError, match="comes with another tokenizer than the policy's"):
+        inference_eval.main(make_args(models, tmp_path, classifier_ckpt_path=str(folder)))
+
+
+def test_an_empty_benchmark_is_refused(models, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(InputError, match=r"benchmark .*empty.jsonl is empty"):
+        inference_eval.main(make_args(models, tmp_path, benchmark=str(empty)))
+
+
+def test_an_answer_that_explodes_is_wrong_and_the_run_goes_on(models, tmp_path, monkeypatch):
+    texts = iter(["</think>\\boxed{9^{9^{9^9}}}", "</think>\\boxed{\\frac{1}{2}}"] * 100)
+    tokenizer_class = type(inference_eval.load_tokenizer(str(models / "policy")))
+    monkeypatch.setattr(tokenizer_class, "decode", lambda self, ids, **options: next(texts))
+    problems = tmp_path / "mine.jsonl"
+    problems.write_text('{"problem": "start 1 +2", "answer": "0.5"}\n')
+    started = time.monotonic()
+    assert inference_eval.main(make_args(models, tmp_path, benchmark=str(problems))) == 0
+    assert time.monotonic() - started < 60
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    single = {row["method"]: row["estimate"]["mean"] for row in metrics if row["budget"] == 8}
+    assert single["pass@1"] == 0.5  # one half is right, the tower of nines is wrong
+
+
+def test_errors_reach_the_user_as_one_line(models, tmp_path):
+    command = as_command(make_args(models, tmp_path, num_blocks=5))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "inference_eval.py: error: --num_blocks 5 is not divisible by the width 2 "
+        "of --search_type beam2\n"
+    )
