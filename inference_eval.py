@@ -1,4 +1,4 @@
-"""Runs one search setting on one benchmark, writes a record a search and reports the metrics.
+r"""Runs one search setting on one benchmark, writes a record a search and reports the metrics.
 
 The published evaluation: beam width 2, 8 blocks, 16 trees (DVTS), a budget of 8 x 16 = 128:
 
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+import transformers
 import tyro
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -182,6 +183,12 @@ def check_models(
     """Raises InputError unless both models can read every path of every search."""
     policy = load_config(args.piref_model, "--piref_model")
     classifier = load_config(args.classifier_ckpt_path, "--classifier_ckpt_path")
+    if Qwen2ForClassifier.__name__ not in (classifier.architectures or []):
+        # A policy would load, too: with a head of random numbers.
+        raise InputError(
+            f"--classifier_ckpt_path {args.classifier_ckpt_path} holds {classifier.architectures}, "
+            f"not a value model ({Qwen2ForClassifier.__name__})"
+        )
     check_vocabulary(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
     for role, config in (("policy", policy), ("value model", classifier)):
         too_long = [
@@ -317,7 +324,9 @@ async def search(
         dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
         use_cache=False,
     )
-    scorer = HfScorer(ValueScorer(classifier.to(device)), shared)
+    # A CPU is fastest on batches that fit its caches.
+    max_batch_tokens = 16_384 if device.type == "cpu" else 65_536
+    scorer = HfScorer(ValueScorer(classifier.to(device), max_batch_tokens), shared)
 
     with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
         tokens = 0
@@ -372,6 +381,7 @@ def report(args: Args, num_problems: int) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers.utils.logging.disable_progress_bar()
     arguments = tyro.cli(
         Annotated[Args, tyro.conf.FlagCreatePairsOff], use_underscores=True, description=__doc__
     )

@@ -167,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; `argv` is the command line by default."""
     args = parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
+    # Its warning of a new head is expected; initialize_from_policy checks what else is missing.
+    transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:

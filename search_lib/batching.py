@@ -12,8 +12,9 @@ Result = TypeVar("Result")
 class Batcher(Generic[Request, Result]):
     """Runs a blocking batch function in a worker thread over whatever requests are waiting.
 
-    While one batch runs, new requests queue up and form the next. First come, first served: a
-    batch starts with the oldest request and takes the oldest others that may share its batch.
+    While one batch runs, new requests queue up and form the next. A batch starts with the oldest
+    request, so that none waits for ever, and takes those nearest to it in length, so that little
+    of it is padding; of equals the oldest first.
 
     Args:
         run_batch: maps requests to their results, in order. Called in ``executor``.
@@ -22,6 +23,7 @@ class Batcher(Generic[Request, Result]):
         max_size: requests in a batch at most, weighed by ``size_of``.
         key_of: only requests with equal keys share a batch.
         size_of: weight of one request. A request heavier than ``max_size`` runs alone.
+        length_of: what a request is padded to, in tokens.
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class Batcher(Generic[Request, Result]):
         max_size: int,
         key_of: Callable[[Request], Hashable] = lambda request: None,
         size_of: Callable[[Request], int] = lambda request: 1,
+        length_of: Callable[[Request], int] = lambda request: 0,
     ):
         self._run_batch = run_batch
         self._executor = executor
         self._max_size = max_size
         self._key_of = key_of
         self._size_of = size_of
+        self._length_of = length_of
         self._waiting: list[tuple[Request, asyncio.Future[Result]]] = []
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -86,20 +90,23 @@ class Batcher(Generic[Request, Result]):
                         future.set_result(result)
 
     def _take_batch(self) -> list[tuple[Request, asyncio.Future[Result]]]:
-        batch: list[tuple[Request, asyncio.Future[Result]]] = []
-        rest: list[tuple[Request, asyncio.Future[Result]]] = []
+        self._waiting = [entry for entry in self._waiting if not entry[1].cancelled()]
+        if not self._waiting:
+            return []
+        oldest = self._waiting[0][0]
+        key, length = self._key_of(oldest), self._length_of(oldest)
+        by_distance = sorted(
+            (abs(self._length_of(request) - length), index)
+            for index, (request, _) in enumerate(self._waiting)
+            if self._key_of(request) == key
+        )
+        taken: set[int] = set()
         size = 0
-        for request, future in self._waiting:
-            if future.cancelled():
-                continue
-            fits = not batch or (
-                self._key_of(request) == self._key_of(batch[0][0])
-                and size + self._size_of(request) <= self._max_size
-            )
-            if fits:
-                batch.append((request, future))
-                size += self._size_of(request)
-            else:
-                rest.append((request, future))
-        self._waiting = rest
+        for _, index in by_distance:
+            size += self._size_of(self._waiting[index][0])
+            if taken and size > self._max_size:
+                break
+            taken.add(index)
+        batch = [entry for index, entry in enumerate(self._waiting) if index in taken]
+        self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in taken]
         return batch

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from classifier_lib.scoring import ValueScorer
+from classifier_lib.scoring import ScoringRequest, ValueScorer
 from search_lib.batching import Batcher
 from search_lib.engines.base import Block
 
@@ -30,25 +30,22 @@ class HfScorer:
     """
 
     def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
-        self._values = values
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-scorer")
-        self._batcher: Batcher[list[list[int]], list[float]] = Batcher(
-            self._score_batch,
+        self._batcher: Batcher[ScoringRequest, list[float]] = Batcher(
+            values.score,
             self._executor,
-            max_size=values.max_batch_tokens,
-            size_of=lambda sequences: sum(map(len, sequences)),
+            # Several forward passes: enough sequences of about one length for each of them.
+            max_size=16 * values.max_batch_tokens,
+            size_of=lambda request: sum(len(request.prefix_ids) + len(b) for b in request.blocks),
         )
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> list[float]:
         """P(correct) at the end of each block, in [0, 1]."""
-        return await self._batcher.submit([prefix_ids + block.token_ids for block in blocks])
+        return await self._batcher.submit(
+            ScoringRequest(prefix_ids, [block.token_ids for block in blocks])
+        )
 
     async def close(self) -> None:
         """Fails what still waits and lets the worker thread end."""
         await self._batcher.close()
         self._executor.shutdown(wait=False)
-
-    def _score_batch(self, requests: Sequence[list[list[int]]]) -> list[list[float]]:
-        flat = [sequence for sequences in requests for sequence in sequences]
-        values = iter(self._values.score(flat))
-        return [[next(values) for _ in sequences] for sequences in requests]

@@ -141,7 +141,7 @@ def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
     )
     total = 400
     rng = random.Random(0)
-    for target in sorted(rng.sample(range(1, total - 50), 4)):
+    for target in sorted(rng.sample(range(1, total - 50), 3)):
         process = subprocess.Popen(as_command(args), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -231,6 +231,12 @@ def test_a_value_model_with_another_vocabulary_is_refused(models, tmp_path):
         (folder / name).write_text(text.replace('"</think>"', '"</thought>"'))
     with pytest.raises(InputError, match="comes with another tokenizer than the policy's"):
         inference_eval.main(make_args(models, tmp_path, classifier_ckpt_path=str(folder)))
+
+
+def test_a_policy_is_no_value_model(models, tmp_path):
+    args = make_args(models, tmp_path, classifier_ckpt_path=str(models / "policy"))
+    with pytest.raises(InputError, match=r"holds \['Qwen2ForCausalLM'\], not a value model"):
+        inference_eval.main(args)
 
 
 def test_an_empty_benchmark_is_refused(models, tmp_path):

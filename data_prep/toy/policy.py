@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 import tyro
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
@@ -208,6 +209,7 @@ def write_policy(config: PolicyConfig) -> None:
 
 def main() -> None:
     """Command line."""
+    transformers.utils.logging.disable_progress_bar()
     config = tyro.cli(PolicyConfig, description=__doc__, use_underscores=True)
     try:
         write_policy(config)

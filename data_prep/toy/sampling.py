@@ -16,7 +16,6 @@ from search_lib.prompts import build_prompt
 from search_lib.seeds import derive_seed
 
 INCORRECT, CORRECT, UNFINISHED = 0, 1, 2  # the value model's classes
-LIMIT_STEP = MAX_RESPONSE_TOKENS // 3
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -128,19 +127,15 @@ class RolloutSampler:
         )
         responses = []
         for prefix, (block,) in zip(prefixes, completions, strict=True):
-            completion = block.token_ids[: room(prefix)]
-            finished = completion[-1] in self.stop_ids
-            responses.append(Response(prompt + prefix, completion, finished))
+            finished = block.finish_reason == "stop"
+            responses.append(Response(prompt + prefix, block.token_ids, finished))
         return responses
 
     async def _generate(
         self, prefix: list[int], n: int, *purpose: int | str, room: int = MAX_RESPONSE_TOKENS
     ) -> list[Block]:
-        # Only requests with equal limits share a batch of the engine, and a batch lasts as long as
-        # its limit: so limits are rounded up to one of three, and the caller cuts what is too long.
-        limit = math.ceil(room / LIMIT_STEP) * LIMIT_STEP
         seed = derive_seed(*purpose)
-        sampling = Sampling(self.temperature, 1.0, limit, self.stop_ids, seed)
+        sampling = Sampling(self.temperature, 1.0, room, self.stop_ids, seed)
         blocks = await self.engine.generate(prefix, n, sampling)
         self.num_tokens += sum(len(block.token_ids) for block in blocks)
         return blocks

@@ -94,6 +94,7 @@ class HfEngine:
             # Lengths and seeds are each row's own; how tokens are drawn is the batch's.
             key_of=lambda request: replace(request.sampling, seed=0, max_new_tokens=0),
             size_of=lambda request: request.n,
+            length_of=lambda request: len(request.prefix_ids),
         )
 
     @classmethod

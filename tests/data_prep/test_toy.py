@@ -356,6 +356,16 @@ def test_splits_share_no_problem_and_drop_the_hopeless(sampled):
     assert sum(report["responses"].values()) == 32 * 8
 
 
+def test_unsolved_problems_stay_when_asked_for(sampled, tmp_path):
+    config = dataclasses.replace(
+        sampled, output=tmp_path / "data", keep_unsolved=True, num_problems=12
+    )
+    rollouts.sample(config)
+    kept = [row for split in rollouts.SPLITS for row in read_rows(config, split)]
+    assert sorted(int(row["message_id"][-6:]) for row in kept) == list(range(12))
+    assert any(1 not in row["labels"] for row in kept)
+
+
 def test_shards_are_parts_of_the_whole(sampled, tmp_path):
     parts = dataclasses.replace(sampled, output=tmp_path / "data", num_problems=14)
     for shard in ("0/2", "1/2"):

@@ -42,6 +42,17 @@ def test_only_equal_keys_share_a_batch_and_the_oldest_goes_first():
     assert batches == [[1, 2, 3], [10, 20]]
 
 
+def test_a_batch_is_the_oldest_request_and_those_nearest_to_it_in_length():
+    batches = []
+
+    def record(batch):
+        batches.append(list(batch))
+        return batch
+
+    submit_all([50, 1, 52, 2, 49, 51, 3], record, max_size=3, length_of=lambda x: x)
+    assert batches == [[50, 49, 51], [1, 2, 3], [52]]
+
+
 def test_sizes_are_weighed_and_one_that_is_too_large_runs_alone():
     batches = []
 

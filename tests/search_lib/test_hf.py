@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.scoring import ValueScorer, batch_by_length
+from classifier_lib.scoring import ScoringRequest, ValueScorer
 from search_lib.engines.base import Block, Sampling
 from search_lib.engines.hf import HfEngine
 from search_lib.scorers import HfScorer
@@ -111,30 +111,6 @@ def test_requests_that_no_model_can_serve_are_refused(policy_path):
         generate_all(policy_path, [([1] * (CONTEXT - 7), 1, sampling())])
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 20, 10_000])
-def test_values_equal_one_sequence_at_a_time(classifier, max_batch_tokens):
-    rng = np.random.default_rng(0)
-    sequences = [rng.integers(0, 290, size=length).tolist() for length in (7, 1, 30, 7, 12, 3)]
-    values = ValueScorer(classifier, max_batch_tokens).score(sequences)
-    with torch.no_grad():
-        expected = [
-            classifier(torch.tensor([ids])).success_probs[0, -1].item() for ids in sequences
-        ]
-    assert values == pytest.approx(expected, abs=1e-6)
-
-
-def test_batches_hold_their_token_budget_and_every_sequence_once():
-    lengths = [5, 1, 9, 9, 2, 30, 4]
-    batches = batch_by_length(lengths, 20)
-    assert sorted(index for batch in batches for index in batch) == list(range(7))
-    for batch in batches:
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert padded <= 20 or len(batch) == 1
-    assert len(batches) < 7
-    with pytest.raises(ValueError, match="empty sequence"):
-        batch_by_length([3, 0], 20)
-
-
 def test_the_scorer_values_each_block_of_each_search(classifier):
     values = ValueScorer(classifier)
     requests = [([1, 2], [[3], [4, 5]]), ([6], [[7, 8, 9]])]
@@ -148,5 +124,5 @@ def test_the_scorer_values_each_block_of_each_search(classifier):
         finally:
             await scorer.close()
 
-    expected = [values.score([prefix + block for block in blocks]) for prefix, blocks in requests]
+    expected = values.score([ScoringRequest(*request) for request in requests])
     assert asyncio.run(body()) == [pytest.approx(of_search, abs=1e-6) for of_search in expected]

@@ -1,0 +1,92 @@
+"""Values with cached prefixes against one whole sequence at a time."""
+
+import random
+
+import pytest
+import torch
+
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.scoring import ScoringRequest, ValueScorer, batch_by_length
+from tests.tiny_models import save_tiny_classifier
+
+VOCAB = 290
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return Qwen2ForClassifier.from_pretrained(save_tiny_classifier(tmp_path_factory.mktemp("vm")))
+
+
+def random_ids(rng: random.Random, longest: int) -> list[int]:
+    return [rng.randrange(VOCAB) for _ in range(rng.randint(1, longest))]
+
+
+def value_of(classifier, ids: list[int]) -> float:
+    with torch.no_grad():
+        return classifier(torch.tensor([ids])).success_probs[0, -1].item()
+
+
+def grow_trees(scorer: ValueScorer, classifier, seed: int) -> int:
+    """Scores random trees round by round, checks every value, returns their unique tokens."""
+    rng = random.Random(seed)
+    frontier = [random_ids(rng, 20) for _ in range(5)]
+    unique = sum(map(len, frontier))
+    for _ in range(4):
+        requests = [
+            ScoringRequest(prefix, [random_ids(rng, 9) for _ in range(rng.randint(1, 3))])
+            for prefix in frontier
+        ]
+        values = scorer.score(requests)
+        for request, of_request in zip(requests, values, strict=True):
+            expected = [value_of(classifier, request.prefix_ids + b) for b in request.blocks]
+            assert of_request == pytest.approx(expected, abs=2e-6)
+        children = [r.prefix_ids + block for r in requests for block in r.blocks]
+        unique += sum(len(block) for r in requests for block in r.blocks)
+        frontier = rng.sample(children, 5)
+    return unique
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 100, 10_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_values_equal_whole_sequences_and_every_token_is_computed_once(
+    classifier, max_batch_tokens, seed
+):
+    scorer = ValueScorer(classifier, max_batch_tokens)
+    assert scorer.tokens_computed == 0
+    unique = grow_trees(scorer, classifier, seed)
+    assert scorer.tokens_computed == unique
+
+
+@pytest.mark.parametrize("max_cached_tokens", [0, 15, 60, 100])
+def test_values_stay_right_when_states_are_dropped(classifier, max_cached_tokens):
+    scorer = ValueScorer(classifier, 200, max_cached_tokens)
+    unique = sum(grow_trees(scorer, classifier, seed) for seed in range(6))
+    assert scorer.tokens_computed > unique
+    assert scorer._cached_tokens <= max_cached_tokens
+    held = {id(path): path.states.shape[3] for path in scorer._cached.values()}
+    for path in scorer._cached.values():
+        assert path.parent is None or id(path.parent) in held, "a kept path lost its parent"
+    assert sum(held.values()) == scorer._cached_tokens
+
+
+def test_searches_on_one_problem_share_its_prompt(classifier):
+    scorer = ValueScorer(classifier)
+    scorer.score([ScoringRequest([1, 2, 3], [[4], [5]]), ScoringRequest([1, 2, 3], [[6]])])
+    scorer.score([ScoringRequest([1, 2, 3], [[7]])])
+    assert scorer.tokens_computed == 3 + 4
+
+
+def test_batches_hold_their_token_budget_and_every_sequence_once():
+    lengths = [5, 1, 9, 9, 2, 30, 4]
+    batches = batch_by_length(lengths, 20)
+    assert sorted(index for batch in batches for index in batch) == list(range(7))
+    for batch in batches:
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert padded <= 20 or len(batch) == 1
+    assert len(batches) < 7
+
+
+@pytest.mark.parametrize("request_", [ScoringRequest([], [[1]]), ScoringRequest([1], [[2], []])])
+def test_nothing_to_score_is_refused(classifier, request_):
+    with pytest.raises(ValueError, match="empty prefix or block"):
+        ValueScorer(classifier).score([request_])
