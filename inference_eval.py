@@ -18,9 +18,9 @@ records stand `run_config.json` and `metrics.json`: one folder a run.
 """
 
 import asyncio
-import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,19 +31,27 @@ from typing import Annotated, Any, Literal
 import torch
 import transformers
 import tyro
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from classifier_lib.atomic_files import write_json
+from classifier_lib.fingerprints import MODEL_FILES, fingerprint
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer
 from loggers import open_trackers
-from search_lib.benchmarks import LOCAL_FORMATS, Problem, find_benchmark, load_problems
+from search_lib.benchmarks import (
+    LOCAL_FORMATS,
+    BenchmarkSource,
+    Problem,
+    find_benchmark,
+    load_problems,
+)
 from search_lib.engines.hf import HfEngine
 from search_lib.errors import InputError
 from search_lib.grading import Grader, extract_answer
 from search_lib.metrics import compute_metrics, format_table, grade_records, metrics_document
-from search_lib.prompts import build_prompt, end_of_thought, load_tokenizer, stop_token_ids
+from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids, thought_mark
 from search_lib.records import RecordFile, make_record, read_records
 from search_lib.runner import SearchCost, SearchFailure, SearchJob, TooManyFailures, run_searches
 from search_lib.scorers import HfScorer
@@ -116,13 +124,12 @@ FREE_FLAGS = {"batch_size", "attention_impl", "sglang_port", "piref_gpu_util", "
 def main(args: Args) -> int:
     """Runs or resumes an evaluation. Returns the exit status; 1 if searches failed."""
     check_flags(args)
-    problems = load_problems(
-        find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
-    )[: args.max_problems]
+    source = find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
+    problems = load_problems(source)[: args.max_problems]
     tokenizer = load_tokenizer(args.piref_model)
-    instruction = find_benchmark(args.benchmark).instruction
     prompts = {
-        problem.id: build_prompt(tokenizer, problem.problem, instruction) for problem in problems
+        problem.id: build_prompt(tokenizer, problem.problem, source.instruction)
+        for problem in problems
     }
     limits = Limits(args.max_length, args.block_size, stop_token_ids(args.piref_model, tokenizer))
     new_strategy = strategy_factory(args.search_type, args.num_blocks, limits)
@@ -130,9 +137,9 @@ def main(args: Args) -> int:
 
     records = RecordFile(args.output_path)
     try:
-        check_configuration(args, records)
-        if records.damaged_lines:
-            print(f"{records.damaged_lines} damaged lines were moved aside and will run again")
+        check_configuration(args, source, records)
+        if damaged := records.recover():
+            print(f"{damaged} damaged lines were moved aside; their searches run again")
         missing = [
             (problem, repetition)
             for problem in problems
@@ -143,7 +150,7 @@ def main(args: Args) -> int:
         failures: list[SearchFailure] = []
         if missing:
             jobs = make_jobs(args, missing, prompts, new_strategy)
-            failures = asyncio.run(search(args, jobs, len(missing), tokenizer, records))
+            failures = asyncio.run(search(args, jobs, len(missing), tokenizer, prompts, records))
         report(args, len(problems))
     finally:
         records.close()
@@ -236,26 +243,37 @@ def check_vocabulary(
             )
 
 
-def check_configuration(args: Args, records: RecordFile) -> None:
+def check_configuration(args: Args, source: BenchmarkSource, records: RecordFile) -> None:
     """Saves the configuration beside new records, or compares it with that of earlier ones.
 
     Raises:
         InputError: naming every flag that differs, or if records stand there without one.
     """
-    config = asdict(args) | {"output_path": args.output_path.name}
+    config = as_json(args) | {"output_path": args.output_path.name}
     fingerprints = {
-        flag: fingerprint(Path(config[flag]))
-        for flag in ("benchmark", "piref_model", "classifier_ckpt_path")
+        "benchmark": fingerprint(source.path) if source.path.endswith(LOCAL_FORMATS) else None,
+        "piref_model": fingerprint(args.piref_model, MODEL_FILES),
+        "classifier_ckpt_path": fingerprint(args.classifier_ckpt_path, MODEL_FILES),
     }
     path = args.output_path.with_name(CONFIG_NAME)
-    if not path.exists():
-        if records.finished:
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier_output = args.output_path.with_name(earlier["output_path"])
+        earlier_fingerprints = earlier["fingerprints"]
+    except FileNotFoundError:
+        if not records.is_empty:
             raise InputError(
-                f"{args.output_path} holds records, but {path} is gone: whose are they?"
-            )
+                f"{args.output_path} is not empty, and no {CONFIG_NAME} beside it says what run it "
+                "is of; it was left alone"
+            ) from None
         write_json(path, config | {"fingerprints": fingerprints})
         return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    if not earlier_output.exists() or earlier_output.stat().st_size == 0:
+        # A run that never got as far as a record binds nobody.
+        write_json(path, config | {"fingerprints": fingerprints})
+        return
     differing = [
         f"--{flag} (was {earlier.get(flag)!r}, now {value!r})"
         for flag, value in config.items()
@@ -263,35 +281,18 @@ def check_configuration(args: Args, records: RecordFile) -> None:
     ] + [
         f"--{flag} (the content of {config[flag]} has changed)"
         for flag, value in fingerprints.items()
-        if earlier.get(flag) == config[flag] and earlier["fingerprints"].get(flag) != value
+        if earlier.get(flag) == config[flag] and earlier_fingerprints.get(flag) != value
     ]
     if differing:
         raise InputError(
-            f"{path.parent} holds a run with another configuration; differing: "
-            f"{', '.join(differing)}. Choose another folder, or remove that one."
+            f"{earlier_output} is of another configuration; differing: {', '.join(differing)}. "
+            "Give this run a folder of its own with --output_path"
         )
 
 
-def fingerprint(path: Path) -> str | None:
-    """Tells apart contents of a local file or model folder; None for what is on the hub.
-
-    Reads the first and last MiB of each file, which tells retrained weights apart without
-    reading gigabytes.
-    """
-    if not path.exists():
-        return None
-    digest = hashlib.sha256()
-    names = sorted(path.iterdir()) if path.is_dir() else [path]
-    for name in names:
-        if name.suffix in (".safetensors", ".json", *LOCAL_FORMATS):
-            with name.open("rb") as file:
-                size = file.seek(0, 2)
-                digest.update(f"{name.name} {size}".encode())
-                file.seek(0)
-                digest.update(file.read(2**20))
-                file.seek(max(0, size - 2**20))
-                digest.update(file.read())
-    return digest.hexdigest()
+def as_json(args: Args) -> dict[str, Any]:
+    """The flags as JSON types."""
+    return asdict(args) | {"output_path": str(args.output_path)}
 
 
 def make_jobs(
@@ -311,33 +312,39 @@ async def search(
     jobs: Iterator[SearchJob],
     num_jobs: int,
     tokenizer: PreTrainedTokenizerBase,
+    prompts: dict[str, list[int]],
     records: RecordFile,
 ) -> list[SearchFailure]:
     """Loads both models and runs the searches; each is recorded the moment it ends."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a CPU the two models take turns in one thread, on a GPU they overlap.
     shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
-    engine = HfEngine.load(args.piref_model, args.attention_impl, device, shared)
-    classifier = Qwen2ForClassifier.from_pretrained(
-        args.classifier_ckpt_path,
-        attn_implementation=args.attention_impl,
-        dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
-        use_cache=False,
-    )
+    try:
+        engine = HfEngine.load(args.piref_model, args.attention_impl, device, shared)
+        classifier = Qwen2ForClassifier.from_pretrained(
+            args.classifier_ckpt_path,
+            attn_implementation=args.attention_impl,
+            dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+            use_cache=False,
+        )
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"a model could not be loaded: {error}") from error
     # A CPU is fastest on batches that fit its caches.
     max_batch_tokens = 16_384 if device.type == "cpu" else 65_536
     scorer = HfScorer(ValueScorer(classifier.to(device), max_batch_tokens), shared)
 
     with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
         tokens = 0
-        thought_ends = end_of_thought(tokenizer)
+        ends = stop_token_ids(args.piref_model, tokenizer)
 
         def on_finished(job: SearchJob, cost: SearchCost) -> None:
             nonlocal tokens
+            prompt = str(tokenizer.decode(prompts[job.problem.id]))
             answered = []
             for response in job.strategy.result():
-                text = str(tokenizer.decode(response.token_ids, skip_special_tokens=True))
-                answered.append((response, text, extract_answer(text, thought_ends)))
+                ids = response.token_ids
+                text = str(tokenizer.decode(ids[:-1] if ids[-1] in ends else ids))
+                answered.append((response, text, extract_answer(text, thought_mark(prompt, text))))
             records.append(make_record(job, answered, cost))
             tokens += cost.tokens_generated
             seconds = progress.format_dict["elapsed"] or 1e-9
@@ -355,13 +362,13 @@ async def search(
 
 def report(args: Args, num_problems: int) -> None:
     """Grades all records, writes `metrics.json`, prints the table and logs to the trackers."""
-    with Grader() as grader:
+    with Grader(num_workers=2) as grader:
         graded, summary = grade_records(
             read_records(args.output_path), args.num_repetitions, grader.equivalent
         )
     rows = compute_metrics(graded, args.num_blocks, args.num_repetitions)
     path = args.output_path.with_name(METRICS_NAME)
-    write_json(path, metrics_document(rows, summary))
+    write_json(path, metrics_document(graded, rows, summary))
     print(
         f"\n{args.benchmark}, {args.search_type}: {len(graded)} of {num_problems} problems "
         f"complete, {args.num_blocks} blocks x up to {args.num_repetitions} trees"
@@ -369,10 +376,11 @@ def report(args: Args, num_problems: int) -> None:
     if rows:
         print(f"\n{format_table(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
+        print("n: problems x groups of trees")
     print(f"records: {args.output_path}\nmetrics: {path}")
     if args.neptune_project:
         trackers = open_trackers(
-            args.output_path.parent, asdict(args), args.neptune_project, args.output_path.stem
+            args.output_path.parent, as_json(args), args.neptune_project, args.output_path.stem
         )
         for row in rows:
             trackers.log({f"accuracy/{row.method}": row.estimate.mean}, step=row.budget)
@@ -391,8 +399,8 @@ if __name__ == "__main__":
         print(f"inference_eval.py: error: {error}", file=sys.stderr)
         sys.exit(2)
     except TooManyFailures as error:
-        print(f"inference_eval.py: stopped: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"inference_eval.py: stopped: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: a normal exit would wait for the batch that is running
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        os._exit(130)  # likewise; every record is on disk

@@ -42,6 +42,7 @@ from classifier_lib.evaluation import (
     format_evaluation,
     scalar_metrics,
 )
+from classifier_lib.fingerprints import DATA_FILES, MODEL_FILES, fingerprint
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import initialize_from_policy
 from classifier_lib.training import (
@@ -191,6 +192,11 @@ def train(args: TrainArgs, processes: Processes) -> None:
     config = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(args).items()
+    }
+    # Of what the paths hold, so that retrained policies and new roll-outs are other runs.
+    config["fingerprints"] = {
+        "model_path": fingerprint(args.model_path, MODEL_FILES),
+        "data_path": fingerprint(args.data_path, DATA_FILES),
     }
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint or final_dir.exists():
@@ -431,10 +437,16 @@ def refuse_other_config(run_dir: Path, config: dict[str, Any]) -> None:
         saved = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} of the run to continue can't be read: {error}") from error
-    differing = differing_flags(saved, config, MAY_CHANGE_ON_RESUME)
+    differing = differing_flags(saved, config, MAY_CHANGE_ON_RESUME | {"fingerprints"})
+    differing += [
+        f"--{flag} (the content of {config[flag]} has changed)"
+        for flag, content in config["fingerprints"].items()
+        # What is gone since is no matter: a checkpoint holds what it needs.
+        if content and saved.get(flag) == config[flag] and saved["fingerprints"][flag] != content
+    ]
     if differing:
         raise InputError(
-            f"{run_dir} was started with other flags: {', '.join(differing)}; "
+            f"{run_dir} was started otherwise: {', '.join(differing)}; "
             "use another --run_name for another run"
         )
 

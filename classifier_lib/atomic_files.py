@@ -1,12 +1,13 @@
 """Files and folders that are complete or absent, whatever is killed while they are written."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -38,6 +39,21 @@ def write_json(path: Path, content: Any) -> None:
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _fsync(temporary)
     temporary.rename(path)
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """Takes a lock that the system gives back when the file is closed or the process ends.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    lock = path.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise
+    return lock
 
 
 def _fsync(path: Path) -> None:

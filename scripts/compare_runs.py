@@ -46,8 +46,8 @@ Curve = dict[int, Point]
 """Points by budget."""
 
 
-def load_curve(specification: str) -> tuple[str, Curve]:
-    """Label and points of `label=folder:method`.
+def load_curve(specification: str) -> tuple[str, Curve, list[str]]:
+    """Label, points and problem ids of `label=folder:method`.
 
     Raises:
         InputError: if it is not of that form, or the run or method is not there.
@@ -59,7 +59,8 @@ def load_curve(specification: str) -> tuple[str, Curve]:
     path = Path(folder) / "metrics.json"
     if not path.is_file():
         raise InputError(f"--curves {label}: there is no {path}; has the run ended?")
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["metrics"]
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = document["metrics"]
     curve = {
         row["budget"]: Point(Estimate(**row["estimate"]), np.array(row["per_problem"]))
         for row in rows
@@ -68,7 +69,7 @@ def load_curve(specification: str) -> tuple[str, Curve]:
     if not curve:
         known = sorted({row["method"] for row in rows})
         raise InputError(f"--curves {label}: {path} has no method {method!r}; it has {known}")
-    return label, curve
+    return label, curve, document["problem_ids"]
 
 
 def format_table(curves: dict[str, Curve]) -> str:
@@ -145,14 +146,19 @@ def main(args: Args) -> None:
     Raises:
         InputError: see ``load_curve``; or if the runs are of different problems.
     """
-    curves = dict(map(load_curve, args.curves))
+    loaded = [load_curve(specification) for specification in args.curves]
+    curves = {label: curve for label, curve, _ in loaded}
     if args.baseline not in curves:
         raise InputError(f"--baseline {args.baseline!r} is none of the curves {list(curves)}")
-    sizes = {len(point.per_problem) for curve in curves.values() for point in curve.values()}
-    if len(sizes) > 1:
-        raise InputError(f"the runs are of different problems: {sorted(sizes)} of them")
+    problem_ids = loaded[0][2]
+    for label, _, ids in loaded:
+        if ids != problem_ids:
+            raise InputError(
+                f"{label} has {len(ids)} problems, {loaded[0][0]} has {len(problem_ids)}, "
+                f"{len(set(ids) & set(problem_ids))} in common: only the same can be compared"
+            )
     print(format_table(curves))
-    print(f"accuracy in % ± 95 % interval over {sizes.pop()} problems\n")
+    print(f"accuracy in % ± 95 % interval over {len(problem_ids)} problems\n")
     print(format_differences(curves, args.baseline))
     plot(curves, args.title, args.output)
     print(f"\nplot: {args.output}")

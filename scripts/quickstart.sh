@@ -11,6 +11,8 @@ logs=$out/logs
 mkdir -p "$logs"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore
 started=$SECONDS
+trap 'kill $(jobs -rp) 2>/dev/null || true' EXIT # what runs in parallel does not hear Ctrl-C itself
+trap 'exit 130' INT TERM
 
 stage() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$1"; }
 
@@ -35,22 +37,25 @@ in_parallel() {
 }
 
 stage "1/5 policy: a 0.3M-parameter Qwen2 learns from a noisy teacher's traces"
-$python -m data_prep.toy.policy --output_dir $out/policy
+$python -m data_prep.toy.policy --output_dir $out/policy --num_steps 1200
 
 stage "2/5 roll-outs of the policy, in the columns of OpenR1-VM"
-rollouts="$python -m data_prep.toy.rollouts --policy $out/policy --output $out/data"
+rollouts="$python -m data_prep.toy.rollouts --policy $out/policy --output $out/data
+    --num_problems 800 --num_roll_ins 3 --num_cuts 4 --keep_unsolved"
+rollouts=${rollouts//$'\n'/ }
 in_parallel rollouts-0 "$rollouts --shard 0/2" rollouts-1 "$rollouts --shard 1/2"
 tail -n 4 $logs/rollouts-*.log
 
 stage "3/5 value model: trained on the roll-outs' outcomes, evaluated on held-out ones"
 $python train_classifier.py \
     --model_path $out/policy --data_path $out/data/train --eval_data_path $out/data/validation \
-    --data_num_response 8 --output_dir $out --run_name value_model \
-    --num_steps 500 --total_batch_size 64 --micro_batch_size 64 --small_group_size 4 \
-    --max_lr 1e-3 --max_length 192 --warmup_steps 50 --save_every 100 --log_every 50
+    --data_num_response 12 --output_dir $out --run_name value_model \
+    --num_steps 300 --total_batch_size 64 --micro_batch_size 16 --small_group_size 4 \
+    --max_lr 1e-3 --max_length 192 --warmup_steps 30 --save_every 100 --log_every 50 \
+    --attention_dropout 0 --no_gradient_checkpointing
 
-stage "4/5 searches on 100 held-out problems: independent samples, VGS, and the ablation"
-search="$python inference_eval.py --benchmark toy --max_problems 100 --seed 7996
+stage "4/5 searches on 64 held-out problems: independent samples, VGS, and the ablation"
+search="$python inference_eval.py --benchmark toy --max_problems 64 --seed 7996
     --piref_model $out/policy --classifier_ckpt_path $out/value_model/final
     --num_blocks 4 --num_repetitions 16 --block_size 12 --max_length 96
     --temperature 1.0 --top_p 1.0 --batch_size 256 --attention_impl sdpa"

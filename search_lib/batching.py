@@ -3,10 +3,20 @@
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
+
+
+class _Entry(NamedTuple):
+    """A waiting request, with what decides about its batch."""
+
+    request: Any
+    future: asyncio.Future
+    key: Hashable
+    size: float
+    length: int
 
 
 class Batcher(Generic[Request, Result]):
@@ -14,7 +24,8 @@ class Batcher(Generic[Request, Result]):
 
     While one batch runs, new requests queue up and form the next. A batch starts with the oldest
     request, so that none waits for ever, and takes those nearest to it in length, so that little
-    of it is padding; of equals the oldest first.
+    of it is padding; of equals the oldest first. A batch that fails is tried again in halves, so
+    that a request fails alone, and one batch that outgrows the memory is no end.
 
     Args:
         run_batch: maps requests to their results, in order. Called in ``executor``.
@@ -30,9 +41,9 @@ class Batcher(Generic[Request, Result]):
         self,
         run_batch: Callable[[Sequence[Request]], Sequence[Result]],
         executor: ThreadPoolExecutor,
-        max_size: int,
+        max_size: float,
         key_of: Callable[[Request], Hashable] = lambda request: None,
-        size_of: Callable[[Request], int] = lambda request: 1,
+        size_of: Callable[[Request], float] = lambda request: 1,
         length_of: Callable[[Request], int] = lambda request: 0,
     ):
         self._run_batch = run_batch
@@ -41,21 +52,29 @@ class Batcher(Generic[Request, Result]):
         self._key_of = key_of
         self._size_of = size_of
         self._length_of = length_of
-        self._waiting: list[tuple[Request, asyncio.Future[Result]]] = []
+        self._waiting: list[_Entry] = []
         self._loop_task: asyncio.Task[None] | None = None
 
     async def submit(self, request: Request) -> Result:
         """Waits for the result of one request; raises what its batch raised."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
+        self._waiting.append(
+            _Entry(
+                request,
+                future,
+                self._key_of(request),
+                self._size_of(request),
+                self._length_of(request),
+            )
+        )
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._serve())
         return await future
 
     async def close(self) -> None:
         """Cancels what still waits. A batch that is running ends in its thread, unheard."""
-        for _, future in self._waiting:
-            future.cancel()
+        for entry in self._waiting:
+            entry.future.cancel()
         self._waiting.clear()
         if self._loop_task is not None:
             self._loop_task.cancel()
@@ -64,7 +83,6 @@ class Batcher(Generic[Request, Result]):
 
     async def _serve(self) -> None:
         # Lives while something waits, then ends: an idle batcher holds no task.
-        loop = asyncio.get_running_loop()
         while True:
             # One turn of the loop lets every search that is ready to ask do so first.
             await asyncio.sleep(0)
@@ -72,38 +90,46 @@ class Batcher(Generic[Request, Result]):
             if not batch:
                 self._loop_task = None
                 return
-            try:
-                results = await loop.run_in_executor(
-                    self._executor, self._run_batch, [request for request, _ in batch]
-                )
-            except asyncio.CancelledError:
-                for _, future in batch:
-                    future.cancel()
-                raise
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), result in zip(batch, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+            await self._run(batch)
 
-    def _take_batch(self) -> list[tuple[Request, asyncio.Future[Result]]]:
-        self._waiting = [entry for entry in self._waiting if not entry[1].cancelled()]
+    async def _run(self, batch: list[_Entry]) -> None:
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._run_batch, [entry.request for entry in batch]
+            )
+            if len(results) != len(batch):
+                raise RuntimeError(f"a batch of {len(batch)} requests has {len(results)} results")
+        except asyncio.CancelledError:
+            for entry in batch:
+                entry.future.cancel()
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                if not batch[0].future.done():
+                    batch[0].future.set_exception(error)
+                return
+            # One request is at fault, or all of them are too much at once: halves tell.
+            await self._run(batch[: len(batch) // 2])
+            await self._run(batch[len(batch) // 2 :])
+        else:
+            for entry, result in zip(batch, results, strict=True):
+                if not entry.future.done():
+                    entry.future.set_result(result)
+
+    def _take_batch(self) -> list[_Entry]:
+        self._waiting = [entry for entry in self._waiting if not entry.future.cancelled()]
         if not self._waiting:
             return []
-        oldest = self._waiting[0][0]
-        key, length = self._key_of(oldest), self._length_of(oldest)
+        oldest = self._waiting[0]
         by_distance = sorted(
-            (abs(self._length_of(request) - length), index)
-            for index, (request, _) in enumerate(self._waiting)
-            if self._key_of(request) == key
+            (abs(entry.length - oldest.length), index)
+            for index, entry in enumerate(self._waiting)
+            if entry.key == oldest.key
         )
         taken: set[int] = set()
-        size = 0
+        size = 0.0
         for _, index in by_distance:
-            size += self._size_of(self._waiting[index][0])
+            size += self._waiting[index].size
             if taken and size > self._max_size:
                 break
             taken.add(index)

@@ -144,12 +144,13 @@ def _read_rows(source: BenchmarkSource) -> Iterable[dict[str, Any]]:
 
 def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Split at newlines alone: JSON strings may hold what else Unicode takes for a line's end.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line.decode("utf-8-sig"))
+        except ValueError as error:
             raise InputError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: not a JSON object")

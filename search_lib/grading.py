@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ MAX_INTEGER_DIGITS = 4_000
 """Longest integer read, in digits; Python's own limit for `int` of a string is 4,300."""
 
 _CACHE_PAIRS = 100_000
+_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
 _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
 
 # An escaped brace does not nest, so each backslash is read with the character that it escapes. The
@@ -150,6 +151,9 @@ class Grader:
         self._memory_limit_mb = memory_limit_mb
         self._workers: list[_Worker] = []
         self._cache: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._overdue: set[tuple[str, str]] = set()  # pairs of this call that timed out
+        self._endless: set[str] = set()  # strings that cannot be read within the time limit
+        self._fine: set[str] = set()  # strings that can
         self._lock = threading.Lock()
         self._closed = False
 
@@ -198,6 +202,8 @@ class Grader:
                 if quick is not None:
                     self.statistics.fast_path += 1
                     verdicts[position] = quick
+                elif not self._endless.isdisjoint(key):
+                    self.statistics.from_cache += 1
                 elif key in self._cache:
                     self.statistics.from_cache += 1
                     self._cache.move_to_end(key)
@@ -208,7 +214,9 @@ class Grader:
                 else:
                     self.statistics.checked += 1
                     unknown[key] = [position]
-            for key, verdict in zip(unknown, self._check(list(unknown)), strict=True):
+            verdicts_by_key = dict(zip(unknown, self._check(list(unknown)), strict=True))
+            self._find_endless(unknown)
+            for key, verdict in verdicts_by_key.items():
                 if verdict is None:
                     continue
                 self._cache[key] = verdict
@@ -217,6 +225,21 @@ class Grader:
                 for position in unknown[key]:
                     verdicts[position] = verdict
             return verdicts
+
+    def _find_endless(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Finds the strings at fault for the time-outs among pairs that were just checked.
+
+        An answer that never ends would cost the time limit again with every string that it is
+        compared with. So each side of an overdue pair is checked once with something plain.
+        """
+        overdue = [pair for pair in pairs if pair in self._overdue]
+        self._fine.update(*(pair for pair in pairs if pair not in self._overdue))
+        for text in {text for pair in overdue for text in pair} - self._fine - self._endless:
+            timed_out = self.statistics.timed_out
+            self._check([(text, _PLAIN)])
+            self.statistics.timed_out = timed_out  # that was no pair of the caller's
+            (self._endless if (text, _PLAIN) in self._overdue else self._fine).add(text)
+        self._overdue.clear()
 
     def _check(self, pairs: list[tuple[str, str]]) -> list[bool | None]:
         """Checks pairs with the workers, in order; None where the worker died."""
@@ -232,7 +255,10 @@ class Grader:
                             raise RuntimeError(f"a grading worker did not start: {worker.stop()}")
                         worker.ready = True
                     elif worker.task is not None:
+                        timed_out = self.statistics.timed_out
                         verdicts[worker.task] = self._read_verdict(worker, reply)
+                        if self.statistics.timed_out > timed_out:
+                            self._overdue.add(pairs[worker.task])
                         worker.task = None
         finally:
             # An exception, Ctrl-C say, left them busy: their replies would be read as those to the

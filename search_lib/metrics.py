@@ -46,7 +46,6 @@ class RunSummary:
         answered_share: of responses with a boxed answer.
         mean_response_tokens: generated tokens of a kept response.
         tokens_generated: of all blocks, kept or not.
-        tokens_scored: given to the value model, prefixes included.
         search_seconds: summed over searches, which overlap.
     """
 
@@ -56,7 +55,6 @@ class RunSummary:
     answered_share: float
     mean_response_tokens: float
     tokens_generated: int
-    tokens_scored: int
     search_seconds: float
 
 
@@ -108,7 +106,6 @@ def grade_records(
         answered_share=float(np.mean(answered)) if answered else 0.0,
         mean_response_tokens=float(np.mean(lengths)) if lengths else 0.0,
         tokens_generated=sum(cost.tokens_generated for cost in costs),
-        tokens_scored=sum(cost.tokens_scored for cost in costs),
         search_seconds=sum(cost.seconds for cost in costs),
     )
     return graded, summary
@@ -160,12 +157,18 @@ def compute_metrics(
 
 
 def format_table(rows: list[MetricRow]) -> str:
-    """The table of a run: one line an aggregation, one column a budget, accuracy in per cent."""
+    """The table of a run: one line an aggregation, one column a budget, accuracy in per cent.
+
+    The last line is n: problems x independent groups of trees.
+    """
     budgets = sorted({row.budget for row in rows})
     cells = {(row.method, row.budget): _format_estimate(row.estimate) for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
+    of_budget = {row.budget: row.estimate for row in rows}
+    counts = [f"{of_budget[b].num_problems} x {of_budget[b].num_repetitions}" for b in budgets]
     header = ["budget", *map(str, budgets)]
     lines = [[method, *(cells[method, budget] for budget in budgets)] for method in methods]
+    lines.append(["n", *counts])
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
 
     def render(line: list[str]) -> str:
@@ -187,6 +190,15 @@ def _format_estimate(estimate: Estimate) -> str:
     )
 
 
-def metrics_document(rows: list[MetricRow], summary: RunSummary) -> dict[str, Any]:
-    """The content of ``metrics.json``, as JSON types."""
-    return {"summary": asdict(summary), "metrics": [asdict(row) for row in rows]}
+def metrics_document(
+    graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary
+) -> dict[str, Any]:
+    """The content of ``metrics.json``, as JSON types.
+
+    ``problem_ids`` are those of the complete problems, in the order of each ``per_problem``.
+    """
+    return {
+        "summary": asdict(summary),
+        "problem_ids": list(graded),
+        "metrics": [asdict(row) for row in rows],
+    }

@@ -6,6 +6,9 @@ from search_lib.errors import InputError
 
 MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
 
+THOUGHT_BEGIN = "<think>"
+THOUGHT_END = "</think>"
+
 R1_BEGIN = "<｜begin▁of▁sentence｜>"
 R1_USER = "<｜User｜>"
 R1_ASSISTANT = "<｜Assistant｜>"
@@ -40,8 +43,7 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
         InputError: if the tokenizer has neither.
     """
     question = problem + instruction
-    vocabulary = tokenizer.get_vocab()
-    if all(token in vocabulary for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
+    if all(_is_token(tokenizer, token) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
         text = f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}<think>\n"
     elif tokenizer.chat_template:
         text = str(
@@ -57,9 +59,20 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def end_of_thought(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What separates a thought from its answer; None for a policy that does not think first."""
-    return "</think>" if "</think>" in tokenizer.get_vocab() else None
+def _is_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    # Not by get_vocab: that copies 150,000 entries for every prompt.
+    index = tokenizer.convert_tokens_to_ids(token)
+    return isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == token
+
+
+def thought_mark(prompt: str, response: str) -> str | None:
+    """What must stand before an answer of this response: the end of its thought.
+
+    None for a response that thinks in the open: its prompt opens no thought, and neither does it.
+    Its whole text is searched for the answer.
+    """
+    thinks = prompt.rstrip().endswith(THOUGHT_BEGIN) or THOUGHT_BEGIN in response
+    return THOUGHT_END if thinks or THOUGHT_END in response else None
 
 
 def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

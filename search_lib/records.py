@@ -1,6 +1,5 @@
 """Output records: one JSON line a search, appended whole, recovered after any kill."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -8,9 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from classifier_lib.atomic_files import lock_file
 from search_lib.errors import InputError
 from search_lib.runner import SearchCost, SearchJob
 from search_lib.strategies import Node, Response
+
+LOCK_NAME = ".run.lock"
 
 RecordKey = tuple[str, int]
 """(problem id, repetition): one search."""
@@ -21,7 +23,7 @@ class RecordedResponse:
     """One response of a search.
 
     Args:
-        text: all generated tokens, decoded; special tokens are left out.
+        text: all generated tokens but the one that ended it, decoded.
         answer: last box after the thought; None if there is none.
         value: P(correct) at the last token.
         finished: whether the policy ended it.
@@ -127,18 +129,15 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 class RecordFile:
-    """An output file that is being written. Only one process at a time may hold it.
+    """An output file that is being written. Only one process at a time may hold its folder.
 
-    Opening it repairs it: damaged or repeated lines (a torn last line after a kill, a gap after a
-    disk fault) are moved to ``<path>.damaged``, so that the file holds whole records only and
-    their searches run again.
+    ``recover`` reads what is there before anything is appended.
 
     Args:
         path: a ``.jsonl`` file; its folder is made.
 
     Attributes:
         finished: keys of the searches in the file.
-        damaged_lines: moved aside at opening.
 
     Raises:
         InputError: if the folder or file cannot be written, or another process holds it.
@@ -146,13 +145,37 @@ class RecordFile:
 
     def __init__(self, path: Path):
         self.path = path
+        self.finished: set[RecordKey] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path.with_name(path.name + ".lock"))
-            self.finished, self.damaged_lines = _repair(path)
+            self._lock = lock_file(path.with_name(LOCK_NAME))
             self._file: IO[bytes] = path.open("ab")
+        except BlockingIOError as error:
+            raise InputError(f"another process is writing to {path.parent}") from error
         except OSError as error:
             raise InputError(f"--output_path {path} cannot be written: {error}") from error
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written to it."""
+        return self.path.stat().st_size == 0
+
+    def recover(self) -> int:
+        """Finds the searches that are there, and repairs what a kill or a disk fault left.
+
+        Torn or repeated lines are moved to ``<path>.damaged``, so that the file holds whole
+        records only and their searches run again.
+
+        Returns:
+            Lines moved aside.
+
+        Raises:
+            InputError: if the file holds JSON that is no record of this version; it is left alone.
+        """
+        self._file.close()
+        self.finished, damaged = _repair(self.path)
+        self._file = self.path.open("ab")
+        return damaged
 
     def append(self, record: Record) -> None:
         """Writes one record and waits until the disk has it.
@@ -174,25 +197,15 @@ class RecordFile:
         self._lock.close()
 
 
-def _lock(path: Path) -> IO[bytes]:
-    lock = path.open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise InputError(f"another process is writing beside {path}") from error
-    return lock
-
-
 def _repair(path: Path) -> tuple[set[RecordKey], int]:
-    if not path.exists():
-        return set(), 0
     finished: set[RecordKey] = set()
     damaged: list[bytes] = []
     whole = path.with_name(path.name + ".tmp")
     with path.open("rb") as source, whole.open("wb") as target:
-        for line in source:
+        for number, line in enumerate(source, start=1):
             record = parse_record(line) if line.endswith(b"\n") else None
+            if record is None and parse_record(line) is None and _is_json_object(line):
+                raise InputError(f"{path}, line {number}: JSON, but no record of this version")
             if record is None or record.key in finished:
                 damaged.append(line.rstrip(b"\n") + b"\n")
             else:
@@ -207,3 +220,10 @@ def _repair(path: Path) -> tuple[set[RecordKey], int]:
     else:
         whole.unlink()
     return finished, len(damaged)
+
+
+def _is_json_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

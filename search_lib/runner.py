@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -39,12 +40,10 @@ class SearchCost:
 
     Args:
         tokens_generated: new tokens of all blocks, kept or not.
-        tokens_scored: tokens given to the value model, prefixes included.
         seconds: from its first request to its last answer; other searches ran meanwhile.
     """
 
     tokens_generated: int
-    tokens_scored: int
     seconds: float
 
 
@@ -76,7 +75,7 @@ async def run_search(
         top_p: see ``Sampling``.
     """
     started = time.monotonic()
-    tokens_generated = tokens_scored = 0
+    tokens_generated = 0
 
     async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], list[float]]:
         sampling = Sampling(
@@ -99,15 +98,13 @@ async def run_search(
             for task in answered:
                 expansion, blocks, values = task.result()
                 running.remove(task)
-                new_tokens = sum(len(block.token_ids) for block in blocks)
-                tokens_generated += new_tokens
-                tokens_scored += new_tokens + len(blocks) * len(expansion.prefix_ids)
+                tokens_generated += sum(len(block.token_ids) for block in blocks)
                 strategy.tell(expansion.path_id, blocks, values)
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    return SearchCost(tokens_generated, tokens_scored, time.monotonic() - started)
+    return SearchCost(tokens_generated, time.monotonic() - started)
 
 
 async def run_searches(
@@ -148,13 +145,16 @@ async def run_searches(
             if not running:
                 return failures
             ended, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
-            for task in ended:
+            # Successes first: they are recorded whatever the failures lead to.
+            for task in sorted(ended, key=lambda task: task.exception() is not None):
                 job = running.pop(task)
                 error = task.exception()
                 if error is None:
                     failed_in_a_row = 0
                     on_finished(job, task.result())
                 elif isinstance(error, Exception):
+                    if not failures:
+                        traceback.print_exception(error)  # of the first one, for the cause
                     failures.append(SearchFailure(job.name, error))
                     failed_in_a_row += 1
                     if failed_in_a_row == MAX_FAILURES_IN_A_ROW:

@@ -141,7 +141,7 @@ def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
     )
     total = 400
     rng = random.Random(0)
-    for target in sorted(rng.sample(range(1, total - 50), 3)):
+    for target in [0, *sorted(rng.sample(range(1, total - 50), 3))]:
         process = subprocess.Popen(as_command(args), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -176,7 +176,7 @@ def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
         inference_eval.main(dataclasses.replace(args, output_path=tmp_path / "b.jsonl"))
     assert args.output_path.read_bytes() == before
     (tmp_path / "run_config.json").unlink()
-    with pytest.raises(InputError, match=r"holds records, but .*run_config.json is gone"):
+    with pytest.raises(InputError, match=r"is not empty, and no run_config.json beside it"):
         inference_eval.main(args)
 
 
@@ -188,6 +188,46 @@ def test_retrained_weights_in_the_same_folder_are_another_configuration(models, 
     message = r"differing: --classifier_ckpt_path \(the content of .* has changed\)\."
     with pytest.raises(InputError, match=message):
         inference_eval.main(args)
+
+
+def test_a_configuration_without_records_binds_nobody(models, tmp_path):
+    args = make_args(models, tmp_path)
+    inference_eval.main(args)
+    args.output_path.unlink()
+    assert inference_eval.main(dataclasses.replace(args, seed=3)) == 0
+    assert json.loads((tmp_path / "run_config.json").read_text())["seed"] == 3
+
+
+def test_a_folder_named_like_the_benchmark_may_hold_the_run(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = make_args(models, Path("toy"))
+    inference_eval.main(args)
+    assert inference_eval.main(args) == 0
+
+
+def test_a_data_set_is_not_taken_for_records(models, tmp_path):
+    problems = tmp_path / "mine.jsonl"
+    problems.write_text('{"problem": "start 1 +2", "answer": "3"}\n')
+    args = make_args(models, tmp_path, benchmark=str(problems), output_path=problems)
+    with pytest.raises(InputError, match=r"is not empty, and no run_config.json"):
+        inference_eval.main(args)
+    assert problems.read_text() == '{"problem": "start 1 +2", "answer": "3"}\n'
+
+
+def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
+    args = make_args(
+        models, tmp_path, max_problems=None, num_repetitions=16, batch_size=4, max_length=24
+    )
+    process = subprocess.Popen(as_command(args), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if args.output_path.exists() and args.output_path.stat().st_size:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in errors
+    assert all(map(parse_record, args.output_path.read_bytes().splitlines()))
 
 
 @pytest.mark.parametrize(

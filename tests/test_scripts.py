@@ -89,13 +89,15 @@ def write_run(folder: Path, accuracies: dict[int, list[float]]) -> Path:
         for budget, values in accuracies.items()
     ]
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps({"metrics": rows}))
+    ids = [f"{folder.name[0]}{index}" for index in range(len(next(iter(accuracies.values()))))]
+    document = {"problem_ids": ids, "metrics": rows}
+    (folder / "metrics.json").write_text(json.dumps(document))
     return folder
 
 
 def test_runs_are_compared_in_a_table_and_a_plot(tmp_path, capsys):
-    low = write_run(tmp_path / "low", {4: [0.0, 1.0, 0.0, 0.0], 8: [0.0, 1.0, 0.0, 1.0]})
-    high = write_run(tmp_path / "high", {4: [1.0, 1.0, 0.0, 0.0]})
+    low = write_run(tmp_path / "run1", {4: [0.0, 1.0, 0.0, 0.0], 8: [0.0, 1.0, 0.0, 1.0]})
+    high = write_run(tmp_path / "run2", {4: [1.0, 1.0, 0.0, 0.0]})
     curves = (f"baseline={low}:MV", f"ours={high}:MV")
     compare_runs.main(compare_runs.Args(curves, tmp_path / "plots" / "p.png", "baseline"))
     lines = capsys.readouterr().out.splitlines()
@@ -113,7 +115,7 @@ def test_runs_are_compared_in_a_table_and_a_plot(tmp_path, capsys):
         (("a={}/absent:MV",), "a", "a: there is no .*metrics.json; has the run ended"),
         (("a={}/run:VGS",), "a", r"a: .* has no method 'VGS'; it has \['MV'\]"),
         (("a={}/run:MV",), "b", r"--baseline 'b' is none of the curves \['a'\]"),
-        (("a={}/run:MV", "b={}/other:MV"), "a", r"of different problems: \[1, 2\]"),
+        (("a={}/run:MV", "b={}/other:MV"), "a", "b has 2 problems, a has 1, 0 in common"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_named(tmp_path, curves, baseline, message):

@@ -219,7 +219,8 @@ def test_two_processes_equal_one(flags, rollout_folder, tmp_path):
 
 
 def test_killed_run_continues_to_the_same_weights(flags, tmp_path):
-    command = flags(num_steps=12, save_every=3)
+    settings = {"num_steps": 60, "save_every": 3, "max_keep_ckpts": 30}
+    command = flags(**settings)
     process = subprocess.Popen(
         [sys.executable, "-u", str(REPOSITORY / "train_classifier.py"), *command],
         stdout=subprocess.PIPE,
@@ -241,7 +242,7 @@ def test_killed_run_continues_to_the_same_weights(flags, tmp_path):
     (killed / ".step_6.tmp" / "trainer_state.pt").unlink()
 
     train_classifier.main(command)
-    undisturbed = flags(num_steps=12, save_every=3, output_dir=tmp_path / "other")
+    undisturbed = flags(**settings, output_dir=tmp_path / "other")
     train_classifier.main(undisturbed)
     check_equal(final_weights(killed), final_weights(tmp_path / "other" / "run"))
     assert not list(killed.glob(".*"))
@@ -283,6 +284,17 @@ def test_changed_config_is_refused(flags, tmp_path, monkeypatch, capsys):
     assert "log_every" not in message
     train_classifier.main(flags(save_every=1, micro_batch_size=2, log_every=2))
     assert (tmp_path / "run" / "final").exists()
+
+
+def test_a_retrained_policy_is_another_run(flags, tiny_policy, tmp_path, capsys):
+    policy = shutil.copytree(tiny_policy, tmp_path / "policy")
+    command = flags(model_path=policy)
+    train_classifier.main(command)
+    weights = load_file(policy / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, policy / "model.safetensors")
+    with pytest.raises(SystemExit):
+        train_classifier.main(command)
+    assert "--model_path (the content of" in capsys.readouterr().err
 
 
 def test_a_run_stopped_after_its_last_step_is_completed(

@@ -9,9 +9,7 @@ two on two cores. A second run with the same flags finds the finished folder and
 import dataclasses
 import itertools
 import math
-import os
 import random
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ import tyro
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from classifier_lib.atomic_files import write_json
+from classifier_lib.atomic_files import atomic_folder, write_json
 from data_prep.toy.settings import describe_difference, read_settings
 from data_prep.toy.task import MAX_RESPONSE_TOKENS, Teacher, training_problems
 from data_prep.toy.tokenizer import build_tokenizer
@@ -197,14 +195,10 @@ def write_policy(config: PolicyConfig) -> None:
     model = build_model(tokenizer, config.seed)
     train(model, tokenizer, config)
 
-    unfinished = output.with_name(output.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    write_json(unfinished / SETTINGS_FILE, settings)
-    if found is not None:
-        shutil.rmtree(output)
-    os.replace(unfinished, output)
+    with atomic_folder(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / SETTINGS_FILE, settings)
 
 
 def main() -> None:

@@ -68,9 +68,24 @@ def test_a_failed_batch_fails_its_own_requests_only():
     def divide(batch):
         return [1 // x for x in batch]
 
-    one, zero, two = submit_all([1, 0, 1], divide, max_size=1)
-    assert (one, two) == (1, 1)
-    assert isinstance(zero, ZeroDivisionError)
+    for max_size in (1, 4):
+        one, zero, two = submit_all([1, 0, 1], divide, max_size=max_size)
+        assert (one, two) == (1, 1)
+        assert isinstance(zero, ZeroDivisionError)
+
+
+def test_a_batch_that_is_too_much_at_once_is_halved():
+    def small_memory(batch):
+        if len(batch) > 2:
+            raise MemoryError
+        return batch
+
+    assert submit_all(range(9), small_memory, max_size=9) == list(range(9))
+
+
+def test_a_missing_result_is_an_error_and_not_a_hang():
+    for result in submit_all([1, 2], lambda batch: [], max_size=4):
+        assert "a batch of 1 requests has 0 results" in str(result)
 
 
 def test_requests_that_come_while_a_batch_runs_form_the_next_one():

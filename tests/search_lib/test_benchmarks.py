@@ -85,6 +85,15 @@ def test_bad_files_are_refused_by_name(tmp_path, content, message):
         load_problems(find_benchmark(str(path)))
 
 
+def test_lines_end_at_newlines_alone(tmp_path):
+    path = tmp_path / "separators.jsonl"
+    path.write_bytes("\ufeff".encode() + '{"problem": "a\u2028b\u0085c", "answer": 1}\r\n'.encode())
+    assert load_problems(find_benchmark(str(path))) == [Problem("0", "a\u2028b\u0085c", "1")]
+    path.write_bytes(b'{"problem": "\xff", "answer": 1}\n')
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        load_problems(find_benchmark(str(path)))
+
+
 def test_missing_files_and_hub_faults_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="there is no such file"):
         find_benchmark(str(tmp_path / "absent.jsonl"))

@@ -424,6 +424,18 @@ def test_stopped_worker_times_out() -> None:
         assert grader.statistics == GradingStatistics(checked=3, timed_out=1)
 
 
+def test_an_answer_that_never_ends_costs_its_time_limit_twice_and_no_more() -> None:
+    tower = "9^{9^{9^9}}"
+    others = [f"x+{number}" for number in range(2, 8)]
+    with Grader(time_limit_s=1.0) as grader:
+        assert grader.equivalent([(others[0], tower)]) == [False]
+        started = time.monotonic()
+        assert grader.equivalent([(other, tower) for other in others]) == [False] * 6
+        assert time.monotonic() - started < 0.5
+        assert grader.equivalent([(others[0], "2+x")]) == [True]
+        assert grader.statistics.timed_out == 1
+
+
 @pytest.mark.usefixtures("fake_math_verify")
 def test_two_workers_keep_the_order_around_a_timeout() -> None:
     words = ["equal", "no", "hang", *(f"{'equal' if i % 3 else 'no'}{i}" for i in range(20))]

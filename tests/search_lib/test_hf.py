@@ -93,7 +93,7 @@ def test_a_block_ends_with_its_stop_token_whatever_the_checkpoint_says(policy_pa
     assert block == Block(free.token_ids[: first + 1], "stop")
 
 
-def test_requests_of_other_lengths_do_not_share_a_call(policy_path):
+def test_each_request_keeps_its_own_length_limit(policy_path):
     short, long = generate_all(
         policy_path,
         [

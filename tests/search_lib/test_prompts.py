@@ -11,9 +11,9 @@ from search_lib.prompts import (
     R1_BEGIN,
     R1_USER,
     build_prompt,
-    end_of_thought,
     load_tokenizer,
     stop_token_ids,
+    thought_mark,
 )
 from tests.tiny_models import save_tiny_policy
 
@@ -42,11 +42,18 @@ def test_any_other_tokenizer_gets_its_own_chat_template():
         build_prompt(tokenizer, "Q", "")
 
 
-def test_only_a_policy_that_thinks_has_an_end_of_thought():
-    tokenizer = build_tokenizer()
-    assert end_of_thought(tokenizer) == "</think>"
-    tokenizer.get_vocab = lambda: {"a": 0}
-    assert end_of_thought(tokenizer) is None
+@pytest.mark.parametrize(
+    ("prompt", "response", "mark"),
+    [
+        ("Q<think>\n", "so \\boxed{1}", "</think>"),  # the thought was cut off: no answer
+        ("Q<think>\n", "so</think>\\boxed{1}", "</think>"),
+        ("Q", "<think>so \\boxed{1}", "</think>"),
+        ("Q", "so</think>\\boxed{1}", "</think>"),
+        ("Q", "so \\boxed{1}", None),  # a policy that does not think first
+    ],
+)
+def test_an_answer_stands_behind_the_thought_if_there_is_one(prompt, response, mark):
+    assert thought_mark(prompt, response) == mark
 
 
 def test_stop_tokens_come_from_tokenizer_and_generation_config(tmp_path):

@@ -22,7 +22,7 @@ def make_record(problem_id, repetition=0):
         seed=2**62,
         responses=[RecordedResponse("…</think>\\boxed{3}", "3", 0.25, True, 4, 1)],
         tree=[Node(None, 2, 0.5, "length"), Node(0, 2, 0.25, "stop")],
-        cost=SearchCost(4, 9, 0.125),
+        cost=SearchCost(4, 0.125),
     )
 
 
@@ -61,8 +61,8 @@ def test_damage_anywhere_costs_only_the_damaged_lines(tmp_path, seed):
     assert {record.key for record in read_records(path)} == expected
 
     records = RecordFile(path)
+    assert records.recover() == 4
     assert records.finished == expected
-    assert records.damaged_lines == 4
     for index in (2, 3, 4, 5):
         records.append(make_record(f"p{index}"))
     records.close()
@@ -75,7 +75,10 @@ def test_a_whole_file_is_left_untouched(tmp_path):
     path = tmp_path / "out.jsonl"
     fill(path, 2)
     inode = path.stat().st_ino
-    RecordFile(path).close()
+    records = RecordFile(path)
+    assert records.recover() == 0
+    assert len(records.finished) == 2
+    records.close()
     assert path.stat().st_ino == inode
     assert not (tmp_path / "out.jsonl.damaged").exists()
 
@@ -90,7 +93,7 @@ def test_a_second_process_is_refused(tmp_path):
     other = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
     )
-    assert "another process is writing" in other.stderr
+    assert "another process is writing to" in other.stderr
     held.close()
     RecordFile(path).close()
 
@@ -99,3 +102,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"--output_path .*out.jsonl cannot be written"):
         RecordFile(tmp_path / "file" / "out.jsonl")
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"problem": "1 + 1", "answer": 2}\n')
+    records = RecordFile(path)
+    with pytest.raises(InputError, match=r"problems.jsonl, line 1: JSON, but no record"):
+        records.recover()
+    records.close()
+    assert path.read_text() == '{"problem": "1 + 1", "answer": 2}\n'
+    assert not (tmp_path / "problems.jsonl.damaged").exists()
