@@ -41,7 +41,7 @@ $python -m data_prep.toy.policy --output_dir $out/policy --num_steps 1200
 
 stage "2/5 roll-outs of the policy, in the columns of OpenR1-VM"
 rollouts="$python -m data_prep.toy.rollouts --policy $out/policy --output $out/data
-    --num_problems 800 --num_roll_ins 3 --num_cuts 4 --keep_unsolved"
+    --num_problems 720 --num_roll_ins 3 --num_cuts 4 --keep_unsolved"
 rollouts=${rollouts//$'\n'/ }
 in_parallel rollouts-0 "$rollouts --shard 0/2" rollouts-1 "$rollouts --shard 1/2"
 tail -n 4 $logs/rollouts-*.log
@@ -54,8 +54,8 @@ $python train_classifier.py \
     --max_lr 1e-3 --max_length 192 --warmup_steps 30 --save_every 100 --log_every 50 \
     --attention_dropout 0 --no_gradient_checkpointing
 
-stage "4/5 searches on 64 held-out problems: independent samples, VGS, and the ablation"
-search="$python inference_eval.py --benchmark toy --max_problems 64 --seed 7996
+stage "4/5 searches on 60 held-out problems: independent samples, VGS, and the ablation"
+search="$python inference_eval.py --benchmark toy --max_problems 60 --seed 7996
     --piref_model $out/policy --classifier_ckpt_path $out/value_model/final
     --num_blocks 4 --num_repetitions 16 --block_size 12 --max_length 96
     --temperature 1.0 --top_p 1.0 --batch_size 256 --attention_impl sdpa"

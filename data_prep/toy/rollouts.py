@@ -12,9 +12,9 @@ is completed once. A row holds all responses of one problem, those of one roll-i
     labels                                  int64: 0 incorrect, 1 correct, 2 unfinished
     reward                                  float64: 1.0 for label 1, else 0.0
 
-A problem without a correct response is dropped, as in the paper, unless ``--keep_unsolved``. Of the
-paper's 56 responses a problem that is a tenth of the problems; of a dozen it is a quarter, and
-the value model then learns that every problem can be solved.
+A problem without a correct response is dropped, as in the paper, unless ``--keep_unsolved``. With
+the paper's 56 responses a problem that is a tenth of the problems, with a dozen it is a fifth: the
+value model then never sees how a hopeless problem looks.
 
 The output is ``train/*.parquet`` and ``validation/*.parquet``, split by problem. Two processes with
 one thread each (``OMP_NUM_THREADS=1``, ``--shard 0/2`` and ``--shard 1/2``) sample faster than one
