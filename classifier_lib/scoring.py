@@ -57,8 +57,9 @@ class ValueScorer:
 
     Args:
         model: the value model; is put into eval mode.
-        max_batch_tokens: tokens of one forward pass, cached ones and padding included. A longer
-            sequence runs alone.
+        max_batch_tokens: tokens of one forward pass, cached ones included: its sequences times the
+            longest of them. Cached and new tokens are padded apart, which can come to twice as
+            much. A longer sequence runs alone.
         max_cached_tokens: tokens whose states are kept. One token takes
             2 x layers x key-value heads x head size numbers: 28 KiB for the published model in
             bfloat16.

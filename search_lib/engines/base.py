@@ -15,8 +15,8 @@ class Sampling:
         top_p: nucleus mass kept, in (0, 1].
         max_new_tokens: length limit of a block, in tokens.
         stop_token_ids: a block ends after any of these; that token is part of the block.
-        seed: of this request. Sample ``i`` of a request depends on ``(seed, i)`` alone, not on
-            what else the engine works on.
+        seed: of this request. The random numbers of sample ``i`` depend on ``(seed, i)`` alone, not
+            on what else the engine works on; its tokens then do, up to rounding.
     """
 
     temperature: float
