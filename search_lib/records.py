@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from classifier_lib.atomic_files import lock_file
 from search_lib.errors import InputError
@@ -149,7 +149,8 @@ class RecordFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(path.with_name(LOCK_NAME))
-            self._file: IO[bytes] = path.open("ab")
+            if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+                raise PermissionError(f"no permission to write {path}, or it is a folder")
         except BlockingIOError as error:
             raise InputError(f"another process is writing to {path.parent}") from error
         except OSError as error:
@@ -158,7 +159,7 @@ class RecordFile:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever written to it."""
-        return self.path.stat().st_size == 0
+        return not self.path.exists() or self.path.stat().st_size == 0
 
     def recover(self) -> int:
         """Finds the searches that are there, and repairs what a kill or a disk fault left.
@@ -172,9 +173,7 @@ class RecordFile:
         Raises:
             InputError: if the file holds JSON that is no record of this version; it is left alone.
         """
-        self._file.close()
-        self.finished, damaged = _repair(self.path)
-        self._file = self.path.open("ab")
+        self.finished, damaged = _repair(self.path) if self.path.exists() else (set(), 0)
         return damaged
 
     def append(self, record: Record) -> None:
@@ -186,14 +185,14 @@ class RecordFile:
         if record.key in self.finished:
             raise ValueError(f"{self.path} already holds the search {record.key}")
         line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode("utf-8", errors="replace") + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self.path.open("ab") as file:
+            file.write(line.encode("utf-8", errors="replace") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.finished.add(record.key)
 
     def close(self) -> None:
         """Lets other processes have the file."""
-        self._file.close()
         self._lock.close()
 
 

@@ -174,6 +174,7 @@ def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
     assert "batch_size" not in str(refusal.value)
     with pytest.raises(InputError, match=r"--output_path \(was 'records.jsonl', now 'b.jsonl'\)"):
         inference_eval.main(dataclasses.replace(args, output_path=tmp_path / "b.jsonl"))
+    assert not (tmp_path / "b.jsonl").exists()
     assert args.output_path.read_bytes() == before
     (tmp_path / "run_config.json").unlink()
     with pytest.raises(InputError, match=r"is not empty, and no run_config.json beside it"):
