@@ -36,9 +36,11 @@ from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from classifier_lib.atomic_files import write_json
+from classifier_lib.commands import InputError
 from classifier_lib.fingerprints import MODEL_FILES, fingerprint
+from classifier_lib.hub import check_vocabulary, load_failure
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.scoring import ValueScorer
+from classifier_lib.scoring import ValueScorer, load_value_model
 from loggers import open_trackers
 from search_lib.benchmarks import (
     LOCAL_FORMATS,
@@ -48,7 +50,6 @@ from search_lib.benchmarks import (
     load_problems,
 )
 from search_lib.engines.hf import HfEngine
-from search_lib.errors import InputError
 from search_lib.grading import Grader, extract_answer
 from search_lib.metrics import compute_metrics, format_table, grade_records, metrics_document
 from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids, thought_mark
@@ -196,7 +197,7 @@ def check_models(
             f"--classifier_ckpt_path {args.classifier_ckpt_path} holds {classifier.architectures}, "
             f"not a value model ({Qwen2ForClassifier.__name__})"
         )
-    check_vocabulary(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
+    check_tokens(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
     for role, config in (("policy", policy), ("value model", classifier)):
         too_long = [
             f"{problem_id} ({len(prompt)} tokens)"
@@ -215,27 +216,24 @@ def load_config(model: str, flag: str) -> Any:
     """The transformers config of a model; InputError if there is none."""
     try:
         return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{flag} {model}: no model could be found: {error}") from error
+    except Exception as error:  # whatever a damaged file comes up with
+        raise InputError(
+            f"{flag} {model}: no model could be found: {load_failure(model, error)}"
+        ) from error
 
 
-def check_vocabulary(
-    classifier_path: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def check_tokens(classifier_path: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises InputError if the value model cannot be one for the policy's tokens.
 
     A value model carries no tokenizer of its own when it is the published one; then its number of
-    embeddings is all there is to compare. That is the tokenizer's size plus some padding, of which
-    Qwen2.5 has up to 300 rows and larger models more.
+    embeddings is all there is to compare.
     """
-    needed = max(tokenizer.get_vocab().values()) + 1
-    if not needed <= vocab_size <= needed + max(1024, needed // 20):
-        raise InputError(
-            f"--classifier_ckpt_path {classifier_path} has a vocabulary of {vocab_size} tokens, "
-            f"the policy's tokenizer one of {needed}: it was trained for another policy family"
-        )
+    try:
+        check_vocabulary(tokenizer, vocab_size)
+    except ValueError as error:
+        raise InputError(f"--classifier_ckpt_path {classifier_path}: {error}") from error
     if (Path(classifier_path) / "tokenizer.json").is_file():
-        own = load_tokenizer(classifier_path).get_vocab()
+        own = load_tokenizer(classifier_path, "--classifier_ckpt_path").get_vocab()
         if own != tokenizer.get_vocab():
             raise InputError(
                 f"--classifier_ckpt_path {classifier_path} comes with another tokenizer than the "
@@ -321,17 +319,19 @@ async def search(
     shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
     try:
         engine = HfEngine.load(args.piref_model, args.attention_impl, device, shared)
-        classifier = Qwen2ForClassifier.from_pretrained(
-            args.classifier_ckpt_path,
-            attn_implementation=args.attention_impl,
-            dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
-            use_cache=False,
-        )
     except (OSError, SafetensorError) as error:
-        raise InputError(f"a model could not be loaded: {error}") from error
+        reason = load_failure(args.piref_model, error)
+        raise InputError(
+            f"--piref_model {args.piref_model}: no model could be loaded: {reason}"
+        ) from error
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    try:
+        classifier = load_value_model(args.classifier_ckpt_path, args.attention_impl, dtype, device)
+    except ValueError as error:
+        raise InputError(f"--classifier_ckpt_path {error}") from error
     # A CPU is fastest on batches that fit its caches.
     max_batch_tokens = 16_384 if device.type == "cpu" else 65_536
-    scorer = HfScorer(ValueScorer(classifier.to(device), max_batch_tokens), shared)
+    scorer = HfScorer(ValueScorer(classifier, max_batch_tokens), shared)
 
     with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
         tokens = 0
@@ -380,7 +380,11 @@ def report(args: Args, num_problems: int) -> None:
     print(f"records: {args.output_path}\nmetrics: {path}")
     if args.neptune_project:
         trackers = open_trackers(
-            args.output_path.parent, as_json(args), args.neptune_project, args.output_path.stem
+            args.output_path.parent,
+            as_json(args),
+            ["neptune"],
+            run_name=args.output_path.stem,
+            neptune_project=args.neptune_project,
         )
         for row in rows:
             trackers.log({f"accuracy/{row.method}": row.estimate.mean}, step=row.budget)

@@ -1,33 +1,174 @@
-"""Metrics of a run: a local JSONL file always, Neptune when it is asked for.
+"""Metrics of a run: a local JSONL file always; TensorBoard, Neptune and wandb when asked for.
 
 `metrics.jsonl` gets one line a call, `{"step": int, "time": unix seconds, "name": number, ...}`,
 written whole and flushed. The file is only appended to: a resumed run logs again the steps
 after its checkpoint, so of two lines with the same step and name the later one counts. A number
-that isn't finite is written as null.
+that isn't finite is written as null; the trackers don't get it.
+
+A tracker that fails never stops the run: one warning, then it is off for the rest of the run. Each
+keeps its files in a folder of its name beside `metrics.jsonl`:
+
+- `tensorboard`: `tensorboard --logdir FOLDER` shows them. Steps that a resumed run repeats hide the
+  earlier ones.
+- `neptune`: online with NEPTUNE_API_TOKEN, else offline (`neptune sync` uploads, oldest
+  first). A resumed run is a new Neptune run, forked from the old one at the checkpoint's step, as
+  Neptune refuses steps that don't increase. The fork continues the experiment of the same name.
+- `wandb`: online with WANDB_API_KEY, else offline (`wandb sync` uploads). A resumed run keeps its
+  id. Its x axis is the logged "step", which may go back, and not wandb's own, which may not.
+
+NEPTUNE_MODE and WANDB_MODE overrule the choice between online and offline.
 """
 
+import atexit
 import json
 import math
 import os
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 METRICS_FILE = "metrics.jsonl"
+TIME_LIMIT = 60.0
+"""Seconds that a service may take to start, and at the end to upload the rest."""
+
+TrackerState = dict[str, Any]
+"""What a checkpoint stores of its trackers: {"step": its step, tracker name: identity of its run}.
+Plain JSON."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    output_dir: Path
+    config: dict[str, Any]
+    run_name: str
+    neptune_project: str
+    resume: TrackerState | None
+
+
+class _Service(Protocol):
+    run_id: str | None  # what a checkpoint stores of it
+
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _TensorBoard:
+    run_id: str | None = None  # the folder is its identity
+
+    def __init__(self, settings: _Settings):
+        from torch.utils.tensorboard import SummaryWriter  # seconds, only for runs that use it
+
+        # Without a checkpoint too: the folder may have a run that was killed before its first one.
+        first_step = settings.resume["step"] + 1 if settings.resume else 0
+        self._writer = SummaryWriter(
+            str(settings.output_dir / "tensorboard"), purge_step=first_step, flush_secs=10
+        )
+        config = json.dumps(settings.config, indent=2, default=str)
+        self._writer.add_text("config", f"```\n{config}\n```", first_step)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Neptune:
+    def __init__(self, settings: _Settings):
+        from neptune_scale import Run
+
+        self.run_id: str | None = uuid.uuid4().hex
+        parent = (settings.resume or {}).get("neptune")
+        self._errors: list[BaseException] = []
+        self._run = Run(
+            project=settings.neptune_project,
+            run_id=self.run_id,
+            experiment_name=settings.run_name,
+            fork_run_id=parent,
+            fork_step=settings.resume["step"] if settings.resume and parent else None,
+            mode=_mode("NEPTUNE_MODE", "NEPTUNE_API_TOKEN", "async"),
+            log_directory=settings.output_dir / "neptune",
+            enable_console_log_capture=False,
+            on_error_callback=lambda error, last_seen: self._errors.append(error),
+            on_network_error_callback=_warn_of_network,
+        )
+        # Before the client's own, which waits without a limit.
+        atexit.register(self._run.close, timeout=TIME_LIMIT)
+        self._run.log_configs(
+            {f"config/{key}": value for key, value in settings.config.items()},
+            cast_unsupported=True,
+        )
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._raise_error()
+        self._run.log_metrics(metrics, step)
+
+    def close(self) -> None:
+        atexit.unregister(self._run.close)
+        self._run.close(timeout=0 if self._errors else TIME_LIMIT)
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        """Raises here what failed in the client's threads."""
+        if self._errors:
+            raise self._errors[0]
+
+
+class _Wandb:
+    def __init__(self, settings: _Settings):
+        # wandb reports its errors to its makers, even from an offline run; before the import.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        self.run_id: str | None = (settings.resume or {}).get("wandb") or uuid.uuid4().hex
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or settings.neptune_project.split("/")[-1],
+            name=settings.run_name,
+            dir=settings.output_dir,
+            id=self.run_id,
+            resume="allow",
+            mode=_mode("WANDB_MODE", "WANDB_API_KEY", "online"),
+            config=settings.config,
+            settings=wandb.Settings(
+                console="off",
+                quiet=True,
+                init_timeout=TIME_LIMIT,
+                login_timeout=TIME_LIMIT,
+                finish_timeout=TIME_LIMIT,
+                finish_timeout_raises=True,
+            ),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._run.log({**metrics, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_SERVICES: dict[str, Callable[[_Settings], _Service]] = {
+    "tensorboard": _TensorBoard,
+    "neptune": _Neptune,
+    "wandb": _Wandb,
+}
+TRACKERS = tuple(_SERVICES)
 
 
 class Tracker:
-    """Writes metrics; made by `open_trackers`.
+    """Writes metrics; made by `open_trackers`."""
 
-    Attributes:
-        tracker_id: Identity of the run in Neptune; hand it to `open_trackers` to continue the run.
-    """
-
-    def __init__(self, path: Path, neptune_run: Any, tracker_id: str):
-        self.tracker_id = tracker_id
-        self._neptune_run = neptune_run
+    def __init__(self, path: Path, services: dict[str, _Service]):
+        self._services = services
+        self._run_ids = {name: service.run_id for name, service in services.items()}
         _cut_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -43,80 +184,97 @@ class Tracker:
         line = {"step": step, "time": round(time.time(), 3), **values}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        if self._neptune_run is not None and finite:
-            try:
-                self._neptune_run.log_metrics(finite, step=step)
-            except Exception as error:
-                self._drop_neptune(error)
+        for name, service in list(self._services.items()):
+            with _outlived(name):
+                service.log(finite, step)
+                continue
+            # Only a failed one gets here.
+            del self._services[name]
+            with suppress(Exception):  # it was warned of already
+                service.close()
+
+    def state(self, step: int) -> TrackerState:
+        """Returns what a checkpoint stores, for `open_trackers` to continue from.
+
+        Args:
+            step: Step of the checkpoint: the last one whose metrics the continued run keeps.
+
+        Returns:
+            A dict of JSON values: "step", and the identity of the run by tracker.
+        """
+        return {"step": step, **{name: run_id for name, run_id in self._run_ids.items() if run_id}}
 
     def close(self) -> None:
-        """Closes the file and waits for Neptune to have everything."""
+        """Closes the file, and gives each service up to `TIME_LIMIT` seconds to get everything."""
         self._file.close()
-        if self._neptune_run is not None:
-            try:
-                self._neptune_run.close()
-            except Exception as error:
-                self._drop_neptune(error)
-
-    def _drop_neptune(self, error: Exception) -> None:
-        """Goes on without Neptune: a tracker must never stop the run it tracks."""
-        self._neptune_run = None
-        _warn(error)
+        for name, service in self._services.items():
+            with _outlived(name):
+                service.close()
 
 
 def open_trackers(
     output_dir: Path,
     config: dict[str, Any],
-    neptune_project: str | None = None,
+    names: Sequence[str] = (),
+    *,
     run_name: str | None = None,
-    tracker_id: str | None = None,
+    neptune_project: str = "vgs/train-classifier",
+    resume: TrackerState | None = None,
 ) -> Tracker:
     """Opens the trackers of a run; in a run of several processes rank 0 does.
 
     Args:
-        output_dir: Folder for `metrics.jsonl`, made if needed. Without a Neptune API token Neptune
-            works offline and keeps its files in `neptune/` there.
-        config: Configuration to show in Neptune.
-        neptune_project: "workspace/project"; None for no Neptune.
-        run_name: Name of the experiment in Neptune.
-        tracker_id: Identity of the run to continue; a new one by default.
+        output_dir: Folder for `metrics.jsonl` and the trackers' own files, made if needed.
+        config: Configuration to show in the trackers.
+        names: Trackers to have besides the file, out of `TRACKERS`. One that can't be started is
+            off, with a warning.
+        run_name: Name of the run in the trackers; by default that of the folder.
+        neptune_project: "workspace/project" in Neptune; wandb gets the project's name, unless
+            WANDB_PROJECT is set.
+        resume: `Tracker.state` of the checkpoint that the run continues from; None for a new run.
 
     Returns:
-        The tracker. If Neptune can't be started it warns once and only the file is written.
+        The tracker.
+
+    Raises:
+        ValueError: If a name is unknown.
     """
+    if unknown := sorted(set(names) - set(TRACKERS)):
+        raise ValueError(f"unknown trackers {unknown}: there are {', '.join(TRACKERS)}")
     output_dir.mkdir(parents=True, exist_ok=True)
-    tracker_id = tracker_id or uuid.uuid4().hex
-    neptune_run = None
-    if neptune_project is not None:
-        try:
-            neptune_run = _start_neptune(
-                output_dir, config, neptune_project, run_name or output_dir.name, tracker_id
-            )
-        except Exception as error:  # a tracker must never stop the run it tracks
-            _warn(error)
-    return Tracker(output_dir / METRICS_FILE, neptune_run, tracker_id)
-
-
-def _start_neptune(
-    output_dir: Path, config: dict[str, Any], project: str, run_name: str, tracker_id: str
-) -> Any:
-    from neptune_scale import Run  # half a second that runs without a tracker don't pay
-
-    run = Run(
-        project=project,
-        run_id=tracker_id,
-        experiment_name=run_name,
-        mode="async" if os.environ.get("NEPTUNE_API_TOKEN") else "offline",
-        log_directory=output_dir / "neptune",
-        enable_console_log_capture=False,
+    settings = _Settings(
+        output_dir, config, run_name or output_dir.resolve().name, neptune_project, resume
     )
-    values = {key: value if value is not None else "" for key, value in config.items()}
-    run.log_configs({f"config/{key}": value for key, value in values.items()})
-    return run
+    services = {}
+    for name in names:
+        with _outlived(name):
+            services[name] = _SERVICES[name](settings)
+    return Tracker(output_dir / METRICS_FILE, services)
 
 
-def _warn(error: Exception) -> None:
-    print(f"warning: Neptune is off for the rest of this run: {error!r}", file=sys.stderr)
+@contextmanager
+def _outlived(name: str) -> Iterator[None]:
+    """Goes on after what fails inside, with a warning: a tracker must never stop its run."""
+    try:
+        yield
+    except Exception as error:
+        _warn(f"{name} is off for the rest of this run", error)
+
+
+def _warn_of_network(error: BaseException, last_seen: float | None) -> None:
+    """Names a lost connection once; Neptune keeps the data in its file and tries again."""
+    if last_seen is None:
+        _warn("neptune has no connection and tries again until the run ends", error)
+
+
+def _warn(message: str, error: BaseException) -> None:
+    reason = " ".join(str(error).split())  # one line
+    print(f"warning: {message}: {type(error).__name__}: {reason}", file=sys.stderr)
+
+
+def _mode(mode_variable: str, key_variable: str, online: str) -> Any:
+    """Returns the mode of a service, of the client's own literal type."""
+    return os.environ.get(mode_variable) or (online if os.environ.get(key_variable) else "offline")
 
 
 def _cut_torn_line(path: Path) -> None:

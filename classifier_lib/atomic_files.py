@@ -20,13 +20,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    publish_folder(temporary, path)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Renames a folder to `path` once its files have reached the disk.
+
+    What stood at `path` before is replaced.
+    """
     for folder, _, files in os.walk(temporary):
         for name in files:
             _fsync(Path(folder) / name)
         _fsync(Path(folder))
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        remove_folder(path)
     temporary.rename(path)
     _fsync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that, whatever is killed, no half of it is left under its name."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def write_json(path: Path, content: Any) -> None:

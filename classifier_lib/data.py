@@ -1,25 +1,25 @@
-"""Roll-outs for training: zero-copy access, a resumable sampler and the padded collator.
+"""Roll-outs for training: zero-copy access and a resumable sampler.
 
 The data has the columns of `VGS-AI/OpenR1-VM`: a row is a problem, and its list columns hold one
 entry a response. `roll_in_ids` is prompt + prefix, `roll_outs_ids` the completion that is trained
 on, `labels` the terminal class of the completion (0 incorrect, 1 correct, 2 unfinished).
 """
 
+import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import torch
 from torch.utils.data import Dataset
+
+from classifier_lib.modeling import SUCCESS_CLASS
+from classifier_lib.processes import Processes
 
 ROLL_IN, ROLL_OUT, LABELS = "roll_in_ids", "roll_outs_ids", "labels"
 NUM_CLASSES = 3
-PAD_MULTIPLE = 16
-"""Padded lengths are multiples of this: aligned for matrix kernels, little padding."""
 
 _LIST_TYPES = (pa.ListArray, pa.LargeListArray)
 
@@ -35,80 +35,162 @@ class Rollout(NamedTuple):
         roll_in: [P] token ids of prompt + prefix; a read-only view of the file.
         roll_out: [R] token ids of the completion, R >= 1; a read-only view of the file.
         label: Terminal class of the completion.
+        soft_target: Share of class 1 among the completions of this very roll-in in its row, in
+            [0, 1]; None unless the data set was asked for it.
     """
 
     roll_in: np.ndarray
     roll_out: np.ndarray
     label: int
+    soft_target: float | None = None
 
 
-class _Chunk(NamedTuple):
-    """Views of the buffers of one record batch; sample i is `ids[bounds[i]:bounds[i + 1]]`."""
+class BadRow(NamedTuple):
+    """A row that can't be trained on.
 
-    roll_in_bounds: np.ndarray
-    roll_in_ids: np.ndarray
-    roll_out_bounds: np.ndarray
-    roll_out_ids: np.ndarray
-    labels: np.ndarray
+    Attributes:
+        row: Row of the data set, from 0.
+        column: Column at fault.
+        what: What is wrong there.
+    """
+
+    row: int
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}, column {self.column}{self.what}"
+
+
+def format_bad_rows(bad_rows: Sequence[BadRow], num_shown: int = 10) -> str:
+    """Returns lines that say which rows were left out, the first `num_shown` of them one by one."""
+    lines = [f"left out {len(bad_rows):,} bad rows:", *(f"  {bad}" for bad in bad_rows[:num_shown])]
+    if len(bad_rows) > num_shown:
+        lines.append(f"  and {len(bad_rows) - num_shown:,} more")
+    return "\n".join(lines)
 
 
 class GroupedRollouts(Dataset[Rollout]):
     """The roll-outs of a data set; sample `row * num_responses + response`.
 
     A sample is sliced out of the Arrow buffers of the memory-mapped table: no row is decoded and
-    nothing is copied. Every list length and label is checked here, once; token ids are
-    checked when `vocab_size` is given, which reads the whole file (at the speed of the disk, 7 GB/s
-    from memory), so let one rank do it.
+    nothing is copied. List lengths and labels are checked here, once. Token ids are checked when
+    `vocab_size` is given, which reads the whole file; with several processes each reads its share.
 
     Args:
         source: Parquet file, folder of Parquet files, `save_to_disk` folder, or Hub id; of several
             splits the train split is used.
         num_responses: Responses in every row.
         vocab_size: Exclusive upper bound of the token ids; None leaves them unchecked.
+        skip_bad_rows: Leave out rows that fail a check, instead of raising. Samples then count the
+            rows that are left.
+        soft_targets: Whether samples have a `soft_target`.
+        processes: The processes of the run, all of which open the data set; None for this one only.
+
+    Attributes:
+        num_rows: Rows that can be used.
+        bad_rows: What was left out by `skip_bad_rows`, by row; the same on every process.
 
     Raises:
-        DataError: If the source can't be read, or its content doesn't fit the format.
+        DataError: If the source can't be read or doesn't fit the format, on every process alike.
     """
 
-    def __init__(self, source: str, num_responses: int, vocab_size: int | None = None):
+    def __init__(
+        self,
+        source: str,
+        num_responses: int,
+        vocab_size: int | None = None,
+        *,
+        skip_bad_rows: bool = False,
+        soft_targets: bool = False,
+        processes: Processes | None = None,
+    ):
         if num_responses < 1:
             raise DataError(f"the number of responses a row must be positive, not {num_responses}")
         self.num_responses = num_responses
+        self.soft_targets = soft_targets
         table = _load_table(source)
         for name in (ROLL_IN, ROLL_OUT, LABELS):
             if name not in table.column_names:
                 present = ", ".join(table.column_names)
                 raise DataError(f"{source}: no column {name}; the columns are {present}")
-        self.num_rows: int = table.num_rows
-        if not self.num_rows:
+        if not table.num_rows:
             raise DataError(f"{source}: no rows")
+        rank, world_size = (processes.rank, processes.world_size) if processes else (0, 1)
+        share = range(
+            table.num_rows * rank // world_size, table.num_rows * (rank + 1) // world_size
+        )
         self._chunks: list[_Chunk] = []
-        starts: list[int] = []
-        first_row = 0
+        found: list[BadRow] = []
+        found_in_share: list[BadRow] = []
         # Combines the chunk boundaries of the columns without copying.
         for batch in table.select([ROLL_IN, ROLL_OUT, LABELS]).to_batches():
-            if batch.num_rows:
-                reader = _BatchReader(source, batch, first_row, num_responses, vocab_size)
-                self._chunks.append(reader.read())
-                starts.append(first_row)
-                first_row += batch.num_rows
-        self._starts = np.array(starts)
+            if not batch.num_rows:
+                continue
+            first_row = self._chunks[-1].stop_row if self._chunks else 0
+            chunk = _Chunk(source, batch, first_row)
+            found += chunk.check_structure(num_responses)
+            if vocab_size is not None:
+                found_in_share += chunk.check_token_ids(vocab_size, share)
+            self._chunks.append(chunk)
+        self._chunk_starts = [chunk.first_row for chunk in self._chunks]
+        parts = processes.all_gather_objects(found_in_share) if processes else [found_in_share]
+        for part in parts:
+            found += part
+        # One entry a row, whatever else is wrong with it.
+        by_row = {bad.row: bad for bad in sorted(found, reverse=True)}
+        self.bad_rows = [by_row[row] for row in sorted(by_row)]
+        if self.bad_rows and not skip_bad_rows:
+            more = f" (and {len(by_row) - 1} more bad rows)" if len(by_row) > 1 else ""
+            raise DataError(f"{source}: {self.bad_rows[0]}{more}; --skip_bad_rows leaves them out")
+        self.num_rows = table.num_rows - len(by_row)
+        if not self.num_rows:
+            raise DataError(f"{source}: every row is bad; the first: {self.bad_rows[0]}")
+        # Row of the table for each row that can be used; None where that is all of them.
+        self._rows = None
+        if by_row:
+            self._rows = np.setdiff1d(np.arange(table.num_rows), list(by_row), assume_unique=True)
 
     def __len__(self) -> int:
         return self.num_rows * self.num_responses
 
     def __getitem__(self, index: int) -> Rollout:
+        chunk, row, response = self._locate(index)
+        return Rollout(
+            chunk.roll_in.tokens(row, response),
+            chunk.roll_out.tokens(row, response),
+            int(chunk.labels[chunk.label_rows[row] + response]),
+            self._soft_target(chunk, row, response) if self.soft_targets else None,
+        )
+
+    def length(self, index: int) -> int:
+        """Returns the tokens of a sample, roll-in and roll-out, without touching them."""
+        chunk, row, response = self._locate(index)
+        return chunk.roll_in.length(row, response) + chunk.roll_out.length(row, response)
+
+    def _locate(self, index: int) -> "tuple[_Chunk, int, int]":
+        """Returns the chunk of a sample, its row in the chunk, and its response in the row."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        row = index // self.num_responses
-        chunk_index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        chunk = self._chunks[chunk_index]
-        i = index - int(self._starts[chunk_index]) * self.num_responses
-        return Rollout(
-            chunk.roll_in_ids[chunk.roll_in_bounds[i] : chunk.roll_in_bounds[i + 1]],
-            chunk.roll_out_ids[chunk.roll_out_bounds[i] : chunk.roll_out_bounds[i + 1]],
-            int(chunk.labels[i]),
-        )
+        row, response = divmod(index, self.num_responses)
+        if self._rows is not None:
+            row = int(self._rows[row])
+        chunk = self._chunks[bisect.bisect_right(self._chunk_starts, row) - 1]
+        return chunk, row - chunk.first_row, response
+
+    def _soft_target(self, chunk: "_Chunk", row: int, response: int) -> float:
+        mine = chunk.roll_in.tokens(row, response)
+        first = chunk.label_rows[row]
+        rewards = chunk.labels[first : first + self.num_responses] == SUCCESS_CLASS
+        same = [
+            other == response
+            or (
+                chunk.roll_in.length(row, other) == len(mine)
+                and np.array_equal(chunk.roll_in.tokens(row, other), mine)
+            )
+            for other in range(self.num_responses)
+        ]
+        return float(rewards[same].mean())
 
 
 def _load_table(source: str) -> pa.Table:
@@ -141,96 +223,132 @@ def _load_table(source: str) -> pa.Table:
     return data.data.table
 
 
-class _BatchReader:
-    """Checks one record batch and returns views of its buffers."""
+class _TokenColumn:
+    """Views of the buffers of a list<list<int>> column of one record batch.
 
-    def __init__(
-        self,
-        source: str,
-        batch: pa.RecordBatch,
-        first_row: int,
-        num_responses: int,
-        vocab_size: int | None,
-    ):
-        self.source = source
-        self.batch = batch
+    Response r of row i of the batch is list `rows[i] + r`, and list j is
+    `ids[bounds[j]:bounds[j + 1]]`.
+    """
+
+    def __init__(self, source: str, batch: pa.RecordBatch, name: str):
+        self.name = name
+        self.array = batch.column(name)
+        self.rows, self.lists = _responses(source, name, self.array)
+        if not isinstance(self.lists, _LIST_TYPES) or not pa.types.is_integer(
+            self.lists.values.type
+        ):
+            raise DataError(f"{source}: column {name} is {self.array.type}, not lists of token ids")
+        self.bounds = self.lists.offsets.to_numpy()
+        self.values = self.lists.values
+        # to_numpy would copy ids with a null among them; those are never used.
+        self.ids = np.zeros(0, dtype=np.int64)
+        if len(self.values):
+            buffer, dtype = self.values.buffers()[1], self.values.type.to_pandas_dtype()
+            self.ids = np.frombuffer(buffer, dtype)[self.values.offset :][: len(self.values)]
+
+    def length(self, row: int, response: int) -> int:
+        i = self.rows[row] + response
+        return int(self.bounds[i + 1] - self.bounds[i])
+
+    def tokens(self, row: int, response: int) -> np.ndarray:
+        i = self.rows[row] + response
+        return self.ids[self.bounds[i] : self.bounds[i + 1]]
+
+    def place(self, position: int) -> tuple[int, str]:
+        """Returns the row in the batch, and ", response n", of a position in `ids`."""
+        return _place(self.rows, int(np.searchsorted(self.bounds, position, side="right")) - 1)
+
+
+def _responses(source: str, name: str, array: pa.Array) -> tuple[np.ndarray, Any]:
+    """Returns (bounds of the rows [rows + 1], entries) of a list column, one entry a response."""
+    if not isinstance(array, _LIST_TYPES):
+        raise DataError(f"{source}: column {name} is {array.type}, not a list")
+    offsets = array.offsets.to_numpy()
+    return offsets - offsets[0], array.values.slice(offsets[0], offsets[-1] - offsets[0])
+
+
+def _place(rows: np.ndarray, i: int) -> tuple[int, str]:
+    """Returns the row in the batch, and ", response n", of entry `i` of a list column."""
+    row = int(np.searchsorted(rows, i, side="right")) - 1
+    return row, f", response {i - rows[row]}"
+
+
+class _Chunk:
+    """Views of the buffers of one record batch, and the checks of its content."""
+
+    def __init__(self, source: str, batch: pa.RecordBatch, first_row: int):
         self.first_row = first_row
-        self.num_responses = num_responses
-        self.vocab_size = vocab_size
+        self.stop_row = first_row + batch.num_rows
+        self.roll_in = _TokenColumn(source, batch, ROLL_IN)
+        self.roll_out = _TokenColumn(source, batch, ROLL_OUT)
+        self.label_array = batch.column(LABELS)
+        self.label_rows, labels = _responses(source, LABELS, self.label_array)
+        if not pa.types.is_integer(labels.type):
+            raise DataError(f"{source}: column {LABELS} is {labels.type}, not integers")
+        self.label_nulls = labels.is_null().to_numpy(zero_copy_only=False)
+        self.labels = labels.fill_null(0).to_numpy()
 
-    def read(self) -> _Chunk:
-        roll_in_bounds, roll_in_ids = self._token_lists(ROLL_IN)
-        roll_out_bounds, roll_out_ids = self._token_lists(ROLL_OUT)
-        empty = np.flatnonzero(np.diff(roll_out_bounds) == 0)
-        if empty.size:
-            raise self._error(empty[0], ROLL_OUT, "has no token, so nothing to learn from")
-        empty = np.flatnonzero(np.diff(roll_in_bounds) == 0)
-        if empty.size:
-            raise self._error(empty[0], ROLL_IN, "has no token; it must hold the prompt")
-        labels = self._labels()
-        return _Chunk(roll_in_bounds, roll_in_ids, roll_out_bounds, roll_out_ids, labels)
+    def check_structure(self, num_responses: int) -> list[BadRow]:
+        """Returns the rows with nulls, wrong or empty lists, or labels that are no class."""
+        found: list[BadRow] = []
 
-    def _error(self, sample: int, column: str, what: str) -> DataError:
-        row, response = divmod(int(sample), self.num_responses)
-        place = f"row {self.first_row + row}, column {column}, response {response}"
-        return DataError(f"{self.source}: {place} {what}")
+        def report(row: int, column: str, what: str) -> None:
+            found.append(BadRow(self.first_row + row, column, what))
 
-    def _responses(self, column: str) -> Any:
-        """Returns the child array of a list column, one entry a response."""
-        array = self.batch.column(column)
-        if not isinstance(array, _LIST_TYPES):
-            raise DataError(f"{self.source}: column {column} is {array.type}, not a list")
-        if array.null_count:
-            row = self.first_row + int(np.flatnonzero(array.is_null())[0])
-            raise DataError(f"{self.source}: row {row}, column {column} is null")
-        offsets = array.offsets.to_numpy()
-        counts = np.diff(offsets)
-        wrong = np.flatnonzero(counts != self.num_responses)
-        if wrong.size:
-            row = int(wrong[0])
-            raise DataError(
-                f"{self.source}: row {self.first_row + row}, column {column} has {counts[row]} "
-                f"responses, not the {self.num_responses} of --data_num_response"
-            )
-        responses = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-        if responses.null_count:
-            sample = int(np.flatnonzero(responses.is_null())[0])
-            raise self._error(sample, column, "is null")
-        return responses
+        for column, array in (
+            (ROLL_IN, self.roll_in.array),
+            (ROLL_OUT, self.roll_out.array),
+            (LABELS, self.label_array),
+        ):
+            nulls = array.is_null().to_numpy(zero_copy_only=False)
+            counts = np.diff(array.offsets.to_numpy())
+            for row in np.flatnonzero(nulls | (counts != num_responses)).tolist():
+                expected = f"not the {num_responses} of --data_num_response"
+                has = f" has {counts[row]} responses, {expected}"
+                report(row, column, " is null" if nulls[row] else has)
 
-    def _token_lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (bounds [samples + 1], token ids), views of the buffers of a column."""
-        responses = self._responses(column)
-        if not isinstance(responses, _LIST_TYPES) or not pa.types.is_integer(responses.values.type):
-            type_ = self.batch.column(column).type
-            raise DataError(f"{self.source}: column {column} is {type_}, not lists of token ids")
-        bounds = responses.offsets.to_numpy()
-        values = responses.values
-        if values.null_count:
-            position = int(np.flatnonzero(values.is_null())[0])
-            sample = int(np.searchsorted(bounds, position, side="right")) - 1
-            raise self._error(sample, column, "holds a null")
-        ids = values.to_numpy(zero_copy_only=True)
-        if self.vocab_size is not None:
-            used = ids[bounds[0] : bounds[-1]]
-            if used.min(initial=0) < 0 or used.max(initial=0) >= self.vocab_size:
-                position = int(np.flatnonzero((used < 0) | (used >= self.vocab_size))[0])
-                sample = int(np.searchsorted(bounds, position + bounds[0], side="right")) - 1
-                what = f"holds token id {used[position]}; the vocabulary has {self.vocab_size}"
-                raise self._error(sample, column, what)
-        return bounds, ids
+        def report_entries(column: str, rows: np.ndarray, bad: np.ndarray, what: str) -> None:
+            for i in np.flatnonzero(bad).tolist():
+                row, response = _place(rows, i)
+                report(row, column, response + what)
 
-    def _labels(self) -> np.ndarray:
-        """Returns the labels [samples], a view of the buffer."""
-        responses = self._responses(LABELS)
-        if not pa.types.is_integer(responses.type):
-            raise DataError(f"{self.source}: column {LABELS} is {responses.type}, not integers")
-        labels = responses.to_numpy(zero_copy_only=True)
-        wrong = np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))
-        if wrong.size:
-            what = f"is {labels[wrong[0]]}; the classes are 0 to {NUM_CLASSES - 1}"
-            raise self._error(wrong[0], LABELS, what)
-        return labels
+        for tokens, what in (
+            (self.roll_in, " has no token; it must hold the prompt"),
+            (self.roll_out, " has no token, so nothing to learn from"),
+        ):
+            nulls = tokens.lists.is_null().to_numpy(zero_copy_only=False)
+            report_entries(tokens.name, tokens.rows, nulls, " is null")
+            report_entries(tokens.name, tokens.rows, (np.diff(tokens.bounds) == 0) & ~nulls, what)
+            if tokens.values.null_count:
+                positions = np.flatnonzero(tokens.values.is_null())
+                inside = (positions >= tokens.bounds[0]) & (positions < tokens.bounds[-1])
+                for position in positions[inside].tolist():
+                    row, response = tokens.place(position)
+                    report(row, tokens.name, f"{response} holds a null")
+        report_entries(LABELS, self.label_rows, self.label_nulls, " is null")
+        wrong = (self.labels < 0) | (self.labels >= NUM_CLASSES)
+        classes = f"; the classes are 0 to {NUM_CLASSES - 1}"
+        for value in np.unique(self.labels[wrong]).tolist():
+            report_entries(LABELS, self.label_rows, self.labels == value, f" is {value}{classes}")
+        return found
+
+    def check_token_ids(self, vocab_size: int, share: range) -> list[BadRow]:
+        """Returns the rows of the share (rows of the table) with an id outside the vocabulary."""
+        first = max(share.start - self.first_row, 0)
+        stop = min(share.stop, self.stop_row) - self.first_row
+        if first >= stop:
+            return []
+        found = []
+        for tokens in (self.roll_in, self.roll_out):
+            start, end = tokens.bounds[tokens.rows[[first, stop]]]
+            ids = tokens.ids[start:end]
+            if ids.min(initial=0) >= 0 and ids.max(initial=0) < vocab_size:
+                continue
+            for position in np.flatnonzero((ids < 0) | (ids >= vocab_size)).tolist():
+                row, response = tokens.place(start + position)
+                what = f"{response} holds token id {ids[position]}; the vocabulary has {vocab_size}"
+                found.append(BadRow(self.first_row + row, tokens.name, what))
+        return found
 
 
 class GroupSampler:
@@ -306,73 +424,3 @@ class GroupSampler:
             )
         self.epoch, self.position = state["epoch"], state["position"]
         self._order = self._permutation()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A right-padded batch.
-
-    Attributes:
-        input_ids: LongTensor [B, T].
-        attention_mask: LongTensor [B, T], 1 on real tokens.
-        labels: LongTensor [B], terminal classes.
-        loss_mask: BoolTensor [B, T], true on roll-out tokens.
-        num_tokens: Real tokens in the batch.
-        num_truncated: Samples that were cut to the maximum length.
-    """
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-    loss_mask: torch.Tensor
-    num_tokens: int
-    num_truncated: int
-
-    def model_inputs(self, device: torch.device, with_mask: bool = True) -> dict[str, torch.Tensor]:
-        """Returns the keyword arguments of `Qwen2ForClassifier` on a device.
-
-        Args:
-            device: Where the model is.
-            with_mask: Whether to pass the attention mask. Right padding can't reach real tokens
-                through causal attention, and without a mask sdpa neither builds a [B, 1, T, T] one
-                nor leaves its fused causal kernel; FlashAttention uses it to skip the padding.
-        """
-        inputs = {"input_ids": self.input_ids, "labels": self.labels, "loss_mask": self.loss_mask}
-        if with_mask:
-            inputs["attention_mask"] = self.attention_mask
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-
-
-def collate_padded(rollouts: Sequence[Rollout], max_length: int) -> Batch:
-    """Pads roll-outs on the right to the longest of them, rounded up to `PAD_MULTIPLE`.
-
-    Args:
-        rollouts: B samples.
-        max_length: Longest sequence, in tokens with prompt; the rest is cut off on the right. The
-            label stays what it was. A sample whose roll-in fills it has no loss tokens left.
-
-    Returns:
-        The batch; its width is at most `max_length` rounded up.
-    """
-    lengths = [len(sample.roll_in) + len(sample.roll_out) for sample in rollouts]
-    kept = [min(length, max_length) for length in lengths]
-    width = -(-max(kept) // PAD_MULTIPLE) * PAD_MULTIPLE
-    # Padding is token 0, which any vocabulary has; the masks keep it out of everything.
-    input_ids = np.zeros((len(rollouts), width), dtype=np.int64)
-    positions = np.arange(width)
-    for row, sample, length in zip(input_ids, rollouts, kept, strict=True):
-        split = min(len(sample.roll_in), length)
-        row[:split] = sample.roll_in[:split]
-        row[split:length] = sample.roll_out[: length - split]
-    real = positions < np.array(kept)[:, None]
-    loss_mask = real & (
-        positions >= np.array([len(sample.roll_in) for sample in rollouts])[:, None]
-    )
-    return Batch(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy(real.astype(np.int64)),
-        labels=torch.tensor([sample.label for sample in rollouts]),
-        loss_mask=torch.from_numpy(loss_mask),
-        num_tokens=sum(kept),
-        num_truncated=sum(length > max_length for length in lengths),
-    )

@@ -16,134 +16,142 @@ import transformers
 import tyro
 from torch import nn
 from torchmetrics import Metric
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
 from classifier_lib.atomic_files import write_json
-from classifier_lib.data import Batch, GroupedRollouts, collate_padded
-from classifier_lib.losses import LOSSES, TrainingLoss
-from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier
-from classifier_lib.training import (
-    Processes,
-    distributed,
-    exit_with_error,
-    open_rollouts,
-)
+from classifier_lib.batches import Batch, BatchPlan
+from classifier_lib.commands import exit_with_error
+from classifier_lib.data import GroupedRollouts, format_bad_rows
+from classifier_lib.losses import LOSSES, TrainingLoss, pair_margins
+from classifier_lib.modeling import success_probabilities
+from classifier_lib.processes import Processes, distributed
+from classifier_lib.scoring import load_value_model
 
 NUM_DECILES = 10
+CALIBRATION_BINS = 15
 EVALUATION_FILE = "evaluation.json"
+SCORES = ("accuracy", "auroc", "brier", "calibration_error")
+TITLES = {"calibration_error": "ECE"}
 
 
 class TokenMetrics(Metric):
     """Exact token-level metrics of P(correct), overall and by position in the sequence.
 
-    The target is the reward (1 for class 1 only). Every scored token is kept (10 bytes), since
+    The target is the reward (1 for class 1 only). Every scored token is kept (11 bytes), since
     an exact AUROC needs all of them; processes are merged by torchmetrics in `compute`.
 
     Positions count from the start of the sequence, prompt included, because the data does not tell
     prompt from prefix: a prompt is a few per cent of a long response.
 
     Args:
+        loss: The loss that the model is trained with. With pairs the logits only rank responses:
+            accuracy is then the share of pairs in the right order, and there is neither a Brier
+            score nor a calibration error.
         bucket_tokens: Width of the absolute position buckets, in tokens.
     """
 
     full_state_update = False
     probs: list[torch.Tensor]
     rewards: list[torch.Tensor]
+    right: list[torch.Tensor]
     deciles: list[torch.Tensor]
     positions: list[torch.Tensor]
     loss_sum: torch.Tensor
     loss_terms: torch.Tensor
-    num_right: torch.Tensor
+    right_pairs: torch.Tensor
 
-    def __init__(self, bucket_tokens: int):
+    def __init__(self, loss: TrainingLoss, bucket_tokens: int):
         super().__init__()
+        self.loss = loss
         self.bucket_tokens = bucket_tokens
-        for name in ("probs", "rewards", "deciles", "positions"):
+        for name in _TOKEN_STATES:
             self.add_state(name, [], dist_reduce_fx="cat")
-        for name in ("loss_sum", "loss_terms", "num_right"):
+        for name in ("loss_sum", "loss_terms", "right_pairs"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(
-        self,
-        logits: torch.Tensor,
-        probs: torch.Tensor,
-        loss: torch.Tensor,
-        num_terms: torch.Tensor,
-        batch: Batch,
-    ) -> None:
-        """Adds a batch.
-
-        Args:
-            logits: [B, T, L].
-            probs: [B, T], `success_probs` of the model.
-            loss: Scalar, mean loss of the batch.
-            num_terms: Scalar, terms in that mean.
-            batch: The batch that was scored.
-        """
-        mask = batch.loss_mask.to(probs.device)
-        labels = batch.labels.to(probs.device)[:, None].expand_as(mask)
-        rewards = labels == SUCCESS_CLASS
-        lengths = batch.attention_mask.to(probs.device).sum(dim=1, keepdim=True)
-        positions = torch.arange(mask.shape[1], device=probs.device).expand_as(mask)
+    def update(self, logits: torch.Tensor, batch: Batch) -> None:
+        """Adds the logits [N, L] of the loss tokens of a batch."""
+        targets = batch.targets.to(logits.device)
+        probs = success_probabilities(logits)
+        rewards = targets.at_tokens(targets.rewards) > 0
+        labels = targets.at_tokens(targets.labels)
+        lengths = targets.at_tokens(batch.lengths.to(logits.device))
+        positions = batch.position_ids.flatten()[batch.loss_index].to(logits.device)
         deciles = (positions * NUM_DECILES // lengths).clamp(max=NUM_DECILES - 1)
         right = logits.argmax(-1) == labels if logits.shape[-1] == 3 else (probs > 0.5) == rewards
-        self.probs.append(probs[mask])
-        self.rewards.append(rewards[mask].to(torch.uint8))
-        self.deciles.append(deciles[mask].to(torch.uint8))
-        self.positions.append(positions[mask].to(torch.int32))
-        self.loss_sum += loss.double() * num_terms
-        self.loss_terms += num_terms
-        self.num_right += right[mask].sum()
+        for name, values in zip(
+            _TOKEN_STATES, (probs, rewards, right, deciles, positions), strict=True
+        ):
+            getattr(self, name).append(values.to(_TOKEN_STATES[name]))
+        self.loss_sum += self.loss.function(logits, targets).double()
+        self.loss_terms += self.loss.count_terms(targets)
+        if self.loss.pairs:
+            self.right_pairs += (pair_margins(logits, targets) > 0).sum()
 
     def add_nothing(self) -> None:
         """Gives the lists their types, so that a process without samples can join the gather."""
-        self.probs.append(torch.zeros(0, device=self.device))
-        self.rewards.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
-        self.deciles.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
-        self.positions.append(torch.zeros(0, dtype=torch.int32, device=self.device))
+        for name, dtype in _TOKEN_STATES.items():
+            getattr(self, name).append(torch.zeros(0, dtype=dtype, device=self.device))
 
     def compute(self) -> dict[str, Any]:
         """Returns the metrics as `evaluate` describes them."""
         probs = dim_zero_cat(self.probs)
         rewards = dim_zero_cat(self.rewards).long()
+        right = dim_zero_cat(self.right)
         deciles = dim_zero_cat(self.deciles).long()
         buckets = dim_zero_cat(self.positions).long() // self.bucket_tokens
-        num_tokens = probs.numel()
-        num_buckets = int(buckets.max()) + 1 if num_tokens else 0
+        num_buckets = int(buckets.max()) + 1 if len(buckets) else 0
+
+        def at(kept: torch.Tensor | slice) -> dict[str, float | int | None]:
+            metrics = _token_metrics(probs[kept], rewards[kept], right[kept])
+            if self.loss.pairs:
+                metrics |= dict.fromkeys(("accuracy", "brier", "calibration_error"))
+            return metrics
+
+        overall = {"loss": float(self.loss_sum / self.loss_terms) if self.loss_terms else None}
+        overall |= at(slice(None))
+        if self.loss.pairs and self.loss_terms:
+            overall["accuracy"] = float(self.right_pairs / self.loss_terms)
         return {
-            "num_tokens": num_tokens,
-            "loss": float(self.loss_sum / self.loss_terms) if self.loss_terms else None,
-            "accuracy": float(self.num_right / num_tokens) if num_tokens else None,
-            "auroc": _auroc(probs, rewards),
-            "brier": float((probs - rewards).double().square().mean()) if num_tokens else None,
+            **overall,
             "by_decile": [
-                {
-                    "from": decile / NUM_DECILES,
-                    "to": (decile + 1) / NUM_DECILES,
-                    "num_tokens": int((deciles == decile).sum()),
-                    "auroc": _auroc(probs[deciles == decile], rewards[deciles == decile]),
-                }
-                for decile in range(NUM_DECILES)
+                {"from": i / NUM_DECILES, "to": (i + 1) / NUM_DECILES, **at(deciles == i)}
+                for i in range(NUM_DECILES)
             ],
             "by_position": [
-                {
-                    "from": bucket * self.bucket_tokens,
-                    "to": (bucket + 1) * self.bucket_tokens,
-                    "num_tokens": int((buckets == bucket).sum()),
-                    "auroc": _auroc(probs[buckets == bucket], rewards[buckets == bucket]),
-                }
-                for bucket in range(num_buckets)
+                {"from": i * self.bucket_tokens, "to": (i + 1) * self.bucket_tokens}
+                | at(buckets == i)
+                for i in range(num_buckets)
             ],
         }
 
 
-def _auroc(probs: torch.Tensor, rewards: torch.Tensor) -> float | None:
-    """Returns the AUROC, None where only one class (or nothing) is there."""
-    num_right = int(rewards.sum())
-    if num_right in (0, rewards.numel()):
-        return None
-    return float(binary_auroc(probs, rewards))
+_TOKEN_STATES = {
+    "probs": torch.float32,
+    "rewards": torch.uint8,
+    "right": torch.uint8,
+    "deciles": torch.uint8,
+    "positions": torch.int32,
+}
+
+
+def _token_metrics(
+    probs: torch.Tensor, rewards: torch.Tensor, right: torch.Tensor
+) -> dict[str, float | int | None]:
+    """Returns the metrics of some tokens; None for what is not defined on them."""
+    if not len(probs):
+        return {"num_tokens": 0} | dict.fromkeys(SCORES)
+    both_classes = 0 < int(rewards.sum()) < len(rewards)
+    return {
+        "num_tokens": len(probs),
+        "accuracy": float(right.double().mean()),
+        "auroc": float(binary_auroc(probs, rewards)) if both_classes else None,
+        "brier": float((probs - rewards).double().square().mean()),
+        "calibration_error": float(
+            binary_calibration_error(probs, rewards, n_bins=CALIBRATION_BINS)
+        ),
+    }
 
 
 @torch.no_grad()
@@ -151,42 +159,44 @@ def evaluate(
     model: nn.Module,
     data: GroupedRollouts,
     loss: TrainingLoss,
-    batch_size: int,
-    max_length: int,
+    plan: BatchPlan,
+    implementation: str,
     bucket_tokens: int,
     processes: Processes,
-    with_mask: bool,
 ) -> dict[str, Any]:
     """Evaluates a value model on every roll-out token of a data set.
 
     Args:
-        model: `Qwen2ForClassifier`, without DDP around it; its training mode is restored.
+        model: `Qwen2ForClassifier`, perhaps sharded; its training mode is restored.
         data: Held-out roll-outs.
-        loss: The loss that `model` computes.
-        batch_size: Samples a forward on each process (even for a loss of pairs).
-        max_length: Longest sequence in tokens, see `collate_padded`.
+        loss: The loss that the model is trained with.
+        plan: How samples are laid out; `plan.micro_batch_size` of them go through the model at a
+            time.
+        implementation: Attention implementation of the model.
         bucket_tokens: Width of the absolute position buckets, in tokens.
         processes: The processes that share the work; all of them must call this.
-        with_mask: See `Batch.model_inputs`.
 
     Returns:
-        `num_tokens, loss, accuracy, auroc, brier`, and the lists `by_decile` (deciles of the
-        sequence) and `by_position` (`bucket_tokens` each) of `{from, to, num_tokens, auroc}`; an
-        AUROC of one class only is None. Accuracy is over the terminal classes with three logits,
-        over the reward else; it and Brier are means over tokens. The same on every process.
+        `loss, num_tokens, accuracy, auroc, brier, calibration_error`, and the lists `by_decile`
+        (deciles of the sequence) and `by_position` (`bucket_tokens` each) of `{from, to}` and the
+        same numbers but the loss; what is not defined (an AUROC of one class only) is None.
+        Accuracy is over the terminal classes with three logits, over the reward else, and over the
+        pairs for a loss of pairs. The same on every process.
     """
-    metrics = TokenMetrics(bucket_tokens).to(processes.device)
+    metrics = TokenMetrics(loss, bucket_tokens).to(processes.device)
     metrics.add_nothing()
     was_training = model.training
     model.eval()
-    device = processes.device
-    for start in range(processes.rank * batch_size, len(data), processes.world_size * batch_size):
-        indices = range(start, min(start + batch_size, len(data)))
-        batch = collate_padded([data[i] for i in indices], max_length)
+    device, size = processes.device, plan.micro_batch_size
+    for first in range(0, len(data), processes.world_size * size):
+        start = first + processes.rank * size
+        # A process that has no samples left computes along: the others may need its shard.
+        indices = range(start, min(start + size, len(data))) or range(min(size, len(data)))
+        batch = plan.load(data, indices)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            output = model(**batch.model_inputs(device, with_mask))
-        terms = loss.count_terms(batch.labels, batch.loss_mask).to(device)
-        metrics.update(output.logits, output.success_probs, output.loss, terms, batch)
+            logits = model(**batch.model_inputs(implementation, device)).logits
+        if start < len(data):
+            metrics.update(batch.loss_logits(logits), batch)
     model.train(was_training)
     return metrics.compute()
 
@@ -195,23 +205,24 @@ def format_evaluation(metrics: dict[str, Any]) -> str:
     """Returns the metrics of `evaluate` as a small table."""
 
     def show(value: float | None) -> str:
-        return "     -" if value is None else f"{value:6.4f}"
+        return f"{'-':>9}" if value is None else f"{value:9.4f}"
 
-    names = ("loss", "accuracy", "auroc", "brier")
-    lines = ["  ".join(f"{name} {show(metrics[name])}" for name in names)]
-    lines.append(f"{'position':>18}  {'tokens':>12}   auroc")
+    def row(name: str, values: dict[str, Any]) -> str:
+        scores = "".join(show(values[score]) for score in SCORES)
+        return f"{name:>15}  {values['num_tokens']:>13,}{scores}"
+
+    titles = "".join(f"{TITLES.get(score, score):>9}" for score in SCORES)
+    lines = [f"loss {show(metrics['loss']).strip()}", f"{'position':>15}  {'tokens':>13}{titles}"]
     for bucket in metrics["by_decile"]:
-        span = f"{bucket['from']:.0%} - {bucket['to']:.0%}"
-        lines.append(f"{span:>18}  {bucket['num_tokens']:>12,}  {show(bucket['auroc'])}")
+        lines.append(row(f"{bucket['from']:.0%} - {bucket['to']:.0%}", bucket))
     for bucket in metrics["by_position"]:
-        span = f"{bucket['from']} - {bucket['to']}"
-        lines.append(f"{span:>18}  {bucket['num_tokens']:>12,}  {show(bucket['auroc'])}")
-    return "\n".join(lines)
+        lines.append(row(f"{bucket['from']} - {bucket['to']}", bucket))
+    return "\n".join([*lines, row("all", metrics)])
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     """Returns the numbers of `evaluate` that a tracker can plot, by name."""
-    scalars = {name: metrics[name] for name in ("loss", "accuracy", "auroc", "brier")}
+    scalars = {name: metrics[name] for name in ("loss", *SCORES)}
     for bucket in metrics["by_decile"]:
         scalars[f"auroc_decile_{round(bucket['from'] * NUM_DECILES)}"] = bucket["auroc"]
     return {f"eval/{name}": value for name, value in scalars.items() if value is not None}
@@ -228,11 +239,15 @@ class EvaluationArgs:
     data_num_response: int = 56
     """Responses in every row."""
     batch_size: int = 8
-    """Samples in a forward of each process (even)."""
+    """Samples in a forward of each process; even for a loss of pairs."""
     max_length: int = 17408
     """Longest sequence in tokens, prompt included; longer ones are cut on the right."""
     bucket_tokens: int = 1024
     """Width of the absolute position buckets, in tokens."""
+    skip_bad_rows: bool = False
+    """Leave out rows that can't be used, instead of ending."""
+    loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] = "cross_entropy"
+    """Loss that the model was trained with."""
     attention_impl: str = "sdpa"
     """Attention implementation of transformers; flash_attention_2 falls back to sdpa."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -248,34 +263,45 @@ def main(argv: Sequence[str] | None = None) -> None:
         exit_with_error(
             "evaluation", "--batch_size, --max_length, --bucket_tokens must be positive"
         )
+    loss = LOSSES[args.loss]
+    if loss.pairs and (args.batch_size % 2 or args.data_num_response % 2):
+        exit_with_error(
+            "evaluation",
+            f"--loss {args.loss} needs an even --batch_size and an even --data_num_response",
+        )
     transformers.utils.logging.disable_progress_bar()
     with distributed() as processes:
         try:
-            model, info = Qwen2ForClassifier.from_pretrained(
-                args.model,
-                attn_implementation=args.attention_impl,
-                dtype=getattr(torch, args.dtype),
-                use_cache=False,
-                output_loading_info=True,
+            model = load_value_model(
+                args.model, args.attention_impl, getattr(torch, args.dtype), processes.device
             )
-            if info["missing_keys"]:  # transformers would go on with random weights
-                missing = ", ".join(sorted(info["missing_keys"]))
-                raise ValueError(f"{args.model} is no value model: no weights for {missing}")
-            vocab_size = model.config.vocab_size
-            data = open_rollouts(args.data, args.data_num_response, vocab_size, processes)
+            if model.config.num_labels != loss.num_labels:
+                raise ValueError(
+                    f"{args.model} has {model.config.num_labels} labels; --loss {args.loss} needs "
+                    f"{loss.num_labels}"
+                )
+            data = GroupedRollouts(
+                args.data,
+                args.data_num_response,
+                model.config.vocab_size,
+                skip_bad_rows=args.skip_bad_rows,
+                soft_targets=loss.needs_soft,
+                processes=processes,
+            )
         except (OSError, ValueError) as error:
             exit_with_error("evaluation", str(error))
         metrics = evaluate(
-            model.to(processes.device),
+            model,
             data,
-            LOSSES["cross_entropy"],  # the loss of a loaded model, whatever it was trained with
-            args.batch_size,
-            args.max_length,
+            loss,
+            BatchPlan("padded", args.max_length, args.batch_size),
+            model.config._attn_implementation,
             args.bucket_tokens,
             processes,
-            with_mask=model.config._attn_implementation == "flash_attention_2",
         )
         if processes.rank == 0:
+            if data.bad_rows:
+                print(f"{args.data}: {format_bad_rows(data.bad_rows)}")
             args.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.output, metrics)
             print(format_evaluation(metrics))

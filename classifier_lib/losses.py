@@ -1,91 +1,183 @@
 """Training losses of the value model, by the name that `--loss` takes.
 
-A loss is a mean of terms (samples, or pairs), so a batch cut into micro batches and ranks needs the
-number of terms in each part to add up to the same value: that is `TrainingLoss.count_terms`.
+A loss works on the loss tokens of a batch in whatever layout they were computed, and returns the
+sum of its terms (samples, or pairs): divided by the number of terms of the global batch, the parts
+of micro batches and processes add up to the same mean however the batch was cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from classifier_lib.modeling import (
-    SUCCESS_CLASS,
-    TokenLossFunction,
-    mean_over_tokens,
-    terminal_class_loss,
-)
+from classifier_lib.modeling import SUCCESS_CLASS
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the N loss tokens of S samples are to predict; the tokens come sample by sample.
+
+    Attributes:
+        counts: LongTensor [S], loss tokens of each sample, N in all.
+        labels: LongTensor [S], terminal classes.
+        soft: FloatTensor [S] in [0, 1], see `Rollout.soft_target`; NaN where there is none.
+    """
+
+    counts: torch.Tensor
+    labels: torch.Tensor
+    soft: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, counts: Sequence[int], labels: Sequence[int], soft: Sequence[float | None]
+    ) -> "Targets":
+        """Makes targets from lists of S numbers."""
+        values = [float("nan") if value is None else value for value in soft]
+        return cls(torch.tensor(counts), torch.tensor(labels), torch.tensor(values))
+
+    def to(self, device: torch.device) -> "Targets":
+        """Returns the targets on a device."""
+        return Targets(*(x.to(device) for x in (self.counts, self.labels, self.soft)))
+
+    @property
+    def rewards(self) -> torch.Tensor:
+        """FloatTensor [S]: 1 for class 1 (finished and correct), else 0."""
+        return (self.labels == SUCCESS_CLASS).float()
+
+    def at_tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns [N], for each loss token the entry of `values` [S] of its sample."""
+        return values.repeat_interleave(self.counts)
+
+    def sample_means(self, values: torch.Tensor) -> torch.Tensor:
+        """Averages `values` [N] over each sample's loss tokens: [S], 0 for a sample without any."""
+        samples = self.at_tokens(torch.arange(len(self.counts), device=values.device))
+        sums = values.new_zeros(len(self.counts)).index_add(0, samples, values)
+        return sums / self.counts.clamp(min=1)
 
 
 class TrainingLoss(NamedTuple):
     """One choice of `--loss`.
 
     Attributes:
-        function: Mean loss of a batch, for `model.loss_function`.
-        num_labels: Number of logits it trains.
-        count_terms: `(labels [B], loss_mask [B, T]) -> number of terms in that mean`, an integer
-            scalar tensor.
+        function: `(logits [N, L], targets) -> sum of the terms`, a scalar in float32.
+        num_labels: L, the number of logits it trains.
+        count_terms: `targets -> number of terms in that sum`, an integer scalar tensor.
+        pairs: Whether the terms are pairs of neighbouring samples.
+        needs_soft: Whether it reads `Targets.soft`.
     """
 
-    function: TokenLossFunction
+    function: Callable[[torch.Tensor, Targets], torch.Tensor]
     num_labels: int
-    count_terms: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    count_terms: Callable[[Targets], torch.Tensor]
+    pairs: bool = False
+    needs_soft: bool = False
 
 
-def count_samples(labels: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
+def count_samples(targets: Targets) -> torch.Tensor:
     """Counts the samples that have a loss token."""
-    return loss_mask.bool().any(dim=1).sum()
+    return (targets.counts > 0).sum()
 
 
-def _ordered_pairs(labels: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
-    """Returns +1, -1 or 0 [B/2]: which row of each pair is the correct one, 0 for no preference."""
-    if labels.shape[0] % 2:
-        raise ValueError(f"a batch of pairs needs an even number of rows, not {labels.shape[0]}")
-    rewards = (labels == SUCCESS_CLASS).long().view(-1, 2)
-    usable = loss_mask.bool().any(dim=1).view(-1, 2).all(dim=1)
+def cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Cross-entropy of the terminal class at every roll-out token (VGS Section 2.1).
+
+    `sum_(x,y,z,k) 1/|z| sum_h CE(f(x, y, z[:h]), k)`, over the samples of the batch.
+
+    Args:
+        logits: [N, 3]; computed in float32 whatever the dtype.
+        targets: What they are to predict.
+
+    Returns:
+        Scalar in float32, the sum over samples.
+    """
+    labels = targets.at_tokens(targets.labels)
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return targets.sample_means(losses).sum()
+
+
+def binary_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """The same with the reward as target: 1 for class 1 only. Logits [N, 1]."""
+    rewards = targets.at_tokens(targets.rewards)
+    losses = F.binary_cross_entropy_with_logits(
+        logits.float().squeeze(-1), rewards, reduction="none"
+    )
+    return targets.sample_means(losses).sum()
+
+
+def squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """The same with the squared error of sigmoid(logit) to the soft target. Logits [N, 1].
+
+    The soft target of a sample is the share of correct completions of its roll-in; with one
+    completion a roll-in, as in OpenR1-VM, that is the reward.
+    """
+    errors = logits.float().squeeze(-1).sigmoid() - targets.at_tokens(targets.soft)
+    return targets.sample_means(errors.square()).sum()
+
+
+def _ordered_pairs(targets: Targets) -> torch.Tensor:
+    """Returns +1, -1 or 0 [S/2]: which sample of each pair is the correct one, 0 for no preference.
+
+    A pair with a sample without loss tokens counts as none.
+    """
+    if len(targets.labels) % 2:
+        raise ValueError(f"pairs need an even number of samples, not {len(targets.labels)}")
+    rewards = targets.rewards.view(-1, 2)
+    usable = (targets.counts > 0).view(-1, 2).all(dim=1)
     return (rewards[:, 0] - rewards[:, 1]) * usable
 
 
-def count_pairs(labels: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
-    """Counts the pairs with different rewards in which both rows have a loss token."""
-    return _ordered_pairs(labels, loss_mask).ne(0).sum()
+def count_pairs(targets: Targets) -> torch.Tensor:
+    """Counts the pairs with different rewards in which both samples have a loss token."""
+    return _ordered_pairs(targets).ne(0).sum()
 
 
-def bradley_terry_loss(
-    logits: torch.Tensor, labels: torch.Tensor, loss_mask: torch.Tensor
-) -> torch.Tensor:
-    """Bradley-Terry preference loss over pairs of responses to one problem.
+def pair_margins(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Returns by how much the correct sample of each pair scores higher; 0 where none is.
 
-    Rows 2i and 2i+1 are a pair. With the score of a response `s(z) = 1/|z| sum_h f(x, y, z[:h])`,
-    its mean logit over the roll-out tokens, so that every token learns:
-
-    `1/|P| sum_(+,-) -log sigmoid(s(z+) - s(z-))`
-
-    over the pairs P of one response with reward 1 (class 1) and one with reward 0. Pairs with equal
-    rewards contribute nothing.
+    The score of a response is its mean logit over the roll-out tokens, so that every token learns:
+    `s(z) = 1/|z| sum_h f(x, y, z[:h])`.
 
     Args:
-        logits: [B, T, 1]; computed in float32 whatever the dtype.
-        labels: LongTensor [B], terminal classes.
-        loss_mask: [B, T], 1 on roll-out tokens.
+        logits: [N, 1].
+        targets: Of S samples, 2i and 2i + 1 being a pair.
 
     Returns:
-        Scalar in float32; 0 without any pair of different rewards.
+        [S/2] in float32.
 
     Raises:
-        ValueError: If B is odd.
+        ValueError: If S is odd.
     """
-    order = _ordered_pairs(labels, loss_mask)
-    scores = mean_over_tokens(logits.float().squeeze(-1), loss_mask).view(-1, 2)
-    losses = -F.logsigmoid(order * (scores[:, 0] - scores[:, 1]))
-    counted = order.ne(0)
-    return (losses * counted).sum() / counted.sum().clamp(min=1)
+    order = _ordered_pairs(targets)
+    scores = targets.sample_means(logits.float().squeeze(-1)).view(-1, 2)
+    return order * (scores[:, 0] - scores[:, 1])
+
+
+def bradley_terry(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Bradley-Terry preference loss over pairs of responses to one problem.
+
+    `sum_(+,-) -log sigmoid(s(z+) - s(z-))` over the pairs of one response with reward 1 (class 1)
+    and one with reward 0, with the scores of `pair_margins`.
+
+    Args:
+        logits: [N, 1]; computed in float32 whatever the dtype.
+        targets: Of S samples, 2i and 2i + 1 being a pair.
+
+    Returns:
+        Scalar in float32, the sum over pairs; 0 without any pair of different rewards.
+
+    Raises:
+        ValueError: If S is odd.
+    """
+    losses = -F.logsigmoid(pair_margins(logits, targets))
+    return (losses * _ordered_pairs(targets).ne(0)).sum()
 
 
 LOSSES = {
-    "cross_entropy": TrainingLoss(terminal_class_loss, 3, count_samples),
-    "bce": TrainingLoss(terminal_class_loss, 1, count_samples),
-    "bradley_terry": TrainingLoss(bradley_terry_loss, 1, count_pairs),
+    "cross_entropy": TrainingLoss(cross_entropy, 3, count_samples),
+    "bce": TrainingLoss(binary_cross_entropy, 1, count_samples),
+    "mse": TrainingLoss(squared_error, 1, count_samples, needs_soft=True),
+    "bradley_terry": TrainingLoss(bradley_terry, 1, count_pairs, pairs=True),
 }
-"""The paper's loss first; `bce` is the same with one logit."""
+"""The paper's loss first."""

@@ -6,7 +6,6 @@ This file imports torch and transformers only, so `save_pretrained` can ship it 
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,6 @@ logger = logging.getLogger(__name__)
 
 SUCCESS_CLASS = 1
 """Terminal class "finished and correct": the only one with reward 1."""
-
-TokenLossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(logits [B, T, L], labels [B], loss_mask [B, T]) -> scalar loss`."""
 
 
 @dataclass
@@ -79,20 +75,6 @@ def success_probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.softmax(dim=-1)[..., SUCCESS_CLASS]
 
 
-def mean_over_tokens(values: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
-    """Averages `values` [B, T] over each sample's loss tokens; 0 for a sample without any.
-
-    Args:
-        values: [B, T].
-        loss_mask: [B, T], 1 on the tokens that count.
-
-    Returns:
-        [B] float32.
-    """
-    mask = loss_mask.to(torch.float32)
-    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
 def terminal_class_loss(
     logits: torch.Tensor, labels: torch.Tensor, loss_mask: torch.Tensor
 ) -> torch.Tensor:
@@ -121,8 +103,9 @@ def terminal_class_loss(
         )
     else:
         losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    counted = loss_mask.to(torch.bool).any(dim=1).sum()
-    return mean_over_tokens(losses, loss_mask).sum() / counted.clamp(min=1)
+    mask = loss_mask.to(torch.float32)
+    sample_means = (losses * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return sample_means.sum() / mask.any(dim=1).sum().clamp(min=1)
 
 
 class Qwen2ForClassifier(Qwen2PreTrainedModel):
@@ -134,7 +117,7 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
     State dict: `model.*` as `Qwen2Model`, `score.0.weight` [hidden, hidden] and `score.2.weight`
     [num_labels, hidden]. `config.attention_dropout` is also the dropout before the head.
 
-    The loss is `terminal_class_loss`; assign `model.loss_function` to train with another one.
+    The loss of `forward` is `terminal_class_loss`.
 
     Raises:
         ValueError: If `config.num_labels` is not 1, 2 or 3.
@@ -156,7 +139,6 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
             nn.ReLU(),
             nn.Linear(config.hidden_size, config.num_labels, bias=False),
         )
-        self.loss_function: TokenLossFunction = terminal_class_loss
         self.post_init()
 
     @classmethod
@@ -229,7 +211,7 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
         if labels is not None:
             if loss_mask is None:
                 raise ValueError("labels needs loss_mask: 1 on the roll-out tokens, 0 elsewhere")
-            loss = self.loss_function(logits, labels, loss_mask)
+            loss = terminal_class_loss(logits, labels, loss_mask)
         return Qwen2ClassifierOutput(
             loss=loss,
             logits=logits,

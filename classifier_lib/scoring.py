@@ -10,7 +10,49 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from classifier_lib.hub import load_failure
 from classifier_lib.modeling import Qwen2ForClassifier
+
+
+def load_value_model(
+    path: str, attention_impl: str, dtype: torch.dtype, device: torch.device
+) -> Qwen2ForClassifier:
+    """Loads a value model for inference, with every one of its weights.
+
+    Args:
+        path: Folder or Hub id.
+        attention_impl: See `resolve_attention`.
+        dtype: Of the parameters.
+        device: Where the model goes.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: If there is none, its files are damaged or don't hold all weights; one line
+            that begins with the path.
+    """
+    try:
+        model, info = Qwen2ForClassifier.from_pretrained(
+            path,
+            attn_implementation=attention_impl,
+            dtype=dtype,
+            use_cache=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a damaged file comes up with
+        raise ValueError(
+            f"{path}: no model could be loaded: {load_failure(path, error)}"
+        ) from error
+    # transformers would go on with random weights.
+    misshapen = {name for name, *_ in info["mismatched_keys"]}
+    for what, names in (("no", info["missing_keys"]), ("misshapen", misshapen)):
+        if names:
+            named = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            raise ValueError(f"{path} is no value model: {what} weights for {named}")
+    return model.to(device).eval()
 
 
 class ScoringRequest(NamedTuple):

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from search_lib.errors import InputError
+from classifier_lib.commands import InputError
 from search_lib.statistics import Estimate, estimate_difference
 
 

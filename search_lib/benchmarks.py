@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search_lib.errors import InputError
+from classifier_lib.commands import InputError
 from search_lib.prompts import MATH_INSTRUCTION
 
 

@@ -1,8 +1,9 @@
 """Prompt templates by model family."""
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from search_lib.errors import InputError
+from classifier_lib import hub
+from classifier_lib.commands import InputError
 
 MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
 
@@ -14,18 +15,20 @@ R1_USER = "<｜User｜>"
 R1_ASSISTANT = "<｜Assistant｜>"
 
 
-def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, from a folder or the hub.
+def load_tokenizer(model: str, flag: str = "--piref_model") -> PreTrainedTokenizerBase:
+    """The tokenizer of the policy, or of the model that another flag names.
+
+    Args:
+        model: folder or hub id.
+        flag: what named it, for the error.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none or its files are damaged.
     """
     try:
-        return AutoTokenizer.from_pretrained(policy)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"--piref_model {policy}: no tokenizer could be loaded: {error}"
-        ) from error
+        return hub.load_tokenizer(model)
+    except ValueError as error:
+        raise InputError(f"{flag} {error}") from error
 
 
 def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:

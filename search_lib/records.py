@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier_lib.atomic_files import lock_file
-from search_lib.errors import InputError
+from classifier_lib.commands import InputError
 from search_lib.runner import SearchCost, SearchJob
 from search_lib.strategies import Node, Response
 

@@ -13,10 +13,11 @@ from typing import Annotated
 
 import pytest
 import tyro
+from safetensors.torch import load_file, save_file
 
 import inference_eval
+from classifier_lib.commands import InputError
 from inference_eval import Args
-from search_lib.errors import InputError
 from search_lib.records import parse_record, read_records
 from tests.tiny_models import save_tiny_classifier, save_tiny_policy
 
@@ -263,7 +264,7 @@ def test_bad_flags_are_refused_before_any_model_loads(
 def test_a_value_model_with_another_vocabulary_is_refused(models, tmp_path):
     for vocab_size in (64, 5000):
         folder = save_tiny_classifier(tmp_path / str(vocab_size), vocab_size=vocab_size)
-        with pytest.raises(InputError, match=rf"a vocabulary of {vocab_size} tokens, the policy's"):
+        with pytest.raises(InputError, match=rf"a vocabulary of {vocab_size} tokens, the tok"):
             inference_eval.main(make_args(models, tmp_path, classifier_ckpt_path=str(folder)))
     # The same size, but its own tokenizer gives the ids other meanings.
     folder = save_tiny_classifier(tmp_path / "same_size")
@@ -278,6 +279,38 @@ def test_a_policy_is_no_value_model(models, tmp_path):
     args = make_args(models, tmp_path, classifier_ckpt_path=str(models / "policy"))
     with pytest.raises(InputError, match=r"holds \['Qwen2ForCausalLM'\], not a value model"):
         inference_eval.main(args)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("score.2.weight", "is no value model: no weights for score.2.weight$"),
+        ("model.norm.weight", "is no value model: no weights for model.norm.weight$"),
+        (None, "no model could be loaded: SafetensorError"),
+    ],
+)
+def test_a_value_model_without_all_its_weights_is_refused(models, tmp_path, lacking, message):
+    folder = save_tiny_classifier(tmp_path / "value_model")
+    file = folder / "model.safetensors"
+    if lacking:
+        weights = load_file(file)
+        del weights[lacking]
+        save_file(weights, tmp_path / "rest", metadata={"format": "pt"})
+        shutil.copy(tmp_path / "rest", file)
+    else:
+        file.write_bytes(file.read_bytes()[:-100])
+    args = make_args(models, tmp_path, classifier_ckpt_path=str(folder))
+    with pytest.raises(InputError, match=rf"^--classifier_ckpt_path {folder}:? {message}"):
+        inference_eval.main(args)
+    assert not args.output_path.exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model_type": "qwen2", "hidden_size": "wide"}', "{"])
+def test_a_damaged_config_is_refused(models, tmp_path, content):
+    folder = save_tiny_classifier(tmp_path / "value_model")
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=rf"--classifier_ckpt_path {folder}: no model"):
+        inference_eval.main(make_args(models, tmp_path, classifier_ckpt_path=str(folder)))
 
 
 def test_an_empty_benchmark_is_refused(models, tmp_path):

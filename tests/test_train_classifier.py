@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import shutil
@@ -5,18 +6,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import train_classifier
+from classifier_lib.atomic_files import lock_file
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.train_args import check_flags
+from tests.distributed import Job, host_store, run_distributed, torchrun_environment
 from train_classifier import parse_args
 
-REPOSITORY = Path(train_classifier.__file__).parent
+SCRIPT = str(Path(train_classifier.__file__))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -84,7 +92,7 @@ def test_published_command_line():
     assert args.compile
     assert args.push_to_hub
     assert args.run_name == "single_node_run"
-    train_classifier.check_flags(args, world_size=4)
+    check_flags(args, world_size=4)
 
 
 def test_help_shows_underscores(capsys):
@@ -100,6 +108,7 @@ def test_a_run_from_start_to_end(flags, tiny_policy, rollout_folder, tmp_path, c
     train_classifier.main(command)
     run_dir = tmp_path / "run"
     assert sorted(path.name for path in run_dir.iterdir()) == [
+        ".run.lock",
         "config.json",
         "evaluation.json",
         "final",
@@ -112,7 +121,8 @@ def test_a_run_from_start_to_end(flags, tiny_policy, rollout_folder, tmp_path, c
     lines = read_metrics(run_dir)
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5]
     assert [line["step"] for line in lines if "eval/auroc" in line] == [2, 4, 5]
-    assert lines[0]["train/tokens_per_second"] > 0
+    rates = [lines[0][f"train/tokens_per_second/{kind}"] for kind in ("all", "valid", "loss")]
+    assert rates[0] == rates[1] > rates[2] > 0  # packed: nothing is padding, nothing is shared
     model, info = Qwen2ForClassifier.from_pretrained(run_dir / "final", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -121,6 +131,10 @@ def test_a_run_from_start_to_end(flags, tiny_policy, rollout_folder, tmp_path, c
     for folder in ("final", "step_5"):
         assert (run_dir / folder / tokenizer).read_text() == (tiny_policy / tokenizer).read_text()
     check_equal(load_file(run_dir / "step_5" / "model.safetensors"), final_weights(run_dir))
+    card = (run_dir / "final" / "README.md").read_text()
+    evaluation = json.loads((run_dir / "evaluation.json").read_text())
+    assert f"| auroc | {evaluation['auroc']:.4f} |" in card
+    assert "5 steps of 8 samples (1.00 epochs of 40 roll-outs)" in card
 
     before = (run_dir / "metrics.jsonl").read_text()
     capsys.readouterr()
@@ -138,20 +152,27 @@ def test_training_learns(flags, rollout_folder, tmp_path):
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))
-def test_micro_batches_do_not_change_the_result(flags, tmp_path, loss):
-    for micro_batch_size in (2, 8):
-        train_classifier.main(
-            flags(
-                run_name=f"micro{micro_batch_size}",
-                micro_batch_size=micro_batch_size,
-                loss=loss,
-                attention_dropout=0,
-                max_length=8,  # some samples lose all their loss tokens, so parts weigh unequally
-            )
-        )
-    check_close(final_weights(tmp_path / "micro2"), final_weights(tmp_path / "micro8"))
-    metrics = read_metrics(tmp_path / "micro2")[-1]
-    assert metrics["train/truncated_samples"] > 0
+def test_packing_and_micro_batches_do_not_change_the_result(flags, tmp_path, loss):
+    shared = {
+        "loss": loss,
+        "attention_dropout": 0,
+        "max_length": 12,  # some samples lose all their loss tokens, so parts weigh unequally
+        "total_batch_size": 16,
+        "small_group_size": 4,
+        "eval_data_path": flags()[1],
+    }
+    train_classifier.main(flags(run_name="expected", packing="padded", **shared))
+    for name, changes in {
+        "padded": {"packing": "padded", "micro_batch_size": 8},
+        "packed": {"packing": "packed", "tokens_per_micro_batch": 40},
+        "shared": {"packing": "shared_prefix", "tokens_per_micro_batch": 200},
+    }.items():
+        train_classifier.main(flags(run_name=name, **shared, **changes))
+        check_close(final_weights(tmp_path / "expected"), final_weights(tmp_path / name))
+        expected, metrics = (read_metrics(tmp_path / run)[3] for run in ("expected", name))
+        assert metrics["train/truncated_samples"] == expected["train/truncated_samples"] > 0
+        expected, metrics = (read_metrics(tmp_path / run)[-1] for run in ("expected", name))
+        assert metrics["eval/auroc"] == pytest.approx(expected["eval/auroc"], abs=1e-3)
 
 
 @pytest.mark.parametrize("warmup_steps", [-1, 1])
@@ -164,72 +185,88 @@ def test_num_epochs_and_warmup(flags, tmp_path, warmup_steps):
     assert lines[1]["train/lr"] == pytest.approx(1e-3)
 
 
-POISONED = """
-import os, sys
-import torch
-import train_classifier
-from classifier_lib.losses import LOSSES
+def train_poisoned(argv: list[str], calls_before: int | None) -> None:
+    """Trains with a loss that isn't a number in one micro batch of this process."""
+    loss, calls = LOSSES["cross_entropy"], 0
 
-loss = LOSSES["cross_entropy"]
-calls = 0
+    def poisoned(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss.function(*args) * (float("nan") if calls == calls_before else 1)
 
-def poisoned(logits, labels, loss_mask):
-    # One micro batch of step 2, on the last process only, has a loss that isn't a number.
-    global calls
-    calls += 1
-    value = loss.function(logits, labels, loss_mask)
-    return value * float("nan") if calls == int(os.environ["POISON_" + RANK]) else value
-
-RANK = os.environ.get("RANK", "0")
-LOSSES["cross_entropy"] = loss._replace(function=poisoned)
-torch.set_num_threads(1)
-train_classifier.main(sys.argv[1:])
-"""
+    LOSSES["cross_entropy"] = loss._replace(function=poisoned)
+    train_classifier.main(argv)
 
 
-def test_two_processes_equal_one(flags, rollout_folder, tmp_path):
+def train_poisoned_on_rank_1(argv: list[str]) -> None:
+    train_poisoned(argv, 4 if os.environ["RANK"] == "1" else None)
+
+
+def test_two_processes_equal_one(flags, rollout_folder, tmp_path, monkeypatch):
     """Weights, evaluation and the skipping of a bad step; dropout on, uneven evaluation data."""
-    script = tmp_path / "poisoned.py"
-    script.write_text(POISONED)
-    # Two micro batches a step for each of two processes, four for a single one.
-    shared = {"micro_batch_size": 2, "eval_data_path": rollout_folder}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    for launcher, name, poison in (
-        ([sys.executable], "one", {"POISON_0": "8"}),
-        ([*torchrun, "--nproc_per_node=2"], "two", {"POISON_0": "-1", "POISON_1": "4"}),
-    ):
-        subprocess.run(
-            [*launcher, str(script), *flags(run_name=name, **shared)],
-            env={**environment, **poison},
-            check=True,
-        )
-    one, two = tmp_path / "one", tmp_path / "two"
-    check_close(final_weights(one), final_weights(two))
-    for left, right in zip(read_metrics(one), read_metrics(two), strict=True):
-        for name in left.keys() - {"time", "train/tokens_per_second"}:
-            assert left[name] == (
-                None if right[name] is None else pytest.approx(right[name], rel=1e-3, abs=1e-5)
-            ), name
-    assert [line["train/skipped_steps"] for line in read_metrics(two)[:4]] == [0, 1, 1, 1]
-    evaluations = [json.loads((run / "evaluation.json").read_text()) for run in (one, two)]
-    assert evaluations[0]["num_tokens"] == evaluations[1]["num_tokens"]
-    for name in ("loss", "accuracy", "auroc", "brier"):
-        assert evaluations[0][name] == pytest.approx(evaluations[1][name], abs=1e-3)
+    # Two micro batches a step for each of two processes, four for a single one: the fourth of
+    # rank 1 is the eighth in all.
+    shared = {"micro_batch_size": 2, "packing": "padded", "eval_data_path": rollout_folder}
+    monkeypatch.setitem(LOSSES, "cross_entropy", LOSSES["cross_entropy"])  # put back in the end
+    train_poisoned(flags(run_name="one", **shared), 8)
+    one = tmp_path / "one"
+    for parallel in ("ddp", "fsdp"):
+        argv = flags(run_name=parallel, parallel=parallel, **shared)
+        run_distributed(tmp_path, train_poisoned_on_rank_1, argv)
+        two = tmp_path / parallel
+        check_close(final_weights(one), final_weights(two))
+        for left, right in zip(read_metrics(one), read_metrics(two), strict=True):
+            for name in left.keys() - {"time"}:
+                if not name.startswith("train/tokens_per_second"):
+                    assert left[name] == (
+                        None if right[name] is None else pytest.approx(right[name], 1e-3, 1e-5)
+                    ), name
+        assert [line["train/skipped_steps"] for line in read_metrics(two)[:4]] == [0, 1, 1, 1]
+        evaluations = [json.loads((run / "evaluation.json").read_text()) for run in (one, two)]
+        assert evaluations[0]["num_tokens"] == evaluations[1]["num_tokens"]
+        for name in ("loss", "accuracy", "auroc", "brier", "calibration_error"):
+            assert evaluations[0][name] == pytest.approx(evaluations[1][name], abs=1e-3)
 
 
-def test_killed_run_continues_to_the_same_weights(flags, tmp_path):
-    settings = {"num_steps": 60, "save_every": 3, "max_keep_ckpts": 30}
+def train_and_tell(connection: Connection, argv: list[str]) -> None:
+    """Trains, and tells of each step that is done."""
+    original = train_classifier.train_step
+
+    def step(*args: Any) -> Any:
+        result = original(*args)
+        connection.send(result.loss)
+        return result
+
+    train_classifier.train_step = step
+    train_classifier.main(argv)
+
+
+def kill_after(step: int, folder: Path, argv: list[str], world_size: int) -> None:
+    """Starts a run on several processes and kills them all when a step is done."""
+    store = host_store()
+    environment = torchrun_environment(store.port, world_size, local_world_size=1)
+    with Job(folder, train_and_tell, [(argv,)] * world_size, environment) as job:
+        for _ in range(step):
+            job.receive(0)
+        for rank in range(world_size):
+            job.signal(rank, signal.SIGKILL)
+        assert [job.exit_code(rank) for rank in range(world_size)] == [-signal.SIGKILL] * world_size
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    return {x["step"]: x["train/loss"] for x in read_metrics(run_dir) if "train/loss" in x}
+
+
+@pytest.mark.parametrize("packing", ["packed", "shared_prefix"])
+def test_killed_run_continues_to_the_same_weights(flags, tmp_path, packing):
+    settings = {"num_steps": 60, "save_every": 3, "max_keep_ckpts": 30, "packing": packing}
     command = flags(**settings)
     process = subprocess.Popen(
-        [sys.executable, "-u", str(REPOSITORY / "train_classifier.py"), *command],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-u", SCRIPT, *command], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("step 5/"):
+        if line.startswith("step 8/"):
             process.send_signal(signal.SIGKILL)
             break
     process.stdout.close()
@@ -239,17 +276,96 @@ def test_killed_run_continues_to_the_same_weights(flags, tmp_path):
     assert (killed / "step_3").exists()
     # As if the kill had come while the next checkpoint was being written.
     shutil.copytree(killed / "step_3", killed / ".step_6.tmp", dirs_exist_ok=True)
-    (killed / ".step_6.tmp" / "trainer_state.pt").unlink()
+    (killed / ".step_6.tmp" / "trainer_state.json").unlink()
 
     train_classifier.main(command)
-    undisturbed = flags(**settings, output_dir=tmp_path / "other")
-    train_classifier.main(undisturbed)
+    train_classifier.main(flags(**settings, output_dir=tmp_path / "other"))
     check_equal(final_weights(killed), final_weights(tmp_path / "other" / "run"))
-    assert not list(killed.glob(".*"))
-    by_step = {line["step"]: line["train/loss"] for line in read_metrics(killed)}
-    assert by_step == {
-        line["step"]: line["train/loss"] for line in read_metrics(tmp_path / "other" / "run")
+    assert [path.name for path in killed.glob(".*")] == [".run.lock"]
+    assert losses(killed) == losses(tmp_path / "other" / "run")
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "hsdp"])
+def test_killed_processes_continue_to_the_same_weights(flags, tmp_path, parallel):
+    settings = {
+        "num_steps": 12,
+        "save_every": 2,
+        "parallel": parallel,
+        "attention_dropout": 0,
+        "max_keep_ckpts": 30,
     }
+    # hsdp copies weights to two machines of one process each.
+    kill_after(7, tmp_path, flags(**settings), world_size=2)
+    killed = tmp_path / "run"
+    assert (killed / "step_4").exists()
+    assert not (killed / "step_8").exists()
+    shutil.copytree(killed, tmp_path / "resharded" / "run")
+    for output_dir in (tmp_path, tmp_path / "other"):
+        argv = flags(**settings, output_dir=output_dir)
+        run_distributed(tmp_path, train_classifier.main, argv, local_world_size=1)
+    undisturbed = tmp_path / "other" / "run"
+    check_equal(final_weights(killed), final_weights(undisturbed))
+    assert losses(killed) == losses(undisturbed)
+
+    # The same checkpoint goes on with another number of processes, in another mode.
+    mode, world_size = {"ddp": ("hsdp", 4), "fsdp": ("ddp", 1), "hsdp": ("fsdp", 4)}[parallel]
+    argv = flags(**{**settings, "parallel": mode}, output_dir=tmp_path / "resharded")
+    run_distributed(
+        tmp_path, train_classifier.main, argv, world_size=world_size, local_world_size=world_size
+    )
+    check_close(final_weights(tmp_path / "resharded" / "run"), final_weights(undisturbed))
+
+
+def test_a_run_told_to_stop_saves_and_goes_on(flags, tmp_path):
+    command = flags(num_steps=200)
+    process = subprocess.Popen(
+        [sys.executable, "-u", SCRIPT, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "told to stop: saved step" in output
+    run_dir = tmp_path / "run"
+    assert not (run_dir / "final").exists()
+    (saved,) = run_dir.glob("step_*")
+    assert f"told to stop: saved step {saved.name.removeprefix('step_')};" in output
+    train_classifier.main(command)
+    train_classifier.main(flags(num_steps=200, output_dir=tmp_path / "other"))
+    check_equal(final_weights(run_dir), final_weights(tmp_path / "other" / "run"))
+
+
+def test_a_second_start_of_a_run_is_refused(flags, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with lock_file(tmp_path / "run" / train_classifier.LOCK_FILE), pytest.raises(SystemExit):
+        train_classifier.main(flags())
+    assert f"another process trains in {tmp_path / 'run'}" in capsys.readouterr().err
+    train_classifier.main(flags())
+
+
+def test_bad_rows_are_named_or_left_out(flags, rollout_rows, tmp_path, capsys):
+    rows = copy.deepcopy(rollout_rows)
+    rows[3]["labels"][1] = 7
+    rows[5]["roll_in_ids"][0] = [64]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "bad")
+    command = flags(data_path=tmp_path / "bad")
+    with pytest.raises(SystemExit):
+        train_classifier.main(command)
+    assert "row 3, column labels, response 1 is 7" in capsys.readouterr().err
+    good = [row for number, row in enumerate(rollout_rows) if number not in (3, 5)]
+    datasets.Dataset.from_list(good).save_to_disk(tmp_path / "good")
+    train_classifier.main([*command, "--skip_bad_rows"])
+    output = capsys.readouterr().out
+    assert "--data_path: left out 2 bad rows:" in output
+    assert "row 5, column roll_in_ids, response 0 holds token id 64; the vocabulary" in output
+    train_classifier.main(flags(data_path=tmp_path / "good", run_name="good"))
+    check_equal(final_weights(tmp_path / "run"), final_weights(tmp_path / "good"))
 
 
 class Stop(Exception):
@@ -282,7 +398,7 @@ def test_changed_config_is_refused(flags, tmp_path, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert "--max_lr 0.005 (was 0.001), --seed 1 (was 0);" in message
     assert "log_every" not in message
-    train_classifier.main(flags(save_every=1, micro_batch_size=2, log_every=2))
+    train_classifier.main(flags(save_every=1, micro_batch_size=2, log_every=2, packing="padded"))
     assert (tmp_path / "run" / "final").exists()
 
 
@@ -330,7 +446,7 @@ def poison_steps(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Makes the loss of these steps NaN (one micro batch a step)."""
     loss, calls = LOSSES["cross_entropy"], 0
 
-    def poisoned(*args: torch.Tensor) -> torch.Tensor:
+    def poisoned(*args: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return loss.function(*args) * (float("nan") if calls in steps else 1)
@@ -363,13 +479,38 @@ def test_too_many_bad_steps_end_the_run(flags, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"total_batch_size": 10}, "--total_batch_size 10 is not a multiple of --micro_batch_size"),
-        ({"small_group_size": 3}, "--micro_batch_size 4 is not a multiple of --small_group_size"),
         (
-            {"small_group_size": 8, "micro_batch_size": 8},
+            {"packing": "padded", "total_batch_size": 10},
+            "--total_batch_size 10 is not a multiple of --micro_batch_size",
+        ),
+        (
+            {"packing": "padded", "micro_batch_size": 3, "total_batch_size": 12},
+            "--micro_batch_size 3 is not a multiple of --small_group_size 2",
+        ),
+        (
+            {"packing": "padded", "tokens_per_micro_batch": 100},
+            "--tokens_per_micro_batch 100 is for packed micro batches",
+        ),
+        ({"tokens_per_micro_batch": 63}, "63 tokens don't hold 1 sample(s) of --max_length 64"),
+        (
+            {"tokens_per_micro_batch": 127, "loss": "bradley_terry"},
+            "127 tokens don't hold 2 sample(s)",
+        ),
+        ({"attention_impl": "flex_attention"}, "flex_attention has no backward on a CPU"),
+        (
+            {"attention_impl": "flash_attention_2", "packing": "shared_prefix"},
+            "flash_attention_2 has no masks for shared prefixes",
+        ),
+        (
+            {"small_group_size": 3},
+            "--data_num_response 4 is not a multiple of --small_group_size 3",
+        ),
+        (
+            {"small_group_size": 8},
             "--data_num_response 4 is not a multiple of --small_group_size 8",
         ),
         ({"loss": "bradley_terry", "small_group_size": 1}, "must be even"),
+        ({"loss": "bradley_terry", "micro_batch_size": 3}, "--micro_batch_size 3 must be even"),
         ({"eval_every": 2}, "--eval_every 2 needs --eval_data_path"),
         ({"num_steps": 0}, "--num_steps 0 must be positive, or -1"),
         ({"max_keep_ckpts": 0}, "--max_keep_ckpts 0 must be at least 1"),
@@ -382,7 +523,7 @@ def test_too_many_bad_steps_end_the_run(flags, tmp_path, monkeypatch):
         ({"max_lr": "nan"}, "--max_lr nan must be positive"),
         ({"data_path": "/absent/data"}, "--data_path: /absent/data: no such file"),
         ({"eval_data_path": "/absent/data"}, "--eval_data_path: /absent/data: no such file"),
-        ({"data_num_response": 8}, "row 0, column roll_in_ids has 4 responses, not the 8"),
+        ({"data_num_response": 8}, "row 0, column labels has 4 responses, not the 8"),
         ({"model_path": "/absent/model"}, "--model_path /absent/model: "),
         ({"max_lr": 0}, "--max_lr 0.0 must be positive"),
         ({"attention_dropout": 1}, "--attention_dropout 1.0 must be in [0, 1)"),
@@ -411,6 +552,34 @@ def test_a_damaged_policy_is_named(flags, tiny_policy, tmp_path, capsys):
         assert "error: --model_path" in capsys.readouterr().err
 
 
+def test_sliding_windows_are_refused_in_packed_rows(flags, tiny_policy, tmp_path, capsys):
+    policy = shutil.copytree(tiny_policy, tmp_path / "policy")
+    config = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps({**config, "use_sliding_window": True}))
+    with pytest.raises(SystemExit):
+        train_classifier.main(flags(model_path=policy))
+    assert "--packing packed: " in capsys.readouterr().err
+
+
+def test_weights_in_bfloat16(flags, tmp_path):
+    command = flags(param_dtype="bfloat16", packing="shared_prefix", num_steps=6, save_every=3)
+    train_classifier.main(command)
+    weights = final_weights(tmp_path / "run")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    again = flags(
+        param_dtype="bfloat16",
+        packing="shared_prefix",
+        num_steps=6,
+        save_every=3,
+        output_dir=tmp_path / "resumed",
+    )
+    shutil.copytree(tmp_path / "run", tmp_path / "resumed" / "run")
+    shutil.rmtree(tmp_path / "resumed" / "run" / "final")
+    shutil.rmtree(tmp_path / "resumed" / "run" / "step_6")
+    train_classifier.main(again)
+    check_equal(weights, final_weights(tmp_path / "resumed" / "run"))
+
+
 def test_push_to_hub_can_be_tried_again(flags, tmp_path, monkeypatch, capsys):
     pushed: list[tuple[Path, str]] = []
 
@@ -430,7 +599,11 @@ def test_push_to_hub_can_be_tried_again(flags, tmp_path, monkeypatch, capsys):
     assert "pushed to https://huggingface.co/me/model" in capsys.readouterr().out
 
 
-def test_track_keeps_neptune_files_in_the_run(flags, tmp_path, monkeypatch):
+def test_trackers_keep_their_files_in_the_run(flags, tmp_path, monkeypatch):
     monkeypatch.delenv("NEPTUNE_API_TOKEN", raising=False)
-    train_classifier.main(flags(num_steps=1, track=True))
+    command = flags(num_steps=1, track=True)
+    train_classifier.main([*command, "--trackers", "tensorboard"])
     assert list((tmp_path / "run" / "neptune").rglob("*.sqlite3"))
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    state = json.loads((tmp_path / "run" / "step_1" / "trainer_state.json").read_text())
+    assert state["trackers"]["neptune"]

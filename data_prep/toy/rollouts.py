@@ -41,11 +41,11 @@ import tyro
 from tqdm import tqdm
 
 from classifier_lib.atomic_files import write_json
+from classifier_lib.commands import InputError
 from data_prep.toy.sampling import CORRECT, INCORRECT, UNFINISHED, RolloutSampler, in_order
 from data_prep.toy.settings import describe_difference, read_settings
 from data_prep.toy.task import ToyProblem, training_problems
 from search_lib.engines.hf import HfEngine
-from search_lib.errors import InputError
 from search_lib.grading import Grader
 from search_lib.prompts import load_tokenizer, stop_token_ids
 

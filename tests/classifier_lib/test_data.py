@@ -1,28 +1,24 @@
 import copy
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from classifier_lib import data as data_module
-from classifier_lib.data import (
-    PAD_MULTIPLE,
-    DataError,
-    GroupedRollouts,
-    GroupSampler,
-    Rollout,
-    collate_padded,
-)
+from classifier_lib.data import DataError, GroupedRollouts, GroupSampler
 
 NUM_RESPONSES = 4
+Rows = list[dict[str, Any]]
 
 
-def check_equals_rows(data: GroupedRollouts, rows: list[dict]) -> None:
+def check_equals_rows(data: GroupedRollouts, rows: Rows) -> None:
+    assert data.num_rows == len(rows)
     assert len(data) == len(rows) * NUM_RESPONSES
     for index in range(len(data)):
         row, response = divmod(index, NUM_RESPONSES)
@@ -30,12 +26,39 @@ def check_equals_rows(data: GroupedRollouts, rows: list[dict]) -> None:
         assert sample.roll_in.tolist() == rows[row]["roll_in_ids"][response]
         assert sample.roll_out.tolist() == rows[row]["roll_outs_ids"][response]
         assert sample.label == rows[row]["labels"][response]
+        assert data.length(index) == len(sample.roll_in) + len(sample.roll_out)
+    for index in (-1, len(data)):
+        with pytest.raises(IndexError, match=f"sample {index} of {len(data)}"):
+            data[index]
 
 
-def table_data(monkeypatch: pytest.MonkeyPatch, table: pa.Table, **kwargs: int) -> GroupedRollouts:
+def table_data(monkeypatch: pytest.MonkeyPatch, table: pa.Table, **kwargs: Any) -> GroupedRollouts:
     """A data set over a table in memory, in whatever chunks and types it has."""
     monkeypatch.setattr(data_module, "_load_table", lambda source: table)
     return GroupedRollouts("table", NUM_RESPONSES, **kwargs)
+
+
+def make_schema(
+    make_list: Callable[..., pa.DataType] = pa.list_, integer: pa.DataType | None = None
+) -> pa.Schema:
+    tokens = make_list(make_list(integer or pa.int64()))
+    return pa.schema(
+        {"roll_in_ids": tokens, "roll_outs_ids": tokens, "labels": make_list(pa.int64())}
+    )
+
+
+def sliced_and_chunked(rows: Rows, schema: pa.Schema) -> pa.Table:
+    """The rows in two slices of longer tables, and the labels chunked otherwise than the tokens."""
+    rows = [{name: row[name] for name in schema.names} for row in rows]
+    table = pa.concat_tables(
+        [
+            pa.Table.from_pylist(rows[2:3] + rows[:4] + rows[:1], schema=schema).slice(1, 4),
+            pa.Table.from_pylist(rows[:1] + rows[4:] + rows[:2], schema=schema).slice(
+                1, len(rows) - 4
+            ),
+        ]
+    )
+    return table.set_column(2, "labels", table.column("labels").combine_chunks())
 
 
 def test_slices_equal_decoding(rollout_folder):
@@ -62,76 +85,245 @@ def test_saved_split_and_parquet(rollout_rows, tmp_path, monkeypatch):
 @pytest.mark.parametrize("make_list", [pa.list_, pa.large_list])
 @pytest.mark.parametrize("integer", [pa.int32(), pa.int64()])
 def test_sliced_and_chunked_tables(rollout_rows, monkeypatch, make_list, integer):
-    tokens = make_list(make_list(integer))
-    schema = pa.schema(
-        {"roll_in_ids": tokens, "roll_outs_ids": tokens, "labels": make_list(pa.int64())}
-    )
-    rows = [{name: row[name] for name in schema.names} for row in rollout_rows]
-    table = pa.concat_tables(
-        [
-            pa.Table.from_pylist(rows[:5], schema=schema).slice(1, 3),
-            pa.Table.from_pylist(rows, schema=schema).slice(4),
-        ]
-    )
-    # Columns chunked at different rows.
-    table = table.set_column(2, "labels", table.column("labels").combine_chunks())
-    check_equals_rows(table_data(monkeypatch, table, vocab_size=64), rollout_rows[1:])
+    table = sliced_and_chunked(rollout_rows, make_schema(make_list, integer))
+    assert len(table.to_batches()) == 2
+    check_equals_rows(table_data(monkeypatch, table, vocab_size=64), rollout_rows)
 
 
-def test_slices_are_views_and_fast(rollout_folder):
+def test_slices_are_views_of_the_file(rollout_folder):
     data = GroupedRollouts(str(rollout_folder), NUM_RESPONSES)
     first, again = data[7], data[7]
+    assert np.shares_memory(first.roll_in, again.roll_in)
     assert np.shares_memory(first.roll_out, again.roll_out)
     assert not first.roll_out.flags.writeable
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        for index in range(40):
-            data[index]
-        best = min(best, (time.perf_counter() - start) / 40)
-    assert best < 2e-4  # 13 us measured; decoding the row takes milliseconds
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda row: row["labels"].pop(), "row 6, column labels has 3 responses, not the 4"),
-        (lambda row: row["roll_in_ids"].pop(), "row 6, column roll_in_ids has 3 responses"),
-        (lambda row: row["roll_outs_ids"].append([1]), "row 6, column roll_outs_ids has 5"),
-        (lambda row: row.update(labels=[0, 1, 3, 1]), "row 6, column labels, response 2 is 3"),
-        (
-            lambda row: row.update(labels=[0, 1, None, 1]),
-            "row 6, column labels, response 2 is null",
-        ),
-        (lambda row: row.update(labels=None), "row 6, column labels is null"),
-        (
-            lambda row: row["roll_outs_ids"].__setitem__(1, []),
-            "row 6, column roll_outs_ids, response 1 has no token",
-        ),
-        (
-            lambda row: row["roll_in_ids"].__setitem__(3, []),
-            "row 6, column roll_in_ids, response 3 has no token",
-        ),
-        (
-            lambda row: row["roll_outs_ids"].__setitem__(1, [5, None]),
-            "row 6, column roll_outs_ids, response 1 holds a null",
-        ),
-        (
-            lambda row: row["roll_in_ids"].__setitem__(2, [5, 64]),
-            "row 6, column roll_in_ids, response 2 holds token id 64; the vocabulary has 64",
-        ),
-        (
-            lambda row: row["roll_outs_ids"].__setitem__(0, [-1]),
-            "row 6, column roll_outs_ids, response 0 holds token id -1",
-        ),
-    ],
-)
+def set_entry(column: str, response: int, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda row: row[column].__setitem__(response, value)
+
+
+# By what is changed in row 6: the message.
+BAD_ROWS = [
+    (lambda row: row["labels"].pop(), "row 6, column labels has 3 responses, not the 4 of"),
+    (lambda row: row["labels"].extend([0] * 4), "row 6, column labels has 8 responses"),
+    (lambda row: row["labels"].clear(), "row 6, column labels has 0 responses"),
+    (lambda row: row.update(labels=None), "row 6, column labels is null"),
+    (set_entry("labels", 2, 3), "row 6, column labels, response 2 is 3; the classes are 0 to 2"),
+    (set_entry("labels", 0, -1), "row 6, column labels, response 0 is -1"),
+    (set_entry("labels", 2, None), "row 6, column labels, response 2 is null"),
+    (lambda row: row["roll_in_ids"].pop(), "row 6, column roll_in_ids has 3 responses"),
+    (lambda row: row["roll_outs_ids"].append([1]), "row 6, column roll_outs_ids has 5"),
+    (lambda row: row["roll_in_ids"].clear(), "row 6, column roll_in_ids has 0 responses"),
+    (lambda row: row.update(roll_in_ids=None), "row 6, column roll_in_ids is null"),
+    (lambda row: row.update(roll_outs_ids=None), "row 6, column roll_outs_ids is null"),
+    (set_entry("roll_outs_ids", 1, []), "row 6, column roll_outs_ids, response 1 has no token"),
+    (set_entry("roll_in_ids", 3, []), "row 6, column roll_in_ids, response 3 has no token"),
+    (set_entry("roll_in_ids", 0, None), "row 6, column roll_in_ids, response 0 is null"),
+    (set_entry("roll_outs_ids", 3, None), "row 6, column roll_outs_ids, response 3 is null"),
+    (set_entry("roll_outs_ids", 1, [5, None]), "roll_outs_ids, response 1 holds a null"),
+    (
+        set_entry("roll_in_ids", 2, [5, 64]),
+        "row 6, column roll_in_ids, response 2 holds token id 64; the vocabulary has 64",
+    ),
+    (
+        set_entry("roll_outs_ids", 0, [-1]),
+        "row 6, column roll_outs_ids, response 0 holds token id -1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_ROWS)
 def test_bad_rows_are_named(rollout_rows, monkeypatch, change, message):
     rows = copy.deepcopy(rollout_rows)
     change(rows[6])
     table = pa.concat_tables([pa.Table.from_pylist(rows[:5]), pa.Table.from_pylist(rows[5:])])
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         table_data(monkeypatch, table, vocab_size=64)
+    assert str(error.value).startswith("table: row 6, ")
+    assert str(error.value).endswith("; --skip_bad_rows leaves them out")
+    assert "more bad rows" not in str(error.value)
+
+
+@pytest.mark.parametrize("make_list", [pa.list_, pa.large_list])
+@pytest.mark.parametrize("integer", [pa.int32(), pa.int64()])
+@pytest.mark.parametrize(("change", "message"), BAD_ROWS)
+def test_a_bad_row_is_left_out(rollout_rows, monkeypatch, change, message, make_list, integer):
+    rows = copy.deepcopy(rollout_rows)
+    change(rows[6])  # in the middle of the second chunk
+    table = sliced_and_chunked(rows, make_schema(make_list, integer))
+    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    assert [bad.row for bad in data.bad_rows] == [6]
+    assert message in str(data.bad_rows[0])
+    check_equals_rows(data, rows[:6] + rows[7:])
+
+
+def several_bad(rollout_rows: Rows) -> Rows:
+    """Rows 0, 3, 4, 6 and 9 are bad, row 3 more than once."""
+    rows = copy.deepcopy(rollout_rows)
+    rows[0]["labels"] = None
+    rows[3]["labels"].append(1)
+    rows[3]["roll_in_ids"][1] = [64]
+    rows[3]["roll_in_ids"][2] = [65, 66]
+    rows[4]["roll_outs_ids"].pop(0)
+    rows[6]["roll_in_ids"][3] = [1, None, 1]
+    rows[9]["roll_outs_ids"][3] = [1, 2, 64]
+    return rows
+
+
+def test_several_bad_rows(rollout_rows, monkeypatch):
+    rows = several_bad(rollout_rows)
+    table = sliced_and_chunked(rows, make_schema())
+    with pytest.raises(DataError, match=r"row 0, column labels is null \(and 4 more bad rows\); "):
+        table_data(monkeypatch, table, vocab_size=64)
+    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    assert [(bad.row, bad.column) for bad in data.bad_rows] == [
+        (0, "labels"),
+        (3, "labels"),
+        (4, "roll_outs_ids"),
+        (6, "roll_in_ids"),
+        (9, "roll_outs_ids"),
+    ]
+    check_equals_rows(data, [rows[i] for i in (1, 2, 5, 7, 8)])
+    # Token ids are not looked at without a vocabulary.
+    data = table_data(monkeypatch, table, skip_bad_rows=True)
+    check_equals_rows(data, [rows[i] for i in (1, 2, 5, 7, 8, 9)])
+
+
+def test_every_row_bad(rollout_rows, monkeypatch):
+    rows = [{**row, "labels": [7] * 4} for row in rollout_rows]
+    with pytest.raises(DataError, match="table: every row is bad; the first: row 0, column labels"):
+        table_data(monkeypatch, pa.Table.from_pylist(rows), skip_bad_rows=True)
+
+
+def test_tokens_behind_a_null(rollout_rows, monkeypatch):
+    """A null list may span tokens in Arrow's buffers; they belong to no sample."""
+    table = sliced_and_chunked(rollout_rows, make_schema()).combine_chunks()
+    outer = table.column("roll_outs_ids").chunk(0)
+    is_null = np.zeros(len(outer.values), dtype=bool)
+    is_null[4 * 5 + 2] = True
+    inner = pa.ListArray.from_arrays(
+        outer.values.offsets, outer.values.values, mask=pa.array(is_null)
+    )
+    assert len(inner.values) == len(outer.values.values)
+    column = pa.ListArray.from_arrays(outer.offsets, inner)
+    table = table.set_column(1, "roll_outs_ids", column)
+    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    assert [str(bad) for bad in data.bad_rows] == [
+        "row 5, column roll_outs_ids, response 2 is null"
+    ]
+    check_equals_rows(data, rollout_rows[:5] + rollout_rows[6:])
+
+
+@pytest.mark.parametrize("integer", [pa.int32(), pa.int64()])
+def test_nothing_is_copied_with_nulls_elsewhere(rollout_rows, monkeypatch, integer):
+    rows = several_bad(rollout_rows)
+    table = sliced_and_chunked(rows, make_schema(integer=integer))
+    buffers = {
+        name: [
+            np.frombuffer(chunk.values.values.buffers()[1], integer.to_pandas_dtype())
+            for chunk in table.column(name).chunks
+        ]
+        for name in ("roll_in_ids", "roll_outs_ids")
+    }
+    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    for sample in (data[i] for i in range(len(data))):
+        assert any(np.shares_memory(sample.roll_in, x) for x in buffers["roll_in_ids"])
+        assert any(np.shares_memory(sample.roll_out, x) for x in buffers["roll_outs_ids"])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_soft_targets_equal_a_loop(rollout_rows, monkeypatch, skip):
+    rng = np.random.default_rng(3)
+    rows = copy.deepcopy(rollout_rows)
+    for row in rows:
+        # Equal ones, some of one length and others, one a prefix of another.
+        choices = [[1, 2, 3], [1, 2, 4], [1, 2, 3, 4]]
+        row["roll_in_ids"] = [choices[i] for i in rng.integers(0, 3, NUM_RESPONSES)]
+    if skip:
+        rows[1]["labels"].pop()
+        rows[7]["roll_in_ids"].append([1])
+    table = sliced_and_chunked(rows, make_schema())
+    data = table_data(monkeypatch, table, skip_bad_rows=skip, soft_targets=True)
+    good = [row for i, row in enumerate(rows) if not (skip and i in (1, 7))]
+    seen = set()
+    for index in range(len(data)):
+        row, response = good[index // NUM_RESPONSES], index % NUM_RESPONSES
+        labels = [
+            label
+            for ids, label in zip(row["roll_in_ids"], row["labels"], strict=True)
+            if ids == row["roll_in_ids"][response]
+        ]
+        assert data[index].soft_target == pytest.approx(labels.count(1) / len(labels))
+        seen.add(data[index].soft_target)
+    assert len(seen) > 2  # more than rewards
+    assert table_data(monkeypatch, table, skip_bad_rows=skip)[0].soft_target is None
+
+
+class Together:
+    """Several processes played by threads: what each gives to a gather is kept in `given`."""
+
+    def __init__(self, world_size: int):
+        self.world_size = world_size
+        self.given: list[Any] = [None] * world_size
+        self.barrier = threading.Barrier(world_size, timeout=30)
+
+    def run(self, function: Callable[[Any], Any]) -> list[Any]:
+        """Returns what `function(processes)` returned or raised in each."""
+        results: list[Any] = [None] * self.world_size
+
+        def work(rank: int) -> None:
+            try:
+                results[rank] = function(Member(self, rank))
+            except Exception as error:
+                results[rank] = error
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(self.world_size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+
+class Member:
+    def __init__(self, together: Together, rank: int):
+        self.together, self.rank, self.world_size = together, rank, together.world_size
+
+    def all_gather_objects(self, value: Any) -> list[Any]:
+        self.together.given[self.rank] = value
+        self.together.barrier.wait()
+        return list(self.together.given)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 12])
+def test_processes_share_the_check_of_token_ids(rollout_rows, monkeypatch, world_size):
+    rows = several_bad(rollout_rows)
+    rows[8]["roll_in_ids"][0] = [99]
+    table = sliced_and_chunked(rows, make_schema())
+    alone = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+
+    def load(processes: Any, skip: bool = True) -> GroupedRollouts:
+        return GroupedRollouts("", 4, 64, skip_bad_rows=skip, processes=processes)
+
+    together = Together(world_size)
+    for data in together.run(load):
+        assert data.bad_rows == alone.bad_rows
+        check_equals_rows(data, [rows[i] for i in (1, 2, 5, 7)])
+    # Bad token ids are in rows 3, 8 and 9; each was seen by the process whose share it is.
+    found = [sorted({bad.row for bad in given}) for given in together.given]
+    shares = [range(10 * r // world_size, 10 * (r + 1) // world_size) for r in range(world_size)]
+    assert found == [[row for row in (3, 8, 9) if row in share] for share in shares]
+
+    errors = together.run(lambda processes: load(processes, skip=False))
+    assert {type(error) for error in errors} == {DataError}
+    assert len({str(error) for error in errors}) == 1
+    assert "row 0, column labels is null (and 5 more bad rows)" in str(errors[0])
+
+
+def retyped(table: pa.Table, name: str, to: pa.DataType) -> pa.Table:
+    """The table with another column, of nulls, in place of one."""
+    nulls = pa.array([[None]] * table.num_rows, to)
+    return table.set_column(table.column_names.index(name), name, nulls)
 
 
 def test_bad_tables_are_named(rollout_rows, monkeypatch, tmp_path):
@@ -145,6 +337,12 @@ def test_bad_tables_are_named(rollout_rows, monkeypatch, tmp_path):
     )
     with pytest.raises(DataError, match="column roll_in_ids is string, not a list"):
         table_data(monkeypatch, flat)
+    with pytest.raises(DataError, match=r"column roll_outs_ids is list<.*string>, not lists of"):
+        table_data(monkeypatch, retyped(table, "roll_outs_ids", pa.list_(pa.string())))
+    with pytest.raises(DataError, match="column labels is double, not integers"):
+        table_data(monkeypatch, retyped(table, "labels", pa.list_(pa.float64())))
+    with pytest.raises(DataError, match="must be positive, not 0"):
+        GroupedRollouts("table", 0)
     monkeypatch.undo()
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -202,43 +400,6 @@ def test_sampler_refuses_what_does_not_fit():
         sampler.next_batch(3)
     with pytest.raises(ValueError, match=r"10 groups.*had 12"):
         sampler.load_state_dict(GroupSampler(6, 4, 2, seed=0).state_dict())
-
-
-def test_collator_pads_on_the_right_and_masks():
-    rollouts = [
-        Rollout(np.array([1, 2, 3]), np.array([4, 5]), 2),
-        Rollout(np.array([6]), np.array([7, 8, 9]), 1),
-    ]
-    batch = collate_padded(rollouts, max_length=100)
-    assert batch.input_ids.shape == (2, PAD_MULTIPLE)
-    assert batch.input_ids.dtype == batch.labels.dtype == torch.long
-    assert batch.input_ids[:, :6].tolist() == [[1, 2, 3, 4, 5, 0], [6, 7, 8, 9, 0, 0]]
-    assert batch.attention_mask[:, :6].tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]
-    assert batch.loss_mask[:, :6].long().tolist() == [[0, 0, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0]]
-    assert batch.attention_mask.sum() == batch.num_tokens == 9
-    assert batch.loss_mask.sum() == 5
-    assert batch.labels.tolist() == [2, 1]
-    assert batch.num_truncated == 0
-
-
-def test_collator_cuts_long_samples_on_the_right():
-    rollouts = [
-        Rollout(np.arange(3), np.arange(10, 15), 1),
-        Rollout(np.arange(6), np.arange(2), 0),
-        Rollout(np.arange(1), np.arange(2), 2),
-    ]
-    batch = collate_padded(rollouts, max_length=5)
-    assert batch.num_truncated == 2
-    assert batch.input_ids[0, :6].tolist() == [0, 1, 2, 10, 11, 0]
-    assert batch.loss_mask.sum(dim=1).tolist() == [2, 0, 2]
-    assert batch.labels.tolist() == [1, 0, 2]
-
-
-def test_width_is_rounded_up_only_as_needed():
-    exact = Rollout(np.zeros(PAD_MULTIPLE - 1, dtype=int), np.zeros(1, dtype=int), 0)
-    longer = Rollout(np.zeros(PAD_MULTIPLE, dtype=int), np.zeros(1, dtype=int), 0)
-    assert collate_padded([exact], 1000).input_ids.shape[1] == PAD_MULTIPLE
-    assert collate_padded([exact, longer], 1000).input_ids.shape[1] == 2 * PAD_MULTIPLE
 
 
 def test_source_folder_stays_untouched(rollout_folder: Path):

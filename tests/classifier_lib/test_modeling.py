@@ -17,7 +17,7 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 
 import classifier_lib
-from classifier_lib.modeling import Qwen2ForClassifier, initialize_from_policy
+from classifier_lib.modeling import Qwen2ForClassifier, initialize_from_policy, terminal_class_loss
 
 PUBLISHED_CONFIG = {
     "architectures": ["Qwen2ForClassifier"],
@@ -143,10 +143,12 @@ def test_bad_arguments_are_named(tiny_config):
         tiny_classifier(tiny_config)(torch.tensor([[1]]), labels=torch.tensor([1]))
 
 
-def test_the_loss_can_be_replaced(tiny_config):
-    model = tiny_classifier(tiny_config)
-    model.loss_function = lambda logits, labels, loss_mask: logits.sum() * 0 + 7
-    assert model(**example_inputs()).loss == 7
+def test_the_loss_is_that_of_the_terminal_class(tiny_config):
+    model, inputs = tiny_classifier(tiny_config), example_inputs()
+    outputs = model(**inputs)
+    expected = terminal_class_loss(outputs.logits, inputs["labels"], inputs["loss_mask"])
+    assert torch.equal(outputs.loss, expected)
+    assert model(inputs["input_ids"]).loss is None
 
 
 def test_cached_prefix_gives_the_same_values(tiny_config):

@@ -1,13 +1,22 @@
 """Values with cached prefixes against one whole sequence at a time."""
 
+import json
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.scoring import ScoringRequest, ValueScorer, batch_by_length
-from tests.tiny_models import save_tiny_classifier
+from classifier_lib.scoring import (
+    ScoringRequest,
+    ValueScorer,
+    batch_by_length,
+    load_value_model,
+)
+from tests.tiny_models import save_tiny_classifier, save_tiny_policy
 
 VOCAB = 290
 
@@ -90,3 +99,62 @@ def test_batches_hold_their_token_budget_and_every_sequence_once():
 def test_nothing_to_score_is_refused(classifier, request_):
     with pytest.raises(ValueError, match="empty prefix or block"):
         ValueScorer(classifier).score([request_])
+
+
+def load(folder: Path) -> Qwen2ForClassifier:
+    return load_value_model(str(folder), "sdpa", torch.bfloat16, torch.device("cpu"))
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_a_loaded_value_model_is_the_saved_one(tmp_path):
+    folder = save_tiny_classifier(tmp_path / "value_model")
+    model = load(folder)
+    saved = load_file(folder / "model.safetensors")
+    loaded = model.state_dict()
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], saved[name].bfloat16()) for name in saved)
+    assert not model.training
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_cannot_be_used_is_refused_in_one_line(tmp_path):
+    def refused(folder: Path) -> str:
+        with pytest.raises(ValueError, match=rf"^{folder}.+\Z") as refusal:  # one line
+            load(folder)
+        return str(refusal.value).removeprefix(str(folder))
+
+    assert refused(tmp_path / "absent").startswith(": no model could be loaded: no such folder")
+    policy = save_tiny_policy(tmp_path / "policy")
+    assert refused(policy) == " is no value model: no weights for score.0.weight, score.2.weight"
+
+    for name in ("torn", "pickled", "headless", "wide", "unknown", "empty"):
+        save_tiny_classifier(tmp_path / name)
+    weights = {name: tmp_path / name / "model.safetensors" for name in ("torn", "pickled", "empty")}
+    weights["torn"].write_bytes(weights["torn"].read_bytes()[:-100])
+    assert "could be loaded: SafetensorError" in refused(tmp_path / "torn")
+    weights["empty"].unlink()
+    assert "no file named model.safetensors" in refused(tmp_path / "empty")
+    # A pickle may run code.
+    torch.save(load_file(weights["pickled"]), tmp_path / "pickled" / "pytorch_model.bin")
+    weights["pickled"].unlink()
+    assert "no file named model.safetensors" in refused(tmp_path / "pickled")
+
+    path = tmp_path / "headless" / "model.safetensors"
+    layers = {name: w for name, w in load_file(path).items() if "layers.1." not in name}
+    save_file(layers, tmp_path / "rest", metadata={"format": "pt"})
+    path.write_bytes((tmp_path / "rest").read_bytes())
+    message = refused(tmp_path / "headless")
+    assert message.startswith(" is no value model: no weights for model.layers.1.input_layernorm.")
+    assert message.endswith(", ...")
+
+    change_config(tmp_path / "wide", intermediate_size=96)
+    assert refused(tmp_path / "wide").startswith(
+        " is no value model: misshapen weights for model.layers.0.mlp.down_proj.weight, "
+    )
+    change_config(tmp_path / "unknown", hidden_size="wide")
+    assert "expected int, got str" in refused(tmp_path / "unknown")

@@ -1,22 +1,28 @@
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
+from transformers import Qwen2Config
 
-from classifier_lib.atomic_files import atomic_folder
-from classifier_lib.data import GroupedRollouts, collate_padded
+from classifier_lib.attention import SEGMENTED_SDPA
+from classifier_lib.batches import Batch, collate
+from classifier_lib.data import GroupedRollouts
+from classifier_lib.losses import LOSSES, TrainingLoss
 from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.processes import Processes
 from classifier_lib.training import (
+    GRADIENT_CLIP,
+    StepResult,
     build_optimizer,
     default_warmup_steps,
-    differing_flags,
     learning_rate,
-    load_trainer_state,
-    newest_checkpoint,
-    read_tokenizer,
-    remove_leftovers,
-    save_checkpoint,
+    train_step,
 )
+
+CPU = torch.device("cpu")
+ALONE = Processes(0, 1, CPU)
+MAX_LENGTH = 24  # cuts some samples
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():
@@ -45,65 +51,152 @@ def test_decay_on_matrices_only(tiny_config):
     assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.95), 1e-6)
 
 
-def test_padding_needs_no_attention_mask(tiny_config, rollout_folder):
-    """What `Batch.model_inputs(with_mask=False)` relies on."""
+def build_model(config: Qwen2Config, dropout: float = 0.0) -> Qwen2ForClassifier:
     torch.manual_seed(0)
-    model = Qwen2ForClassifier(tiny_config).eval()
+    config = Qwen2Config(**{**config.to_dict(), "attention_dropout": dropout})
+    config.initializer_range = 0.5  # gradients that are clipped
+    return Qwen2ForClassifier._from_config(config, attn_implementation=SEGMENTED_SDPA).train()
+
+
+@pytest.fixture(scope="module")
+def micro_batches(rollout_folder) -> list[Batch]:
+    """The same 12 samples as ever, in micro batches of all layouts."""
     data = GroupedRollouts(str(rollout_folder), 4)
-    batch = collate_padded([data[i] for i in range(8)], max_length=100)
-    device = torch.device("cpu")
+    parts = ((range(4), "padded"), (range(4, 6), "packed"), (range(6, 12), "shared_prefix"))
+    return [collate([data[i] for i in part], MAX_LENGTH, packing) for part, packing in parts]
+
+
+@pytest.fixture(scope="module")
+def whole_batch(rollout_folder) -> Batch:
+    data = GroupedRollouts(str(rollout_folder), 4)
+    return collate([data[i] for i in range(12)], MAX_LENGTH)
+
+
+def take_step(
+    model: Qwen2ForClassifier,
+    batches: list[Batch],
+    loss: TrainingLoss = LOSSES["cross_entropy"],
+    processes: Processes = ALONE,
+    seed: int = 0,
+    step: int = 0,
+    stop: bool = False,
+) -> StepResult:
+    optimizer = build_optimizer(model, 1e-3, 0.1)
+    return train_step(model, optimizer, loss, batches, SEGMENTED_SDPA, processes, seed, step, stop)
+
+
+def test_padding_needs_no_attention_mask(tiny_config, whole_batch):
+    """What `Batch.model_inputs` relies on."""
+    model = Qwen2ForClassifier(tiny_config).eval()
+    inputs = whole_batch.model_inputs("sdpa", CPU)
+    assert "attention_mask" not in inputs
+    width = whole_batch.input_ids.shape[1]
+    real = torch.arange(width)[None, :] < whole_batch.lengths[:, None]
+    assert not real.all()
     with torch.no_grad():
-        masked = model(**batch.model_inputs(device, with_mask=True))
-        bare = model(**batch.model_inputs(device, with_mask=False))
-    torch.testing.assert_close(masked.loss, bare.loss)
+        masked = model(**inputs, attention_mask=real.long()).logits
+        bare = model(**inputs).logits
     torch.testing.assert_close(
-        masked.logits[batch.loss_mask], bare.logits[batch.loss_mask], atol=1e-6, rtol=1e-5
+        whole_batch.loss_logits(bare), whole_batch.loss_logits(masked), atol=1e-6, rtol=1e-5
     )
 
 
-def test_a_half_written_checkpoint_is_none(tmp_path: Path):
-    def fail_half_way() -> None:
-        with atomic_folder(tmp_path / "step_1") as folder:
-            (folder / "half").write_text("x")
-            raise RuntimeError
+def test_a_step_is_that_of_the_whole_batch(tiny_config, micro_batches, whole_batch):
+    model, expected = build_model(tiny_config), build_model(tiny_config)
+    inputs = {"input_ids": whole_batch.input_ids, "labels": whole_batch.targets.labels}
+    loss_mask = torch.zeros(whole_batch.input_ids.numel())
+    loss_mask[whole_batch.loss_index] = 1
+    loss = expected(**inputs, loss_mask=loss_mask.view_as(whole_batch.input_ids)).loss
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), 5.0)
+    assert norm > 5.0  # or the test says nothing of clipping
+    build_optimizer(expected, 1e-3, 0.1).step()
 
-    with pytest.raises(RuntimeError):
-        fail_half_way()
-    assert newest_checkpoint(tmp_path) is None
-
-
-def test_checkpoints_are_kept_until_newer_ones_are_whole(tiny_config, tmp_path, monkeypatch):
-    model = Qwen2ForClassifier(tiny_config)
-    for step in (8, 9, 10):
-        save_checkpoint(tmp_path, model, {}, {"step": step}, max_keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_9"]
-    newest = newest_checkpoint(tmp_path)
-    assert newest == tmp_path / "step_10"  # by number, not by name
-    assert load_trainer_state(newest) == {"step": 10}
-    loaded = Qwen2ForClassifier.from_pretrained(newest)
-    assert torch.equal(loaded.score[2].weight, model.score[2].weight)
-
-    def full_disk(*args: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        save_checkpoint(tmp_path, model, {}, {"step": 11}, max_keep=1)
-    assert newest_checkpoint(tmp_path) == newest
-    assert (tmp_path / ".step_11.tmp").exists()
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_9"]
+    result = take_step(model, micro_batches)
+    assert result.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
+    assert not result.skipped
+    assert not result.stop
+    assert result.num_truncated == whole_batch.num_truncated > 0
+    counts = result.counts
+    assert counts.loss == whole_batch.counts.loss
+    assert counts.valid == whole_batch.counts.valid
+    for kind in ("all", "computed", "attended"):
+        assert getattr(counts, kind) == sum(getattr(batch.counts, kind) for batch in micro_batches)
+    before = build_model(tiny_config).state_dict()
+    for name, weight in model.state_dict().items():
+        # The first step of Adam is about the learning rate, whatever the gradient.
+        torch.testing.assert_close(weight, expected.state_dict()[name], atol=2e-5, rtol=0)
+        assert not torch.equal(weight, before[name])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert GRADIENT_CLIP == 5.0  # VGS appendix E
 
 
-def test_tokenizer_files_are_found(tiny_policy, tmp_path):
-    name = "tokenizer_config.json"
-    assert read_tokenizer(tiny_policy) == {name: (tiny_policy / name).read_bytes()}
-    assert read_tokenizer(tmp_path) == {}
+def not_finite_loss(logits: torch.Tensor, targets: object) -> torch.Tensor:
+    return logits.float().sum() * float("inf")
 
 
-def test_differing_flags_are_named():
-    saved, current = {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "c": 4, "d": 6}
-    assert differing_flags(saved, current, frozenset({"c"})) == [
-        "--b 5 (was 2)",
-        "--d 6 (was None)",
-    ]
+def not_finite_gradient(logits: torch.Tensor, targets: object) -> torch.Tensor:
+    return (logits.float() * 0).sqrt().sum()
+
+
+@pytest.mark.parametrize("function", [not_finite_loss, not_finite_gradient])
+def test_a_step_that_is_not_finite_changes_nothing(tiny_config, micro_batches, function: Callable):
+    model = build_model(tiny_config)
+    loss = LOSSES["cross_entropy"]._replace(function=function)
+    optimizer = build_optimizer(model, 1e-3, 0.1)
+    result = train_step(
+        model, optimizer, loss, micro_batches, SEGMENTED_SDPA, ALONE, 0, 0, stop=True
+    )
+    assert result.skipped
+    assert result.stop
+    before = build_model(tiny_config).state_dict()
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert not optimizer.state
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_batch_without_preferences_is_no_error(tiny_config, rollout_folder):
+    data = GroupedRollouts(str(rollout_folder), 4)
+    config = Qwen2Config(**{**tiny_config.to_dict(), "num_labels": 1})
+    wrong = [i for i in range(len(data)) if data[i].label != 1][:4]
+    result = take_step(
+        build_model(config),
+        [collate([data[i] for i in wrong], MAX_LENGTH)],
+        LOSSES["bradley_terry"],
+    )
+    assert (result.loss, result.grad_norm, result.skipped) == (0, 0, False)
+
+
+def test_dropout_follows_from_seed_and_step(tiny_config, micro_batches):
+    def loss(**where: int) -> float:
+        torch.manual_seed(99)
+        return take_step(build_model(tiny_config, dropout=0.3), micro_batches, **where).loss
+
+    assert loss() == loss()
+    assert len({loss(), loss(seed=1), loss(step=1)}) == 3
+
+
+@dataclass(frozen=True)
+class Played(Processes):
+    """One of several processes, the others of which have nothing to add."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def test_dropout_follows_the_micro_batch_wherever_it_is(tiny_config, micro_batches):
+    batches = [micro_batches[0]] * 4  # that differ in their dropout only
+
+    def loss(rank: int, world_size: int) -> float:
+        return take_step(
+            build_model(tiny_config, dropout=0.3),
+            batches[rank::world_size],
+            processes=Played(rank, world_size, CPU),
+        ).loss
+
+    parts = [loss(rank, 4) for rank in range(4)]
+    assert len(set(parts)) == 4
+    assert loss(0, 1) == pytest.approx(sum(parts) / 4, rel=1e-6)
+    for rank in range(2):
+        assert loss(rank, 2) == pytest.approx((parts[rank] + parts[rank + 2]) / 2, rel=1e-6)

@@ -21,10 +21,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
+from classifier_lib.commands import InputError
 from data_prep.toy import policy, rollouts, task
 from data_prep.toy.sampling import draw_cuts, in_order
 from data_prep.toy.tokenizer import build_tokenizer
-from search_lib.errors import InputError
 from search_lib.prompts import build_prompt
 
 ROOT = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ import json
 import datasets
 import pytest
 
+from classifier_lib.commands import InputError
 from search_lib import benchmarks
 from search_lib.benchmarks import (
     BENCHMARKS,
@@ -13,7 +14,6 @@ from search_lib.benchmarks import (
     find_benchmark,
     load_problems,
 )
-from search_lib.errors import InputError
 from search_lib.prompts import MATH_INSTRUCTION
 
 

@@ -3,8 +3,8 @@
 import pytest
 from tokenizers import AddedToken
 
+from classifier_lib.commands import InputError
 from data_prep.toy.tokenizer import build_tokenizer
-from search_lib.errors import InputError
 from search_lib.prompts import (
     MATH_INSTRUCTION,
     R1_ASSISTANT,
@@ -15,7 +15,7 @@ from search_lib.prompts import (
     stop_token_ids,
     thought_mark,
 )
-from tests.tiny_models import save_tiny_policy
+from tests.tiny_models import save_tiny_classifier, save_tiny_policy
 
 
 def test_the_r1_template_is_the_papers():
@@ -68,6 +68,12 @@ def test_stop_tokens_come_from_tokenizer_and_generation_config(tmp_path):
         stop_token_ids(policy, tokenizer)
 
 
-def test_a_policy_without_tokenizer_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"--piref_model .*: no tokenizer could be loaded"):
-        load_tokenizer(str(tmp_path / "absent"))
+def test_a_model_without_a_usable_tokenizer_is_named(tmp_path):
+    without = save_tiny_classifier(tmp_path / "without")  # transformers would make an empty one
+    damaged = save_tiny_policy(tmp_path / "damaged")
+    (damaged / "tokenizer.json").write_text('{"version": "1.0"}')
+    for folder in (tmp_path / "absent", without, damaged):
+        with pytest.raises(InputError, match=rf"^--piref_model {folder}: no tokenizer could be"):
+            load_tokenizer(str(folder))
+    with pytest.raises(InputError, match=rf"^--classifier_ckpt_path {without}: no tokenizer"):
+        load_tokenizer(str(without), "--classifier_ckpt_path")

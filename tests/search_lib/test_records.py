@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from search_lib.errors import InputError
+from classifier_lib.commands import InputError
 from search_lib.records import Record, RecordedResponse, RecordFile, read_records
 from search_lib.runner import SearchCost
 from search_lib.strategies import Node

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classifier_lib.commands import InputError
 from search_lib.engines.base import Block
-from search_lib.errors import InputError
 from search_lib.strategies import (
     BeamSearch,
     BestOfN,

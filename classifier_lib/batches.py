@@ -1,0 +1,304 @@
+"""Micro batches: which samples go together, and three ways to lay them out with one loss.
+
+- *padded*, the published way: one sample a row, padded on the right.
+- *packed*: one row without padding; sequences are told apart by their positions and bounds.
+- *shared_prefix*: one row in which what samples of a group share of their roll-ins stands once.
+
+All three give the same loss up to rounding (`tests/classifier_lib/test_batches.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from classifier_lib.attention import row_inputs
+from classifier_lib.data import GroupedRollouts, Rollout
+from classifier_lib.layouts import Branch, RowLayout, Segment, Span, lay_out
+from classifier_lib.losses import Targets
+from classifier_lib.throughput import TokenCounts
+
+PackingName = Literal["padded", "packed", "shared_prefix"]
+PAD_MULTIPLE = 16
+"""Padded lengths are multiples of this: aligned for matrix kernels, little padding."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """S samples laid out in R rows of T tokens.
+
+    Attributes:
+        input_ids: LongTensor [R, T].
+        position_ids: LongTensor [R, T], position of each token in its sequence.
+        lengths: LongTensor [S], tokens of each sample, prompt included, after cutting.
+        layout: What attends to what in the one row of a packed batch; None for a padded batch.
+        loss_index: LongTensor [N], where in the R * T tokens the loss tokens are, sample by sample.
+        targets: What the loss tokens are to predict.
+        counts: Tokens by kind.
+        num_truncated: Samples that were cut to the maximum length.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    lengths: torch.Tensor
+    layout: RowLayout | None
+    loss_index: torch.Tensor
+    targets: Targets
+    counts: TokenCounts
+    num_truncated: int
+
+    def model_inputs(self, implementation: str, device: torch.device) -> dict[str, Any]:
+        """Returns the keyword arguments of `Qwen2ForClassifier` on a device.
+
+        Args:
+            implementation: Attention implementation of the model.
+            device: Where the model is.
+        """
+        inputs: dict[str, Any] = {
+            "input_ids": self.input_ids.to(device, non_blocking=True),
+        }
+        if self.layout is not None:
+            inputs["position_ids"] = self.position_ids.to(device, non_blocking=True)
+            return inputs | row_inputs(self.layout, implementation, device)
+        # Right padding can't reach real tokens through causal attention, and without a mask sdpa
+        # neither builds a [R, 1, T, T] one nor leaves its fused causal kernel.
+        if implementation == "flash_attention_2":  # skips the padding
+            width = self.input_ids.shape[1]
+            real = torch.arange(width)[None, :] < self.lengths[:, None]
+            inputs["attention_mask"] = real.long().to(device, non_blocking=True)
+        return inputs
+
+    def loss_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns the logits [N, L] of the loss tokens from those of all tokens [R, T, L]."""
+        index = self.loss_index.to(logits.device, non_blocking=True)
+        return logits.flatten(0, 1).index_select(0, index)
+
+
+def _cut(rollouts: Sequence[Rollout], max_length: int) -> list[Branch]:
+    """Cuts samples on the right to `max_length` tokens, prompt included; the label stays."""
+    return [
+        Branch(
+            sample.roll_in[:max_length], sample.roll_out[: max(max_length - len(sample.roll_in), 0)]
+        )
+        for sample in rollouts
+    ]
+
+
+def collate(
+    rollouts: Sequence[Rollout],
+    max_length: int,
+    packing: PackingName = "padded",
+    multiple: int | None = None,
+) -> Batch:
+    """Lays out samples as one micro batch.
+
+    Args:
+        rollouts: S samples; for a loss of pairs 2i and 2i + 1 are a pair.
+        max_length: Longest sequence, in tokens with prompt; the rest is cut off on the right. The
+            label stays what it was. A sample whose roll-in fills it has no loss tokens left.
+        packing: How, see the module's docstring.
+        multiple: Row lengths are multiples of this: 16 by default when padded, 1 else.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    samples = _cut(rollouts, max_length)
+    lengths = [len(sample.shared) + len(sample.own) for sample in samples]
+    layout = None
+    if packing == "padded":
+        width = _round_up(max(lengths), multiple or PAD_MULTIPLE)
+        # Padding is token 0, which any vocabulary has.
+        input_ids = np.zeros((len(samples), width), dtype=np.int64)
+        owns = []
+        for i, (row, sample, length) in enumerate(zip(input_ids, samples, lengths, strict=True)):
+            split = len(sample.shared)
+            row[:split] = sample.shared
+            row[split:length] = sample.own
+            owns.append(Span(i * width + split, i * width + length))
+        position_ids = np.broadcast_to(np.arange(width), input_ids.shape)
+        num_computed = sum(lengths)
+        num_attended = sum(length * (length + 1) // 2 for length in lengths)
+    else:
+        segments, owns = lay_out(samples) if packing == "shared_prefix" else _one_by_one(samples)
+        num_computed = segments[-1].stop
+        padding = _round_up(num_computed, multiple or 1) - num_computed
+        num_attended = RowLayout(tuple(segments), num_computed).num_attended
+        if padding:
+            tokens = np.zeros(padding, dtype=np.int64)
+            ends = np.full(padding, num_computed + padding)
+            segments.append(Segment(tokens, num_computed, 0, (), ends))
+        layout = RowLayout(tuple(segments), num_computed + padding)
+        input_ids = np.concatenate([s.tokens for s in segments])[None].astype(np.int64)
+        position_ids = layout.position_ids[None]
+    return Batch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(np.array(position_ids)),
+        lengths=torch.tensor(lengths),
+        layout=layout,
+        loss_index=torch.from_numpy(np.concatenate([np.arange(*own) for own in owns])),
+        targets=Targets.of(
+            [len(sample.own) for sample in samples],
+            [rollout.label for rollout in rollouts],
+            [rollout.soft_target for rollout in rollouts],
+        ),
+        counts=TokenCounts(
+            all=input_ids.size,
+            computed=num_computed,
+            valid=sum(lengths),
+            loss=sum(len(sample.own) for sample in samples),
+            attended=num_attended,
+        ),
+        num_truncated=sum(
+            len(rollout.roll_in) + len(rollout.roll_out) > max_length for rollout in rollouts
+        ),
+    )
+
+
+def _one_by_one(samples: Sequence[Branch]) -> tuple[list[Segment], list[Span]]:
+    """Lays out samples one after the other, as `lay_out` does those that share nothing."""
+    segments: list[Segment] = []
+    owns: list[Span] = []
+    start = 0
+    for sample in samples:
+        tokens = np.concatenate([sample.shared, sample.own])
+        stop = start + len(tokens)
+        segments.append(Segment(tokens, start, 0, (), np.full(len(tokens), stop)))
+        owns.append(Span(start + len(sample.shared), stop))
+        start = stop
+    return segments, owns
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+class _Unit(NamedTuple):
+    """Samples that stay together in a micro batch, and the tokens of their row."""
+
+    tokens: int
+    samples: list[int]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How global batches are cut into micro batches.
+
+    Attributes:
+        packing: Layout of the micro batches.
+        max_length: See `collate`.
+        micro_batch_size: Samples in a padded micro batch.
+        tokens_per_micro_batch: Most tokens in a packed micro batch; what can't be split may exceed
+            it. By default as many as a padded micro batch could have.
+        group_size: Neighbouring samples that stay together in a micro batch where they fit.
+        pairs: Whether samples 2i and 2i + 1 stay together whatever their length.
+        multiple: See `collate`.
+    """
+
+    packing: PackingName
+    max_length: int
+    micro_batch_size: int
+    tokens_per_micro_batch: int | None = None
+    group_size: int = 1
+    pairs: bool = False
+    multiple: int | None = None
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens in a packed micro batch."""
+        return self.tokens_per_micro_batch or self.micro_batch_size * self.max_length
+
+    def micro_batches(
+        self, data: GroupedRollouts, indices: Sequence[int], world_size: int
+    ) -> list[list[list[int]]]:
+        """Cuts a global batch up for the processes, the same way on every one of them.
+
+        Padded micro batches are the published ones: `micro_batch_size` neighbours of the global
+        batch each. Packed ones have about as many tokens as each other and are as few as the token
+        limit allows. Micro batch i of process r is number `i * world_size + r` of them all.
+
+        Args:
+            data: The data set.
+            indices: Samples of the global batch, whole groups.
+            world_size: Number of processes.
+
+        Returns:
+            For each process its micro batches, for each of these its samples.
+        """
+        if self.packing == "padded":
+            size = self.micro_batch_size
+            bins = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+            return [bins[rank::world_size] for rank in range(world_size)]
+        units: list[_Unit] = []
+        for i in range(0, len(indices), self.group_size):
+            group = list(indices[i : i + self.group_size])
+            units += self._fitting(data, _Unit(self._tokens(data, group), group))
+        bins = self._balanced_bins(data, units, world_size)
+        return [bins[rank::world_size] for rank in range(world_size)]
+
+    def _tokens(self, data: GroupedRollouts, samples: list[int]) -> int:
+        """Returns the tokens of a packed row of these samples."""
+        if self.packing == "packed":
+            return sum(min(data.length(i), self.max_length) for i in samples)
+        segments, _ = lay_out(_cut([data[i] for i in samples], self.max_length))
+        return segments[-1].stop
+
+    def _halves(self, data: GroupedRollouts, unit: "_Unit") -> "list[_Unit]":
+        """Returns a unit in two parts; as it is if it can't be split."""
+        indivisible = 2 if self.pairs else 1
+        half = len(unit.samples) // indivisible // 2 * indivisible
+        if not half:
+            return [unit]
+        parts = unit.samples[:half], unit.samples[half:]
+        return [_Unit(self._tokens(data, part), part) for part in parts]
+
+    def _fitting(self, data: GroupedRollouts, unit: "_Unit") -> "list[_Unit]":
+        """Returns a unit in parts that fit a micro batch, as far as it can be split."""
+        halves = [unit] if unit.tokens <= self.token_limit else self._halves(data, unit)
+        if len(halves) == 1:
+            return halves
+        return [part for half in halves for part in self._fitting(data, half)]
+
+    def _balanced_bins(
+        self, data: GroupedRollouts, units: "list[_Unit]", world_size: int
+    ) -> list[list[int]]:
+        """Packs units into bins of about equal size (longest processing time first).
+
+        Args:
+            data: The data set.
+            units: What stays together, but is split where there are too few of them.
+            world_size: The number of bins is a multiple of this.
+
+        Returns:
+            Samples of each bin.
+
+        Raises:
+            ValueError: If there are fewer samples (or pairs) than processes.
+        """
+        limit = max(self.token_limit, *(unit.tokens for unit in units))
+        num_bins = _round_up(-(-sum(unit.tokens for unit in units) // limit), world_size)
+        while True:
+            can_split = True
+            while len(units) < num_bins and can_split:
+                parts = [part for unit in units for part in self._halves(data, unit)]
+                can_split = len(parts) > len(units)
+                units = parts
+            if len(units) < world_size:
+                raise ValueError(
+                    f"{len(units)} groups of samples can't be shared out to {world_size} processes"
+                )
+            num_bins = min(num_bins, len(units) // world_size * world_size)
+            loads = [0] * num_bins
+            bins: list[list[int]] = [[] for _ in range(num_bins)]
+            for unit in sorted(units, key=lambda unit: -unit.tokens):
+                lightest = loads.index(min(loads))
+                loads[lightest] += unit.tokens
+                bins[lightest] += unit.samples
+            if max(loads) <= limit or not can_split:
+                return bins
+            num_bins += world_size
+
+    def load(self, data: GroupedRollouts, indices: Sequence[int]) -> Batch:
+        """Returns the micro batch of these samples."""
+        return collate([data[i] for i in indices], self.max_length, self.packing, self.multiple)
