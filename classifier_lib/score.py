@@ -1,0 +1,308 @@
+"""The value, P(correct) in [0, 1], of many prompts and responses: JSON lines in, JSON lines out.
+
+python -m classifier_lib.score --model outputs/my_run/final --input rows.jsonl \
+    --output values.jsonl
+
+A row of the input is a JSON object with `prompt` and `response` texts, or with `prompt_ids` and
+`response_ids`, lists of token ids, which count where both are there. `prompt` is the full text that
+the policy was given, with its role tokens and its `<think>` mark, as
+`search_lib.prompts.build_prompt` makes it: no template is applied. Special tokens in a text are
+recognised; prompt and response are tokenised apart and joined, as in generation. An empty response
+is valued at the end of its prompt. A row may have an `id`, a string or number; without one its line
+number, from 0, stands for it.
+
+Line n of the output is of line n of the input:
+
+    {"id": "a", "index": 0, "value": 0.731059, "num_tokens": 512}
+
+`num_tokens` counts prompt and response. `--at tokens` adds `values`, the value after every response
+token; `value` is the last of them. A row that can't be scored gets `"value": null` and an `error`;
+such rows are counted and the first of them named at the end, and the exit status is 1 if no row has
+a value.
+
+Killed at any moment, the same command goes on, and the file becomes what it would have been.
+`<output>.config.json` says what the values are of; a run that would mix in others is refused.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+import tyro
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers.utils import is_flash_attn_2_available
+
+from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.fingerprints import MODEL_FILES, fingerprint
+from classifier_lib.hub import TOKENIZER_FILES, check_vocabulary, load_tokenizer
+from classifier_lib.modeling import Qwen2ForClassifier, success_probabilities
+from classifier_lib.score_files import (
+    NUM_NAMED,
+    WINDOW_ROWS,
+    OutputFile,
+    ParsedRow,
+    RowParser,
+    ScoreSummary,
+    digest_lines,
+    open_output,
+    read_windows,
+)
+from classifier_lib.scoring import batch_by_length, load_value_model
+
+PROGRAM = "score"
+
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class ScoreArgs:
+    """Write the values of prompts and responses."""
+
+    model: str
+    """Folder or Hub id of the value model."""
+    input: Path
+    """JSON-lines file with prompt and response, or prompt_ids and response_ids, in every row."""
+    output: Path
+    """JSON-lines file of the values, continued if it is there. Beside it: <output>.config.json."""
+    tokenizer: str | None = None
+    """Folder or Hub id of the policy's tokenizer, for rows of text; by default the model's folder
+    (the published value model has none)."""
+    at: Literal["end", "tokens"] = "end"
+    """Where to value: after the last token, or after every response token."""
+    max_length: int | None = None
+    """Longest row in tokens, prompt included; a longer one gets an error. By default the model's
+    context."""
+    max_batch_tokens: int = 16_384
+    """Tokens of a forward, padding included; a row longer than that goes alone. Changes values by
+    rounding only."""
+    attention_impl: str = "sdpa"
+    """Attention implementation of transformers; flash_attention_2 falls back to sdpa."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the computation; bfloat16 is much faster on a GPU."""
+
+
+@torch.inference_mode()
+def forward_values(
+    model: Qwen2ForClassifier, sequences: Sequence[list[int]], firsts: Sequence[int]
+) -> list[list[float]]:
+    """Values sequences in one forward, padded on the right.
+
+    Args:
+        model: In evaluation mode.
+        sequences: Token ids, at least one in each.
+        firsts: Position in each of the first token that is valued; all behind it are, too.
+
+    Returns:
+        P(correct) after each of these tokens, for each sequence.
+    """
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    starts = torch.tensor(firsts)
+    # Padding is token 0, which any vocabulary has. It needs no mask: attention is causal, so no
+    # real token sees it, and without a mask sdpa keeps to its fused causal kernel.
+    input_ids = pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
+    positions = torch.arange(input_ids.shape[1])
+    wanted = (positions >= starts[:, None]) & (positions < lengths[:, None])
+    device = model.device
+    hidden = model.model(input_ids=input_ids.to(device), use_cache=False).last_hidden_state
+    values = success_probabilities(model.score(hidden[wanted.to(device)]))
+    return [part.tolist() for part in values.cpu().split((lengths - starts).tolist())]
+
+
+def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
+    """Scores a file, or what is left of it.
+
+    Args:
+        args: The command line.
+        window_rows: Rows that are sorted, and written, together.
+
+    Raises:
+        InputError: If something that was given can't be used.
+        OSError: If a file can't be read or written.
+    """
+    check_flags(args)
+    digest, num_rows = digest_lines(args.input)
+    if not num_rows:
+        raise InputError(f"--input {args.input} is empty")
+    tokenizer_path = args.tokenizer or args.model
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(args).items()
+    }
+    settings["fingerprints"] = {
+        "model": fingerprint(args.model, MODEL_FILES),
+        "input": digest,
+        "tokenizer": fingerprint(tokenizer_path, TOKENIZER_FILES),
+    }
+    with open_output(args.output, settings, num_rows) as output:
+        if output.num_lines < num_rows:
+            model, parser = load(args)
+            _score_rest(args, model, parser, output, window_rows)
+    return output.summary
+
+
+def check_flags(args: ScoreArgs) -> None:
+    """Raises InputError for values that no run can have."""
+    for flag in ("max_batch_tokens", "max_length"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} must be positive, got {value}")
+    if not args.input.is_file():
+        what = "is not a regular file" if args.input.exists() else "does not exist"
+        raise InputError(f"--input {args.input} {what}")
+    if (
+        args.attention_impl == "flash_attention_2"
+        and args.dtype == "float32"
+        and is_flash_attn_2_available()
+    ):
+        raise InputError("--attention_impl flash_attention_2 needs --dtype bfloat16")
+
+
+def load(args: ScoreArgs) -> tuple[Qwen2ForClassifier, RowParser]:
+    """Loads the value model, and what reads rows for it.
+
+    Raises:
+        InputError: If there is no such model, no such tokenizer where one is asked for, or if they
+            don't belong together.
+    """
+    tokenizer_path = args.tokenizer or args.model
+    tokenizer = None
+    try:
+        tokenizer = load_tokenizer(tokenizer_path)
+    except ValueError as error:
+        # Rows of ids need none, so the model's folder may lack it; but not hold a broken one.
+        if args.tokenizer or (Path(args.model) / "tokenizer.json").is_file():
+            raise InputError(f"--tokenizer {error}") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = load_value_model(
+            args.model, args.attention_impl, getattr(torch, args.dtype), device
+        )
+    except ValueError as error:
+        raise InputError(f"--model {error}") from error
+    vocab_size, context = model.config.vocab_size, model.config.max_position_embeddings
+    if tokenizer is not None:
+        try:
+            check_vocabulary(tokenizer, vocab_size)
+        except ValueError as error:
+            raise InputError(
+                f"--tokenizer {tokenizer_path}, --model {args.model}: {error}"
+            ) from error
+    if args.max_length is not None and args.max_length < context:
+        return model, RowParser(tokenizer, vocab_size, args.max_length, "the --max_length")
+    return model, RowParser(tokenizer, vocab_size, context, "the model's context")
+
+
+def _score_rest(
+    args: ScoreArgs,
+    model: Qwen2ForClassifier,
+    parser: RowParser,
+    output: OutputFile,
+    window_rows: int,
+) -> None:
+    num_missing = output.summary.num_rows - output.num_lines
+    print(f"{output.num_lines} rows are there, {num_missing} to score", flush=True)
+    start = 0
+    num_tokens = 0
+    with tqdm(
+        total=output.summary.num_rows, initial=output.num_lines, unit="row", disable=None
+    ) as progress:
+        for lines in read_windows(args.input, window_rows):
+            index, start = start, start + len(lines)
+            if start <= output.num_lines:
+                continue
+            rows = parser.parse(lines, index)
+            if index == 0 and any(row.error == parser.NO_TOKENIZER for row in rows):
+                # Later in a file of token ids it is a bad row, but not from the start.
+                raise InputError(
+                    f"--input {args.input} holds text, and there is no tokenizer in {args.model}: "
+                    "name the policy's with --tokenizer"
+                )
+            # A kill can leave part of a window: it is computed as before, and its rest appended.
+            num_there = output.num_lines
+            records: list[dict[str, Any]] = []
+            for batch in _score_window(rows, model, args):
+                records += batch
+                num_tokens += sum(record.get("num_tokens", 0) for record in batch)
+                seconds = progress.format_dict["elapsed"] or 1e-9
+                progress.set_postfix_str(f"{num_tokens / seconds:,.0f} tok/s", refresh=False)
+                progress.update(sum(record["index"] >= num_there for record in batch))
+            records.sort(key=lambda record: record["index"])
+            output.append(records[max(num_there - index, 0) :])
+
+
+def _score_window(
+    rows: Sequence[ParsedRow], model: Qwen2ForClassifier, args: ScoreArgs
+) -> Iterator[list[dict[str, Any]]]:
+    """Yields the records of all rows, batch after batch, the bad ones first."""
+    yield [_bad_record(row, row.error) for row in rows if row.error is not None]
+    good = [row for row in rows if row.error is None]
+    batches = batch_by_length([len(row.input_ids) for row in good], args.max_batch_tokens)
+    for batch in reversed(batches):  # the longest first, so that memory falls short at once
+        members = [good[position] for position in batch]
+        firsts = [len(row.input_ids) - 1 for row in members]
+        if args.at == "tokens":  # of an empty response, the value at the end of its prompt
+            firsts = [
+                min(row.prompt_length, last) for row, last in zip(members, firsts, strict=True)
+            ]
+        try:
+            values = forward_values(model, [row.input_ids for row in members], firsts)
+        except torch.OutOfMemoryError as error:
+            if len(members) > 1:
+                raise InputError(
+                    "out of memory: the same command with a smaller --max_batch_tokens (now "
+                    f"{args.max_batch_tokens}) goes on"
+                ) from error
+            (row,) = members
+            yield [_bad_record(row, f"out of memory at {len(row.input_ids)} tokens")]
+            continue
+        yield [_record(row, of_row, args.at) for row, of_row in zip(members, values, strict=True)]
+
+
+def _record(row: ParsedRow, values: list[float], at: str) -> dict[str, Any]:
+    if not all(map(math.isfinite, values)):
+        return _bad_record(row, "the model gives no finite value")
+    rounded = [round(value, DECIMALS) for value in values]
+    record: dict[str, Any] = {"id": row.id, "index": row.index, "value": rounded[-1]}
+    if at == "tokens":
+        record["values"] = rounded if len(row.input_ids) > row.prompt_length else []
+    return record | {"num_tokens": len(row.input_ids)}
+
+
+def _bad_record(row: ParsedRow, error: str) -> dict[str, Any]:
+    return {"id": row.id, "index": row.index, "value": None, "error": error}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the scoring command; `argv` is the command line by default."""
+    args = tyro.cli(ScoreArgs, args=argv, prog=PROGRAM, description=__doc__, use_underscores=True)
+    transformers.utils.logging.disable_progress_bar()
+    # It would report missing weights over many lines; load_value_model says it in one.
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        summary = score_file(args)
+    except (InputError, OSError) as error:
+        exit_with_error(PROGRAM, str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    num_scored = summary.num_rows - summary.num_bad
+    print(f"{num_scored} of {summary.num_rows} rows have a value: {args.output}")
+    if summary.num_bad:
+        named = "; ".join(f"index {index}: {error}" for index, error in summary.first_bad)
+        more = "; ..." if summary.num_bad > NUM_NAMED else ""
+        print(
+            f"{PROGRAM}: warning: rows without a value: {summary.num_bad}: {named}{more}",
+            file=sys.stderr,
+        )
+    if not num_scored:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
