@@ -1,0 +1,340 @@
+"""One optimizer step on the same samples, laid out in three ways; loss tokens a second of each.
+
+    python -m scripts.bench.train_step --quick       # CPU: within a minute
+    python -m scripts.bench.train_step               # CPU: some minutes; on a GPU: the real shape
+
+- *padded*, the published way: micro batches of 8 samples, one a row, padded on the right to a
+  multiple of max_length / 16 (1,024 at full length). Right padding needs no attention mask, so it
+  gets the fastest causal attention that the machine has.
+- *packed*: no padding. *shared_prefix*: what the four samples cut from one roll-in share is
+  computed once. Both in micro batches of as many tokens as 8 whole samples can have.
+
+Timed is `training.train_step`, optimizer included, with the planning and collating that precede it
+in the training loop. The ways take turns; the fastest of the rounds counts. On a CPU the seconds
+are CPU time of one thread, so what else runs on the machine matters little. The learning rate is 0:
+every step starts from the same weights. The run fails unless the ways agree in the loss (to 1e-3),
+the norm of the gradient (to 1e-2) and the number of loss tokens. Dropout is 0.
+
+The samples are drawn by the data recipe (`data_loading.draw_row`), each group of four from another
+problem: by the published counts a sample has 14.3k of at most 16.4k tokens, 5.8k of them with loss.
+So packing should compute 1.15 times fewer tokens than padding, and shared prefixes 1.6 times fewer
+than packing. Everything is scaled with max_length.
+
+`--shape 1.5b`, the default on a GPU, is DeepSeek-R1-Distill-Qwen-1.5B with random weights, bf16
+autocast and gradient checkpointing, at 16,384 tokens; causal attention then takes 0.54 times the
+FLOPs of the linear layers. `--shape small`, the default on a CPU, has 0.13: hidden 192 with the
+same proportions, 2 layers, 2.3M parameters, 512 tokens. Sharing prefixes saves a little less in
+attention (pairs of tokens, 1.65 times fewer than padded, counted at full length) than in linear
+layers (tokens, 1.85 times fewer): by FLOPs the small shape can gain 1.83 and the real one 1.78.
+
+Columns: micro batches of the step; tokens that go through the model, padding included, and how many
+times fewer than padded; seconds a step; loss tokens a second, and how many times as many as padded;
+loss; norm of the gradient. On a GPU also peak memory in GB (1e9 bytes) and, if its FLOP/s are
+known, MFU, in which padding and recomputation don't count. The ratio is loss tokens a second of the
+faster of our two ways to the published one.
+"""
+
+import dataclasses
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import torch
+import tyro
+from transformers import Qwen2Config
+
+from classifier_lib.attention import FLEX_BLOCK, choose_attention
+from classifier_lib.batches import BatchPlan, PackingName
+from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.data import GroupedRollouts, GroupSampler
+from classifier_lib.losses import LOSSES
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.processes import Processes
+from classifier_lib.throughput import ModelSize, peak_flops
+from classifier_lib.training import StepResult, build_optimizer, train_step
+from scripts.bench import print_report
+from scripts.bench.data_loading import NUM_CUTS, draw_rows, write_rows
+
+WAYS: tuple[PackingName, ...] = ("padded", "packed", "shared_prefix")
+"""The published way first."""
+LOSS = LOSSES["cross_entropy"]
+LOSS_TOLERANCE, GRAD_NORM_TOLERANCE = 1e-3, 1e-2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and how it trains.
+
+    Attributes:
+        vocab_size: Tokens of the vocabulary.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the MLPs.
+        num_layers: Number of layers.
+        num_heads: Query heads of a layer.
+        num_key_value_heads: Key and value heads of a layer.
+        max_length: Longest sample, in tokens.
+        checkpointing: Whether the backward pass recomputes the activations of layers.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    max_length: int
+    checkpointing: bool
+
+
+SHAPES = {
+    "small": Shape(4096, 192, 1120, 2, 3, 1, 512, False),
+    "1.5b": Shape(151_936, 1536, 8960, 28, 12, 2, 16_384, True),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Loss tokens per second of a training step."""
+
+    quick: bool = False
+    """Take 16 samples and 4 rounds, instead of 64 samples and 5 rounds."""
+    shape: Literal["small", "1.5b"] | None = None
+    """Model and lengths; by default 1.5b on a GPU, small on a CPU."""
+    max_length: int | None = None
+    """Longest sample in tokens, prompt included; by default that of the shape."""
+    micro_batch_size: int = 8
+    """Samples of a padded micro batch; packed ones have as many tokens as these can have."""
+    total_batch_size: int | None = None
+    """Samples of a step; 64 by default (16 with --quick)."""
+    rounds: int | None = None
+    """Timed steps of each way; 5 by default (4 with --quick)."""
+    seed: int = 0
+    """Of the samples and the weights."""
+
+
+@dataclass
+class Timing:
+    """Steps of one way.
+
+    Attributes:
+        num_micro_batches: Micro batches of the step.
+        result: What the step returned.
+        seconds: Time of each timed step.
+        memory: Largest memory on a GPU, in bytes; 0 on a CPU.
+    """
+
+    num_micro_batches: int
+    result: StepResult
+    seconds: list[float]
+    memory: int
+
+    @property
+    def loss_tokens_per_second(self) -> float:
+        """Of the fastest step: what else runs on the machine only ever adds time."""
+        return self.result.counts.loss / min(self.seconds)
+
+
+def build_model(shape: Shape, device: torch.device, seed: int) -> Qwen2ForClassifier:
+    """Returns a random model, in training mode but without dropout."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        max_position_embeddings=131_072,
+        # Large enough for logits that depend on the context, so that the losses can be compared.
+        initializer_range=shape.hidden_size**-0.5,
+        attention_dropout=0.0,
+        use_cache=False,
+    )
+    config.num_labels = LOSS.num_labels
+    with device:
+        model = Qwen2ForClassifier(config)
+    if shape.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+class Bench:
+    """The model and the samples of a step, to be trained on in any of the ways.
+
+    Args:
+        shape: The model, with the maximum length to use.
+        data: The data set.
+        total_batch_size: Samples of the step.
+        micro_batch_size: See `Args`.
+        device: Where to train.
+        seed: Of the weights and the order of the samples.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        data: GroupedRollouts,
+        total_batch_size: int,
+        micro_batch_size: int,
+        device: torch.device,
+        seed: int,
+    ):
+        self._shape = shape
+        self._data = data
+        self._micro_batch_size = micro_batch_size
+        self._processes = Processes(0, 1, device)
+        self._clock = time.process_time if device.type == "cpu" else time.perf_counter
+        sampler = GroupSampler(data.num_rows, data.num_responses, NUM_CUTS, seed)
+        self._indices = sampler.next_batch(total_batch_size).tolist()
+        self._model = build_model(shape, device, seed)
+        self.size = ModelSize.of(self._model)
+        self._optimizer = build_optimizer(self._model, max_lr=0.0, weight_decay=0.1)
+
+    def step(self, way: PackingName) -> tuple[float, int, StepResult]:
+        """Returns (seconds, micro batches, result) of one step."""
+        device = self._processes.device
+        implementation = choose_attention("auto", way, device)
+        multiple = FLEX_BLOCK if implementation == "flex_attention" else None
+        if way == "padded":
+            multiple = self._shape.max_length // 16
+        plan = BatchPlan(
+            way,
+            self._shape.max_length,
+            self._micro_batch_size,
+            group_size=NUM_CUTS,
+            multiple=multiple,
+        )
+        self._model.set_attn_implementation(implementation)
+        self._synchronize()
+        start = self._clock()
+        (mine,) = plan.micro_batches(self._data, self._indices, world_size=1)
+        result = train_step(
+            self._model,
+            self._optimizer,
+            LOSS,
+            [plan.load(self._data, samples) for samples in mine],
+            implementation,
+            self._processes,
+            seed=0,
+            step=0,
+            stop=False,
+        )
+        self._synchronize()
+        return self._clock() - start, len(mine), result
+
+    def time(self, rounds: int) -> dict[PackingName, Timing]:
+        """Times steps of all ways in turns, after one of each that doesn't count."""
+        device = self._processes.device
+        timings: dict[PackingName, Timing] = {}
+        for way in WAYS:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            _, num_micro_batches, result = self.step(way)
+            memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+            timings[way] = Timing(num_micro_batches, result, [], memory)
+        for _ in range(rounds):
+            for way in WAYS:
+                timings[way].seconds.append(self.step(way)[0])
+        return timings
+
+    def _synchronize(self) -> None:
+        if self._processes.device.type == "cuda":
+            torch.cuda.synchronize(self._processes.device)
+
+
+def check_agreement(timings: dict[PackingName, Timing]) -> None:
+    """Checks that all ways did the same step.
+
+    Raises:
+        RuntimeError: If they differ in the loss, the gradient or the loss tokens.
+    """
+    first = timings[WAYS[0]].result
+    for way in WAYS[1:]:
+        other = timings[way].result
+        if not (
+            math.isclose(other.loss, first.loss, rel_tol=LOSS_TOLERANCE)
+            and math.isclose(other.grad_norm, first.grad_norm, rel_tol=GRAD_NORM_TOLERANCE)
+            and other.counts.loss == first.counts.loss
+        ):
+            raise RuntimeError(f"{WAYS[0]} and {way} did different steps: {first}, {other}")
+
+
+def report(
+    timings: dict[PackingName, Timing], size: ModelSize, num_samples: int, device: torch.device
+) -> None:
+    """Prints the table, what the samples are like, and the ratio."""
+    on_gpu, peak = device.type == "cuda", peak_flops(device)
+    columns = ["way", "micro batches", "tokens", "x fewer", "s/step", "loss tokens/s", "x more"]
+    columns += ["loss", "grad norm"] + ["peak GB"] * on_gpu + ["MFU"] * (peak is not None)
+    published = timings[WAYS[0]]
+    rows = []
+    for way, timing in timings.items():
+        counts, seconds = timing.result.counts, min(timing.seconds)
+        row = [
+            way,
+            f"{timing.num_micro_batches}",
+            f"{counts.all:,}",
+            f"{published.result.counts.all / counts.all:.2f}",
+            f"{seconds:.2f}",
+            f"{timing.loss_tokens_per_second:,.0f}",
+            f"{timing.loss_tokens_per_second / published.loss_tokens_per_second:.2f}",
+            f"{timing.result.loss:.5f}",
+            f"{timing.result.grad_norm:.4f}",
+        ]
+        if on_gpu:
+            row.append(f"{timing.memory / 1e9:.1f}")
+        if peak is not None:
+            row.append(f"{size.training_flops(counts) / seconds / peak:.1%}")
+        rows.append(row)
+    padded, packed, shared = (timings[way].result.counts for way in WAYS)
+    notes = [
+        f"{num_samples} samples of {packed.valid / num_samples:,.0f} tokens on average, "
+        f"{packed.loss / num_samples:,.0f} with loss",
+        f"tokens: padded / packed {padded.all / packed.all:.2f} (recipe: 1.15), "
+        f"packed / shared_prefix {packed.all / shared.all:.2f} (recipe: 1.6)",
+    ]
+    best = max(timings[way].loss_tokens_per_second for way in WAYS[1:])
+    print_report(columns, rows, notes, best / published.loss_tokens_per_second)
+
+
+def main(args: Args) -> None:
+    """Prints the table and the ratio.
+
+    Raises:
+        InputError: If the samples aren't whole groups.
+    """
+    datasets.disable_progress_bars()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    shape = SHAPES[args.shape or ("1.5b" if device.type == "cuda" else "small")]
+    shape = dataclasses.replace(shape, max_length=args.max_length or shape.max_length)
+    num_samples = args.total_batch_size or (16 if args.quick else 64)
+    if num_samples % NUM_CUTS:
+        raise InputError(f"--total_batch_size {num_samples} is not a multiple of {NUM_CUTS}")
+    with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:
+        num_groups = num_samples // NUM_CUTS
+        rows = draw_rows(
+            num_groups,
+            shape.max_length,
+            num_roll_ins=1,
+            vocab_size=shape.vocab_size,
+            seed=args.seed,
+        )
+        write_rows(rows, num_groups, Path(folder))
+        data = GroupedRollouts(folder, NUM_CUTS, shape.vocab_size)
+        bench = Bench(shape, data, num_samples, args.micro_batch_size, device, args.seed)
+        timings = bench.time(args.rounds or (4 if args.quick else 5))
+    check_agreement(timings)
+    report(timings, bench.size, num_samples, device)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__, use_underscores=True))
+    except InputError as error:
+        exit_with_error("train_step.py", str(error))

@@ -1,0 +1,88 @@
+"""The benchmarks run, and end in the one line that tells how much better ours is."""
+
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from classifier_lib.commands import InputError
+from classifier_lib.data import ROLL_IN, ROLL_OUT
+from classifier_lib.throughput import TokenCounts
+from classifier_lib.training import StepResult
+from scripts.bench import data_loading, train_step
+from scripts.bench.data_loading import NUM_CUTS, draw_row
+
+
+def run(main, args, capsys) -> tuple[list[dict[str, str]], float]:
+    """The table, a dictionary a line, and the ratio."""
+    main(args)
+    lines = capsys.readouterr().out.splitlines()
+    name, _, ratio = lines[-1].partition(": ")
+    assert name == "ratio"
+    spans = [match.span() for match in re.finditer("-+", lines[1])]
+    body = itertools.takewhile(lambda line: len(line) == len(lines[1]), lines[2:])
+    columns, *rows = ([line[i:j].strip() for i, j in spans] for line in (lines[0], *body))
+    return [dict(zip(columns, row, strict=True)) for row in rows], float(ratio)
+
+
+def number(cell: str) -> float:
+    return float(cell.replace(",", ""))
+
+
+def test_train_step_compares_equal_steps_of_fewer_and_fewer_tokens(capsys):
+    args = train_step.Args(max_length=96, micro_batch_size=4, total_batch_size=8, rounds=1)
+    table, ratio = run(train_step.main, args, capsys)
+    by_way = {row["way"]: row for row in table}
+    padded, packed, shared = (number(by_way[way]["tokens"]) for way in train_step.WAYS)
+    assert padded >= packed > shared
+    assert padded % (96 // 16) == 0
+    assert len({by_way[way]["loss"] for way in train_step.WAYS}) == 1
+    assert ratio == max(number(by_way[way]["x more"]) for way in ("packed", "shared_prefix"))
+
+
+def test_train_step_refuses_ways_that_did_different_steps():
+    counts = TokenCounts(all=10, computed=10, valid=10, loss=5, attended=30)
+    same = StepResult(1.0, 2.0, counts, num_truncated=0, skipped=False, stop=False)
+    timings = {way: train_step.Timing(1, same, [1.0], 0) for way in train_step.WAYS}
+    train_step.check_agreement(timings)
+    for change in ({"loss": 1.01}, {"grad_norm": 2.1}, {"counts": counts._replace(loss=6)}):
+        timings["shared_prefix"].result = dataclasses.replace(same, **change)
+        with pytest.raises(RuntimeError, match="padded and shared_prefix did different steps"):
+            train_step.check_agreement(timings)
+
+
+def test_train_step_takes_whole_groups():
+    with pytest.raises(InputError, match="--total_batch_size 6 "):
+        train_step.main(train_step.Args(total_batch_size=6))
+
+
+def test_data_loading_reads_the_same_and_reports_both_sizes(capsys):
+    args = data_loading.Args(
+        rows=6, small_rows=3, max_length=256, num_roll_ins=2, rounds=2, our_samples=20
+    )
+    table, ratio = run(data_loading.main, args, capsys)
+    assert [(row["way"], row["rows"]) for row in table] == [
+        (way, rows) for rows in ("3", "6") for way in (data_loading.PUBLISHED, data_loading.OURS)
+    ]
+    speeds = [number(row["samples/s"]) for row in table[2:]]
+    assert ratio == pytest.approx(speeds[1] / speeds[0], rel=0.01)
+
+
+def test_rows_have_the_published_lengths_and_share_their_roll_ins():
+    rng = np.random.default_rng(0)
+    limit = 1024
+    rows = [draw_row(rng, (i + 0.5) / 50, limit, 14, 100) for i in range(50)]
+    pairs = [pair for row in rows for pair in zip(row[ROLL_IN], row[ROLL_OUT], strict=True)]
+    samples = [min(len(roll_in) + len(roll_out), limit) for roll_in, roll_out in pairs]
+    losses = [
+        max(length - len(roll_in), 0) for length, (roll_in, _) in zip(samples, pairs, strict=True)
+    ]
+    assert np.mean(samples) / limit == pytest.approx(14_300 / 16_384, rel=0.02)
+    assert np.mean(losses) / limit == pytest.approx(5_780 / 16_384, rel=0.04)
+    assert min(len(roll_out) for _, roll_out in pairs) >= 1
+    for first in range(0, len(pairs), NUM_CUTS):
+        cuts = sorted((roll_in for roll_in, _ in pairs[first : first + NUM_CUTS]), key=len)
+        for shorter, longer in itertools.pairwise(cuts):
+            np.testing.assert_array_equal(longer[: len(shorter)], shorter)
