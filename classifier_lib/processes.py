@@ -35,7 +35,7 @@ WATCHDOG_LIMIT = 45.0
 """Seconds without a sign of life that end the job."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send ahead of a kill; SIGUSR1 by Slurm's `--signal=USR1@120`."""
+"""What schedulers send ahead of a kill; of these torchrun passes on SIGTERM only."""
 
 
 @dataclass(frozen=True)

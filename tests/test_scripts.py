@@ -1,9 +1,11 @@
 """What the README and the scripts promise: their commands parse, their snippets run."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +14,9 @@ import tyro
 
 import inference_eval
 import train_classifier
+from classifier_lib.commands import InputError
+from classifier_lib.train_args import check_flags
 from scripts import compare_runs
-from search_lib.errors import InputError
 from tests.tiny_models import save_tiny_classifier
 
 ROOT = Path(inference_eval.__file__).parent
@@ -55,12 +58,100 @@ def test_the_evaluation_commands_of_the_documentation_parse():
 
 
 def test_the_training_commands_of_the_documentation_parse():
-    found = commands(README, "train_classifier.py") + commands(
-        train_classifier.__doc__, "train_classifier.py"
+    text = README + train_classifier.__doc__
+    for script in sorted(ROOT.glob("scripts/**/*.sh")):
+        text += re.sub("^# ?", "", script.read_text(), flags=re.MULTILINE)
+    on_one_machine = commands(text, "train_classifier.py")
+    on_many = [
+        *commands(text, "scripts/train_multinode.sh"),
+        *commands(text, "scripts/train_slurm.sh"),
+    ]
+    assert (len(on_one_machine), len(on_many)) == (5, 3)
+    for found, world_size in ((on_one_machine, 4), (on_many, 16 * 8)):
+        for arguments in found:
+            check_flags(train_classifier.parse_args(arguments), world_size)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("NNODES", "NNODES is not set: the number of machines"),
+        ("RDZV_ENDPOINT", "RDZV_ENDPOINT is not set: host[:port] of one of the machines"),
+        ("arguments", "no arguments for train_classifier.py"),
+    ],
+)
+def test_train_multinode_names_what_is_missing(missing, message):
+    environment = {**os.environ, "NNODES": "2", "RDZV_ENDPOINT": "localhost"}
+    environment.pop(missing, None)
+    arguments = [] if missing == "arguments" else ["--run_name", "run"]
+    script = ROOT / "scripts" / "train_multinode.sh"
+    result = subprocess.run(
+        [script, *arguments], env=environment, capture_output=True, text=True, check=False
     )
-    assert len(found) == 3
-    for arguments in found:
-        assert train_classifier.parse_args(arguments).num_steps > 0
+    assert result.returncode == 2
+    assert result.stderr == f"train_multinode.sh: error: {message}\n"
+
+
+@pytest.fixture
+def slurm_job(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Runs train_slurm.sh as Slurm would; returns the exit status and what it called and wrote."""
+    programs = {
+        "scontrol": """[ "$1" = show ] && printf 'node10\\nnode9\\n' || echo "scontrol $*" """,
+        "srun": """echo "srun $*"
+                   echo "at $RDZV_ENDPOINT, $NNODES machines, job $RDZV_ID"
+                   for name in $SAVED; do mkdir -p "$RUN_DIR/$name"; done
+                   exit $STATUS""",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def run(arguments: list[str], saved: str, status: int) -> tuple[int, str]:
+        environment = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "4012345",
+            "SLURM_RESTART_COUNT": "2",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_JOB_NODELIST": "node[9-10]",
+            "SLURM_SUBMIT_DIR": str(ROOT),
+            "RUN_DIR": str(tmp_path / "runs" / "vm"),
+            "SAVED": saved,
+            "STATUS": str(status),
+        }
+        result = subprocess.run(
+            ["bash", ROOT / "scripts" / "train_slurm.sh", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return result.returncode, result.stdout
+
+    return run
+
+
+def test_a_slurm_job_is_put_back_while_it_gets_on(slurm_job, tmp_path):
+    arguments = ["--output_dir", f"{tmp_path}/runs", "--run_name=vm"]
+    # Told to stop: torchrun's status isn't 0, and there is a checkpoint.
+    status, output = slurm_job(arguments, "step_7", 1)
+    assert status == 1
+    assert output.splitlines() == [
+        "srun --kill-on-bad-exit=0 --wait=0 scripts/train_multinode.sh " + " ".join(arguments),
+        "at node10:22345, 2 machines, job 4012345-2",
+        "train_slurm.sh: not finished, back into the queue with step_7",
+        "scontrol requeue 4012345",
+    ]
+    # No new one: it would fail again.
+    status, output = slurm_job(arguments, "step_7", 1)
+    assert status == 1
+    assert output.endswith("failed before a checkpoint was written, exit status 1\n")
+    status, output = slurm_job(arguments, "step_9 final", 0)
+    assert status == 0
+    assert output.endswith("finished, exit status 0\n")
+    status, output = slurm_job(arguments[:2], "", 0)
+    assert (status, output) == (2, "train_slurm.sh: error: no --run_name\n")
 
 
 def test_the_value_model_snippet_runs_as_printed(tmp_path):
