@@ -182,8 +182,11 @@ class Tracker:
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         values = {name: finite.get(name) for name in metrics}
         line = {"step": step, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:  # a full disk: later lines may fit again
+            _warn(f"{METRICS_FILE} lacks step {step}", error)
         for name, service in list(self._services.items()):
             with _outlived(name):
                 service.log(finite, step)

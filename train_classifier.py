@@ -42,6 +42,7 @@ from classifier_lib.checkpoints import (
     CheckpointError,
     load_checkpoint,
     newest_checkpoint,
+    read_state,
     remove_leftovers,
     write_model,
 )
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with distributed() as processes, StopRequest() as stop:
             train(args, processes, stop)
-    except InputError as error:
+    except (InputError, CheckpointError) as error:
         exit_with_error(PROGRAM, str(error))
 
 
@@ -111,6 +112,11 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
         # Rank 0 looks for all: a shared file system may show others an older state.
         found = (newest_checkpoint(run_dir), final_dir.exists())
         checkpoint, is_finished = processes.from_main(found)
+        if not all(processes.all_gather_objects((run_dir / LOCK_FILE).exists())):
+            raise InputError(
+                f"--output_dir {args.output_dir} is not shared by the machines: some don't see "
+                f"{run_dir / LOCK_FILE}"
+            )
         if checkpoint or is_finished:
             refuse_other_config(run_dir, config)
         if not is_finished:
@@ -143,6 +149,7 @@ def run(
     # Load the data and plan the run; the model comes last, when all the rest is known to be right.
     loss = LOSSES[args.loss]
     model_source = checkpoint or args.model_path
+    state = read_state(checkpoint) if checkpoint else None
     try:
         model_config = transformers.AutoConfig.from_pretrained(model_source)
         vocab_size = model_config.vocab_size
@@ -154,10 +161,15 @@ def run(
             f"--packing {args.packing}: {model_source} has sliding-window attention, which packed "
             "rows don't have; use --packing padded"
         )
-    data = load_data("--data_path", args.data_path, args, vocab_size, processes)
+    if state:  # the run has checked its data
+        data = load_data("--data_path", args.data_path, args, None, state["left_out"], processes)
+    else:
+        data = load_data("--data_path", args.data_path, args, vocab_size, (), processes)
     eval_data = None
     if args.eval_data_path:
-        eval_data = load_data("--eval_data_path", args.eval_data_path, args, vocab_size, processes)
+        eval_data = load_data(
+            "--eval_data_path", args.eval_data_path, args, vocab_size, (), processes
+        )
     sampler = GroupSampler(data.num_rows, data.num_responses, args.small_group_size, args.seed)
     num_steps, warmup_steps = plan_steps(args, len(data))
     try:
@@ -203,11 +215,8 @@ def run(
 
     # Resume.
     first_step, num_bad, bad_in_a_row, tracker_state = 0, 0, 0, None
-    if checkpoint:
-        try:
-            state = load_checkpoint(checkpoint, parallel_model, optimizer)
-        except CheckpointError as error:
-            raise InputError(str(error)) from error
+    if checkpoint and state:
+        load_checkpoint(checkpoint, parallel_model, optimizer)
         try:
             sampler.load_state_dict(state["sampler"])
         except ValueError as error:
@@ -242,10 +251,36 @@ def run(
             tracker.log(scalar_metrics(metrics), step)
         return metrics
 
+    truncated, steps_done, sampler_state = 0, first_step, sampler.state_dict()
+    saved_step, save_has_failed = first_step, False
+
+    def save(step: int) -> None:
+        nonlocal saved_step, save_has_failed
+        try:
+            checkpointer.wait()
+            save_has_failed = False
+        except CheckpointError as error:  # once may be an accident
+            if save_has_failed:
+                raise
+            save_has_failed = True
+            if is_main:
+                tqdm.write(f"warning: {error}; training goes on")
+        saved_step = step
+        state = {
+            "step": step,
+            "sampler": sampler_state,
+            "num_bad": num_bad,
+            "bad_in_a_row": bad_in_a_row,
+            "left_out": data.left_out,
+            "trackers": tracker.state(step) if tracker else None,
+        }
+        checkpointer.save(
+            parallel_model, optimizer, state, lambda folder: write_files(folder, tokenizer)
+        )
+
     progress = tqdm(
         initial=first_step, total=num_steps, unit="step", disable=None if is_main else True
     )
-    truncated = 0
     for step in range(first_step, num_steps):
         # Step: this process's micro batches of the global batch.
         step_start = time.perf_counter()
@@ -265,7 +300,11 @@ def run(
             step,
             stop.stop_requested(),
         )
+        if result is None:
+            steps_done = step
+            break
         steps_done = step + 1
+        sampler_state = sampler.state_dict()
         num_bad += result.skipped
         bad_in_a_row = bad_in_a_row + 1 if result.skipped else 0
         if bad_in_a_row >= args.max_bad_steps:
@@ -302,31 +341,23 @@ def run(
 
         # Save.
         is_last = steps_done == num_steps
-        is_due = args.save_every > 0 and steps_done % args.save_every == 0
-        if is_last or is_due or result.stop:
-            state = {
-                "step": steps_done,
-                "sampler": sampler.state_dict(),
-                "num_bad": num_bad,
-                "bad_in_a_row": bad_in_a_row,
-                "trackers": tracker.state(steps_done) if tracker else None,
-            }
-            checkpointer.save(
-                parallel_model, optimizer, state, lambda folder: write_files(folder, tokenizer)
-            )
-        if result.stop and not is_last:
-            checkpointer.wait()
-            progress.close()
-            if tracker:
-                tracker.close()
-                print(f"told to stop: saved step {steps_done}; the same command goes on from there")
-            return False
+        if is_last or (args.save_every > 0 and steps_done % args.save_every == 0):
+            save(steps_done)
 
         # Evaluate; the evaluation of the last step follows the loop.
         if args.eval_every > 0 and steps_done % args.eval_every == 0 and not is_last:
             evaluate_and_report(steps_done)
     progress.close()
+    is_stopped = steps_done < num_steps
+    if is_stopped and steps_done > saved_step:
+        save(steps_done)
     checkpointer.wait()
+    if is_stopped:
+        if tracker:
+            tracker.close()
+            done = f"saved step {saved_step}" if saved_step else "before the first step"
+            print(f"told to stop: {done}; the same command goes on from there")
+        return False
 
     evaluation = evaluate_and_report(num_steps)
     weights = full_weights(parallel_model, processes)
@@ -399,7 +430,12 @@ def plan_steps(args: TrainArgs, num_samples: int) -> tuple[int, int]:
 
 
 def load_data(
-    flag: str, source: str, args: TrainArgs, vocab_size: int, processes: Processes
+    flag: str,
+    source: str,
+    args: TrainArgs,
+    vocab_size: int | None,
+    left_out: Sequence[int],
+    processes: Processes,
 ) -> GroupedRollouts:
     """Opens and checks a data set, naming the flag it came from if that fails."""
     try:
@@ -408,6 +444,7 @@ def load_data(
             args.data_num_response,
             vocab_size,
             skip_bad_rows=args.skip_bad_rows,
+            left_out=left_out,
             soft_targets=LOSSES[args.loss].needs_soft,
             processes=processes,
         )

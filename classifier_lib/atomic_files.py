@@ -1,10 +1,12 @@
 """Files and folders that are complete or absent, whatever is killed while they are written."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -61,6 +63,8 @@ def write_json(path: Path, content: Any) -> None:
 def lock_file(path: Path) -> IO[bytes]:
     """Takes a lock that the system gives back when the file is closed or the process ends.
 
+    On a file system without locks (Lustre without `flock`) it says so and goes on.
+
     Raises:
         BlockingIOError: If another process holds it.
     """
@@ -70,6 +74,11 @@ def lock_file(path: Path) -> IO[bytes]:
     except BlockingIOError:
         lock.close()
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            lock.close()
+            raise
+        print(f"warning: no lock on {path}, don't start it twice: {error}", file=sys.stderr)
     return lock
 
 

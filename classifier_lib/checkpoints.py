@@ -102,6 +102,7 @@ class Checkpointer:
             write_model(temporary, config, weights)
             write_extra(temporary)
             (temporary / TRAINER_STATE).write_text(state_text, encoding="utf-8")
+            check_shards(temporary / SHARDS)
             publish_folder(temporary, folder)
             for _, old in _numbered_checkpoints(self._run_dir)[: -self._max_keep]:
                 remove_folder(old)
@@ -207,6 +208,33 @@ class Checkpointer:
             raise CheckpointError(f"saving {folder} failed: {message[0]}") from failure
 
 
+def check_shards(folder: Path) -> None:
+    """Makes sure that the shards of all processes are in a folder.
+
+    Raises:
+        OSError: If some are missing, as when other machines have another disk under this path.
+    """
+    stored = dcp.FileSystemReader(folder).read_metadata().storage_data.values()
+    missing = sorted({x.relative_path for x in stored if not (folder / x.relative_path).exists()})
+    if missing:
+        raise OSError(
+            f"{len(missing)} files of other processes are missing, {missing[0]} first; "
+            "the folder must be shared by all machines"
+        )
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Returns the `state` that `Checkpointer.save` got.
+
+    Raises:
+        CheckpointError: If the folder holds no checkpoint.
+    """
+    try:
+        return json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} can't be resumed: {_describe(error)}") from error
+
+
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
@@ -221,13 +249,13 @@ def load_checkpoint(
         optimizer: Its optimizer, before the first step.
 
     Returns:
-        The `state` that `Checkpointer.save` got.
+        See `read_state`.
 
     Raises:
         CheckpointError: If the folder holds no checkpoint of this model.
     """
+    state = read_state(checkpoint)
     try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
         model_state, optimizer_state = get_state_dict(model, optimizer)
         dcp.load(
             {"model": model_state, "optimizer": optimizer_state["state"]},

@@ -84,15 +84,18 @@ class GroupedRollouts(Dataset[Rollout]):
         vocab_size: Exclusive upper bound of the token ids; None leaves them unchecked.
         skip_bad_rows: Leave out rows that fail a check, instead of raising. Samples then count the
             rows that are left.
+        left_out: Rows of the source to leave out unchecked, those of an earlier `bad_rows`.
         soft_targets: Whether samples have a `soft_target`.
         processes: The processes of the run, all of which open the data set; None for this one only.
 
     Attributes:
         num_rows: Rows that can be used.
-        bad_rows: What was left out by `skip_bad_rows`, by row; the same on every process.
+        bad_rows: What the checks found and `skip_bad_rows` left out, by row; the same on every
+            process.
+        left_out: Rows of the source that were left out, for whatever reason.
 
     Raises:
-        DataError: If the source can't be read or doesn't fit the format, on every process alike.
+        DataError: If the source can't be read or doesn't fit the format.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class GroupedRollouts(Dataset[Rollout]):
         vocab_size: int | None = None,
         *,
         skip_bad_rows: bool = False,
+        left_out: Sequence[int] = (),
         soft_targets: bool = False,
         processes: Processes | None = None,
     ):
@@ -138,18 +142,19 @@ class GroupedRollouts(Dataset[Rollout]):
         for part in parts:
             found += part
         # One entry a row, whatever else is wrong with it.
-        by_row = {bad.row: bad for bad in sorted(found, reverse=True)}
+        by_row = {bad.row: bad for bad in sorted(found, reverse=True) if bad.row not in left_out}
         self.bad_rows = [by_row[row] for row in sorted(by_row)]
         if self.bad_rows and not skip_bad_rows:
             more = f" (and {len(by_row) - 1} more bad rows)" if len(by_row) > 1 else ""
             raise DataError(f"{source}: {self.bad_rows[0]}{more}; --skip_bad_rows leaves them out")
-        self.num_rows = table.num_rows - len(by_row)
+        self.left_out = sorted({*by_row, *left_out})
+        self.num_rows = table.num_rows - len(self.left_out)
         if not self.num_rows:
             raise DataError(f"{source}: every row is bad; the first: {self.bad_rows[0]}")
         # Row of the table for each row that can be used; None where that is all of them.
         self._rows = None
-        if by_row:
-            self._rows = np.setdiff1d(np.arange(table.num_rows), list(by_row), assume_unique=True)
+        if self.left_out:
+            self._rows = np.setdiff1d(np.arange(table.num_rows), self.left_out, assume_unique=True)
 
     def __len__(self) -> int:
         return self.num_rows * self.num_responses
@@ -254,9 +259,9 @@ class _TokenColumn:
         i = self.rows[row] + response
         return self.ids[self.bounds[i] : self.bounds[i + 1]]
 
-    def place(self, position: int) -> tuple[int, str]:
-        """Returns the row in the batch, and ", response n", of a position in `ids`."""
-        return _place(self.rows, int(np.searchsorted(self.bounds, position, side="right")) - 1)
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the list that each of some positions in `ids` belongs to."""
+        return np.searchsorted(self.bounds, positions, side="right") - 1
 
 
 def _responses(source: str, name: str, array: pa.Array) -> tuple[np.ndarray, Any]:
@@ -267,10 +272,15 @@ def _responses(source: str, name: str, array: pa.Array) -> tuple[np.ndarray, Any
     return offsets - offsets[0], array.values.slice(offsets[0], offsets[-1] - offsets[0])
 
 
-def _place(rows: np.ndarray, i: int) -> tuple[int, str]:
-    """Returns the row in the batch, and ", response n", of entry `i` of a list column."""
-    row = int(np.searchsorted(rows, i, side="right")) - 1
-    return row, f", response {i - rows[row]}"
+def _first_in_rows(entries: np.ndarray, rows: np.ndarray) -> list[tuple[int, int]]:
+    """Returns (row, response) of the first of some entries of a list column in each row.
+
+    Args:
+        entries: Ascending numbers of entries, one entry a response.
+        rows: Bounds of the rows in the entries.
+    """
+    found, first = np.unique(np.searchsorted(rows, entries, side="right") - 1, return_index=True)
+    return list(zip(found.tolist(), (entries[first] - rows[found]).tolist(), strict=True))
 
 
 class _Chunk:
@@ -289,12 +299,11 @@ class _Chunk:
         self.labels = labels.fill_null(0).to_numpy()
 
     def check_structure(self, num_responses: int) -> list[BadRow]:
-        """Returns the rows with nulls, wrong or empty lists, or labels that are no class."""
+        """Returns the rows with nulls, wrong or empty lists, or labels that are no class.
+
+        A row has one entry for each kind of fault in each column, of the first place it is in.
+        """
         found: list[BadRow] = []
-
-        def report(row: int, column: str, what: str) -> None:
-            found.append(BadRow(self.first_row + row, column, what))
-
         for column, array in (
             (ROLL_IN, self.roll_in.array),
             (ROLL_OUT, self.roll_out.array),
@@ -303,52 +312,50 @@ class _Chunk:
             nulls = array.is_null().to_numpy(zero_copy_only=False)
             counts = np.diff(array.offsets.to_numpy())
             for row in np.flatnonzero(nulls | (counts != num_responses)).tolist():
-                expected = f"not the {num_responses} of --data_num_response"
-                has = f" has {counts[row]} responses, {expected}"
-                report(row, column, " is null" if nulls[row] else has)
-
-        def report_entries(column: str, rows: np.ndarray, bad: np.ndarray, what: str) -> None:
-            for i in np.flatnonzero(bad).tolist():
-                row, response = _place(rows, i)
-                report(row, column, response + what)
-
-        for tokens, what in (
+                has = (
+                    f" has {counts[row]} responses, not the {num_responses} of --data_num_response"
+                )
+                found.append(self._bad(row, column, " is null" if nulls[row] else has))
+        for tokens, empty in (
             (self.roll_in, " has no token; it must hold the prompt"),
             (self.roll_out, " has no token, so nothing to learn from"),
         ):
             nulls = tokens.lists.is_null().to_numpy(zero_copy_only=False)
-            report_entries(tokens.name, tokens.rows, nulls, " is null")
-            report_entries(tokens.name, tokens.rows, (np.diff(tokens.bounds) == 0) & ~nulls, what)
+            for bad, what in ((nulls, " is null"), ((np.diff(tokens.bounds) == 0) & ~nulls, empty)):
+                for row, response in _first_in_rows(np.flatnonzero(bad), tokens.rows):
+                    found.append(self._bad(row, tokens.name, f", response {response}{what}"))
             if tokens.values.null_count:
                 positions = np.flatnonzero(tokens.values.is_null())
                 inside = (positions >= tokens.bounds[0]) & (positions < tokens.bounds[-1])
-                for position in positions[inside].tolist():
-                    row, response = tokens.place(position)
-                    report(row, tokens.name, f"{response} holds a null")
-        report_entries(LABELS, self.label_rows, self.label_nulls, " is null")
-        wrong = (self.labels < 0) | (self.labels >= NUM_CLASSES)
-        classes = f"; the classes are 0 to {NUM_CLASSES - 1}"
-        for value in np.unique(self.labels[wrong]).tolist():
-            report_entries(LABELS, self.label_rows, self.labels == value, f" is {value}{classes}")
+                for row, response in _first_in_rows(tokens.at(positions[inside]), tokens.rows):
+                    found.append(self._bad(row, tokens.name, f", response {response} holds a null"))
+        for row, response in _first_in_rows(np.flatnonzero(self.label_nulls), self.label_rows):
+            found.append(self._bad(row, LABELS, f", response {response} is null"))
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= NUM_CLASSES))
+        for row, response in _first_in_rows(wrong, self.label_rows):
+            label = self.labels[self.label_rows[row] + response]
+            what = f", response {response} is {label}; the classes are 0 to {NUM_CLASSES - 1}"
+            found.append(self._bad(row, LABELS, what))
         return found
 
     def check_token_ids(self, vocab_size: int, share: range) -> list[BadRow]:
         """Returns the rows of the share (rows of the table) with an id outside the vocabulary."""
-        first = max(share.start - self.first_row, 0)
-        stop = min(share.stop, self.stop_row) - self.first_row
-        if first >= stop:
-            return []
         found = []
-        for tokens in (self.roll_in, self.roll_out):
-            start, end = tokens.bounds[tokens.rows[[first, stop]]]
-            ids = tokens.ids[start:end]
-            if ids.min(initial=0) >= 0 and ids.max(initial=0) < vocab_size:
-                continue
-            for position in np.flatnonzero((ids < 0) | (ids >= vocab_size)).tolist():
-                row, response = tokens.place(start + position)
-                what = f"{response} holds token id {ids[position]}; the vocabulary has {vocab_size}"
-                found.append(BadRow(self.first_row + row, tokens.name, what))
+        for row in range(
+            max(share.start - self.first_row, 0), min(share.stop, self.stop_row) - self.first_row
+        ):
+            for tokens in (self.roll_in, self.roll_out):
+                start, stop = tokens.bounds[tokens.rows[[row, row + 1]]]
+                ids = tokens.ids[start:stop]
+                if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocab_size:
+                    at = int(((ids < 0) | (ids >= vocab_size)).argmax())
+                    response = tokens.at(start + at) - tokens.rows[row]
+                    what = f"holds token id {ids[at]}; the vocabulary has {vocab_size}"
+                    found.append(self._bad(row, tokens.name, f", response {response} {what}"))
         return found
+
+    def _bad(self, row: int, column: str, what: str) -> BadRow:
+        return BadRow(self.first_row + row, column, what)
 
 
 class GroupSampler:

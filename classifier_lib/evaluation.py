@@ -16,6 +16,7 @@ import transformers
 import tyro
 from torch import nn
 from torchmetrics import Metric
+from torchmetrics.functional import mean_squared_error
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
@@ -109,7 +110,7 @@ class TokenMetrics(Metric):
                 metrics |= dict.fromkeys(("accuracy", "brier", "calibration_error"))
             return metrics
 
-        overall = {"loss": float(self.loss_sum / self.loss_terms) if self.loss_terms else None}
+        overall = {"loss": _finite(self.loss_sum / self.loss_terms)}
         overall |= at(slice(None))
         if self.loss.pairs and self.loss_terms:
             overall["accuracy"] = float(self.right_pairs / self.loss_terms)
@@ -136,22 +137,26 @@ _TOKEN_STATES = {
 }
 
 
+def _finite(value: torch.Tensor) -> float | None:
+    """Returns a scalar; None if it isn't a finite number, as JSON knows no other."""
+    return float(value) if value.isfinite() else None
+
+
 def _token_metrics(
     probs: torch.Tensor, rewards: torch.Tensor, right: torch.Tensor
 ) -> dict[str, float | int | None]:
     """Returns the metrics of some tokens; None for what is not defined on them."""
     if not len(probs):
         return {"num_tokens": 0} | dict.fromkeys(SCORES)
-    both_classes = 0 < int(rewards.sum()) < len(rewards)
-    return {
-        "num_tokens": len(probs),
-        "accuracy": float(right.double().mean()),
-        "auroc": float(binary_auroc(probs, rewards)) if both_classes else None,
-        "brier": float((probs - rewards).double().square().mean()),
-        "calibration_error": float(
-            binary_calibration_error(probs, rewards, n_bins=CALIBRATION_BINS)
-        ),
-    }
+    scores: dict[str, float | int | None] = dict.fromkeys(SCORES)
+    scores |= {"num_tokens": len(probs), "accuracy": _finite(right.double().mean())}
+    if not probs.isfinite().all():  # a model that has diverged
+        return scores
+    if 0 < int(rewards.sum()) < len(rewards):
+        scores["auroc"] = _finite(binary_auroc(probs, rewards))
+    scores["brier"] = _finite(mean_squared_error(probs.double(), rewards.double()))
+    error = binary_calibration_error(probs, rewards, n_bins=CALIBRATION_BINS)
+    return scores | {"calibration_error": _finite(error)}
 
 
 @torch.no_grad()
@@ -170,8 +175,7 @@ def evaluate(
         model: `Qwen2ForClassifier`, perhaps sharded; its training mode is restored.
         data: Held-out roll-outs.
         loss: The loss that the model is trained with.
-        plan: How samples are laid out; `plan.micro_batch_size` of them go through the model at a
-            time.
+        plan: How samples are laid out, see `BatchPlan.in_order`.
         implementation: Attention implementation of the model.
         bucket_tokens: Width of the absolute position buckets, in tokens.
         processes: The processes that share the work; all of them must call this.
@@ -187,15 +191,14 @@ def evaluate(
     metrics.add_nothing()
     was_training = model.training
     model.eval()
-    device, size = processes.device, plan.micro_batch_size
-    for first in range(0, len(data), processes.world_size * size):
-        start = first + processes.rank * size
+    device, parts = processes.device, plan.in_order(data)
+    for first in range(0, len(parts), processes.world_size):
+        mine = first + processes.rank
         # A process that has no samples left computes along: the others may need its shard.
-        indices = range(start, min(start + size, len(data))) or range(min(size, len(data)))
-        batch = plan.load(data, indices)
+        batch = plan.load(data, parts[mine if mine < len(parts) else 0])
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(**batch.model_inputs(implementation, device)).logits
-        if start < len(data):
+        if mine < len(parts):
             metrics.update(batch.loss_logits(logits), batch)
     model.train(was_training)
     return metrics.compute()
@@ -225,6 +228,8 @@ def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     scalars = {name: metrics[name] for name in ("loss", *SCORES)}
     for bucket in metrics["by_decile"]:
         scalars[f"auroc_decile_{round(bucket['from'] * NUM_DECILES)}"] = bucket["auroc"]
+    for bucket in metrics["by_position"]:
+        scalars[f"auroc_from_{bucket['from']}"] = bucket["auroc"]
     return {f"eval/{name}": value for name, value in scalars.items() if value is not None}
 
 

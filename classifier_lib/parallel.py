@@ -2,7 +2,8 @@
 
 All of them average gradients over the processes, so a caller that needs a sum multiplies its loss
 by the number of processes. The same batch gives the same gradients with each of them and with one
-process, but for rounding.
+process, but for rounding: on GPUs DDP computes under autocast, with a float32 residual stream, and
+the sharded modes in bfloat16 throughout.
 """
 
 import contextlib

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from classifier_lib.commands import InputError
+
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -100,13 +102,13 @@ def distributed(
         This process among them.
 
     Raises:
-        ValueError: If a machine has fewer GPUs than processes.
+        InputError: If a machine has fewer GPUs than processes.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
-            raise ValueError(
+            raise InputError(
                 f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} here; "
                 "lower --nproc_per_node"
             )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from classifier_lib.batches import BatchPlan
 from classifier_lib.commands import InputError, differing_flags
 
 
@@ -31,9 +32,10 @@ class TrainArgs:
     total_batch_size: int = 1024
     """Samples in an optimizer step, over all processes."""
     micro_batch_size: int = 8
-    """Samples in one forward and backward of a process, for --packing padded."""
+    """Samples in one forward and backward of a process, for --packing padded and in evaluation."""
     tokens_per_micro_batch: int = -1
-    """Most tokens in one, for the other packings; -1: --micro_batch_size x --max_length."""
+    """Most tokens in one, for the other packings; -1: --micro_batch_size x --max_length, at most
+    65,536."""
     packing: Literal["padded", "packed", "shared_prefix"] = "packed"
     """packed: sequences in one row without padding. shared_prefix: also, what the samples of a
     group share of their roll-ins is computed once. padded: as published. The loss is the same."""
@@ -44,7 +46,7 @@ class TrainArgs:
     """Longest sequence in tokens (16,384 of response + 1,024 for the prompt); the rest is cut."""
     loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] = "cross_entropy"
     """cross_entropy over 3 terminal classes (the paper's), bce on the reward, mse to the share of
-    correct completions of the roll-in, or bradley_terry on pairs."""
+    correct completions of the roll-in (in OpenR1-VM one: the reward), or bradley_terry on pairs."""
     max_lr: float = 1e-4
     """Largest learning rate, after the warm-up; the cosine ends at a tenth of it."""
     warmup_steps: int = -1
@@ -194,7 +196,7 @@ def _check_packed(args: TrainArgs, world_size: int) -> None:
     samples = 2 if args.loss == "bradley_terry" else 1
     limit = args.tokens_per_micro_batch
     if limit == -1:
-        limit = args.micro_batch_size * args.max_length
+        limit = BatchPlan(args.packing, args.max_length, args.micro_batch_size).token_limit
     if limit < samples * args.max_length:
         raise InputError(
             f"--tokens_per_micro_batch: {limit:,} tokens don't hold {samples} sample(s) of "

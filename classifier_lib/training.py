@@ -64,7 +64,6 @@ class StepResult:
         counts: Tokens by kind.
         num_truncated: Samples cut to the maximum length.
         skipped: Whether loss or gradient wasn't finite, so that no weight was changed.
-        stop: Whether any process was asked to stop.
     """
 
     loss: float
@@ -72,7 +71,6 @@ class StepResult:
     counts: TokenCounts
     num_truncated: int
     skipped: bool
-    stop: bool
 
 
 def train_step(
@@ -85,7 +83,7 @@ def train_step(
     seed: int,
     step: int,
     stop: bool,
-) -> StepResult:
+) -> StepResult | None:
     """Takes one optimizer step on this process's micro batches of the global batch.
 
     The loss is the mean over the terms of the global batch however it is cut up. Dropout is drawn
@@ -102,6 +100,9 @@ def train_step(
         seed: Seed of the run.
         step: This step, from 0.
         stop: Whether this process was asked to stop.
+
+    Returns:
+        What the step did; None if it was not taken, as any process was asked to stop.
     """
     device = processes.device
     own = [
@@ -112,6 +113,8 @@ def train_step(
     ]
     totals = processes.sum(torch.tensor(own, dtype=torch.int64, device=device)).tolist()
     num_terms, num_truncated, num_stop, *counts = totals
+    if num_stop:
+        return None
 
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     for i, batch in enumerate(batches):
@@ -132,9 +135,7 @@ def train_step(
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(
-        mean_loss, grad_norm, TokenCounts(*counts), num_truncated, not finite, num_stop > 0
-    )
+    return StepResult(mean_loss, grad_norm, TokenCounts(*counts), num_truncated, not finite)
 
 
 def _derive_seed(*parts: int) -> int:

@@ -2,13 +2,13 @@
 # Trains the value model on several machines: start it on every machine, with the same environment
 # and the same arguments, which go to train_classifier.py.
 #
-# The paper's training, on 16 machines with 8 GPUs each (5 epochs and --max_length are the defaults;
-# micro batches are packed: the same loss as with the published --micro_batch_size 8, in less time):
+# The paper's training, on 16 machines with 8 GPUs each (micro batches are packed: the same loss as
+# with the published --micro_batch_size 8, in less time):
 #
 #     export NNODES=16 RDZV_ENDPOINT=node0:29400
 #     scripts/train_multinode.sh --data_path VGS-AI/OpenR1-VM --data_num_response 56 \
 #         --model_path deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --num_epochs 5 \
-#         --total_batch_size 1024 --max_lr 1e-4 --packing shared_prefix --small_group_size 4 \
+#         --total_batch_size 1024 --max_length 16384 --packing shared_prefix --small_group_size 4 \
 #         --tokens_per_micro_batch 65536 --save_every 200 --output_dir /shared/outputs --run_name vm
 #
 # On Slurm: scripts/train_slurm.sh. The published command, on one machine, needs no script:
@@ -25,7 +25,7 @@
 #     RDZV_ENDPOINT   host[:port] of one of them, where all meet; port 29400 by default
 #     RDZV_ID         name of the job there, "train_classifier" by default
 #     NPROC_PER_NODE  processes on this machine; by default its GPUs, or 1 without any
-#     MAX_RESTARTS    failures after which the job restarts in place, 3 by default
+#     MAX_RESTARTS    failures after which the job restarts in place, 20 by default
 #     JOIN_TIMEOUT    seconds to wait for missing machines, 1800 by default
 #     LOCAL_ADDR      address of this machine for the others; its full host name by default
 #
@@ -72,6 +72,6 @@ exec "$python" -m torch.distributed.run \
     --nnodes "$NNODES" --nproc-per-node "$NPROC_PER_NODE" \
     --rdzv-backend c10d --rdzv-endpoint "$RDZV_ENDPOINT" --rdzv-id "${RDZV_ID:-train_classifier}" \
     --rdzv-conf "join_timeout=${JOIN_TIMEOUT:-1800},read_timeout=300" \
-    --max-restarts "${MAX_RESTARTS:-3}" --monitor-interval 1 \
+    --max-restarts "${MAX_RESTARTS:-20}" --monitor-interval 1 \
     ${LOCAL_ADDR:+--local-addr "$LOCAL_ADDR"} \
     "$root/train_classifier.py" "$@"

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train_classifier
+from classifier_lib import evaluation
 from classifier_lib.atomic_files import lock_file
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
@@ -339,6 +340,39 @@ def test_a_run_told_to_stop_saves_and_goes_on(flags, tmp_path):
     train_classifier.main(command)
     train_classifier.main(flags(num_steps=200, output_dir=tmp_path / "other"))
     check_equal(final_weights(run_dir), final_weights(tmp_path / "other" / "run"))
+
+
+def test_a_failed_save_is_not_the_end(flags, tmp_path, monkeypatch, capsys):
+    original, calls = train_classifier.write_files, 0
+
+    def full_disk(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in bad_calls:
+            raise OSError("no space left on device")
+        original(*args)
+
+    monkeypatch.setattr(train_classifier, "write_files", full_disk)
+    bad_calls = {2}
+    train_classifier.main(flags(save_every=1, max_keep_ckpts=9))
+    assert "step_2 failed: OSError: no space left on device; training" in capsys.readouterr().out
+    saved = sorted(path.name for path in (tmp_path / "run").glob("step_*"))
+    assert saved == ["step_1", "step_3", "step_4"]
+    calls, bad_calls = 0, {2, 3}
+    with pytest.raises(SystemExit):
+        train_classifier.main(flags(save_every=1, run_name="full"))
+    assert "step_3 failed: OSError: no space left on device" in capsys.readouterr().err
+    assert (tmp_path / "full" / "step_1").exists()
+
+
+def test_an_evaluation_that_is_not_finite_is_no_crash(flags, rollout_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        evaluation, "success_probabilities", lambda logits: logits[..., 0] * float("nan")
+    )
+    train_classifier.main(flags(eval_data_path=rollout_folder))
+    metrics = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert metrics["auroc"] is None
+    assert (tmp_path / "run" / "final").exists()
 
 
 def test_a_second_start_of_a_run_is_refused(flags, tmp_path, capsys):

@@ -223,6 +223,7 @@ class Bench:
             step=0,
             stop=False,
         )
+        assert result is not None  # nobody asks to stop
         self._synchronize()
         return self._clock() - start, len(mine), result
 
@@ -329,8 +330,8 @@ def main(args: Args) -> None:
         data = GroupedRollouts(folder, NUM_CUTS, shape.vocab_size)
         bench = Bench(shape, data, num_samples, args.micro_batch_size, device, args.seed)
         timings = bench.time(args.rounds or (4 if args.quick else 5))
-    check_agreement(timings)
     report(timings, bench.size, num_samples, device)
+    check_agreement(timings)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Attention within packed rows, each implementation against a dense mask."""
 
+import copy
 import logging
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.nn.attention import flex_attention as flex_module
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -375,3 +377,25 @@ def test_what_an_implementation_cannot_do_is_refused():
             row_inputs(shared, name, CPU)
     with pytest.raises(ValueError, match="sdpa can't attend"):
         row_inputs(random_layout(0, "packed"), "sdpa", CPU)
+
+
+def test_compiled_layers_serve_every_layout(tiny_config):
+    """torch.compile must not look into a layout, or it would compile for each one anew."""
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    config = copy.deepcopy(tiny_config)
+    model = Qwen2ForClassifier._from_config(config, attn_implementation=SEGMENTED_SDPA)
+    for layer in model.model.layers:
+        layer.compile(backend=counter)
+    frames = []
+    for num_samples in (2, 3, 4, 5, 6):
+        rng = np.random.default_rng(num_samples)
+        roll_in = rng.integers(0, 64, 40)
+        rollouts = [
+            Rollout(roll_in[:cut], rng.integers(0, 64, 9), 0)
+            for cut in rng.integers(20, 40, num_samples)
+        ]
+        batch = collate(rollouts, 100, "shared_prefix")
+        model(**batch.model_inputs(SEGMENTED_SDPA, torch.device("cpu"))).logits.sum().backward()
+        frames.append(counter.frame_count)
+    assert frames[-1] == frames[1] > 0  # the second layout makes its length dynamic

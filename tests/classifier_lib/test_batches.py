@@ -408,3 +408,39 @@ def test_load_is_collate():
     )
     assert torch.equal(batch.input_ids, expected.input_ids)
     assert batch.counts == expected.counts
+
+
+def test_evaluation_goes_in_order_and_keeps_the_limits():
+    data = same_length(7, 10)
+    assert BatchPlan("padded", 100, 3).in_order(data) == [range(0, 3), range(3, 6), range(6, 7)]
+    assert packed_plan("packed", 20).in_order(data) == [range(i, i + 1) for i in range(7)]
+    eight = dataclasses.replace(packed_plan("packed", 20), micro_batch_size=8)
+    assert eight.in_order(data) == [range(0, 2), range(2, 4), range(4, 6), range(6, 7)]
+    pairs = dataclasses.replace(eight, pairs=True, tokens_per_micro_batch=39)
+    assert pairs.in_order(same_length(6, 10)) == [range(0, 2), range(2, 4), range(4, 6)]
+    long = dataclasses.replace(eight, tokens_per_micro_batch=5)  # one sample at least
+    assert long.in_order(data) == [range(i, i + 1) for i in range(7)]
+
+
+def test_only_the_largest_groups_are_split_for_more_bins():
+    lengths = [40, 10, 10, 10]
+    data = ListData(
+        Rollout(np.full(5, 10 * i + j), np.zeros(length - 5, dtype=int), 0)
+        for i, length in enumerate(lengths)
+        for j in range(2)
+    )
+    parts = packed_plan("packed", 1000, 2).micro_batches(data, range(8), 5)
+    bins = [samples for part in parts for samples in part]
+    assert sorted(bins) == [[0], [1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_processes_get_about_as_many_tokens():
+    data = random_data(0, 128, 4)
+    parts = packed_plan("packed", 200, 4).micro_batches(data, range(len(data)), 16)
+    loads = [sum(data.length(i) for samples in part for i in samples) for part in parts]
+    assert max(loads) < 1.05 * np.mean(loads)
+
+
+def test_the_default_limit_is_bounded():
+    assert BatchPlan("packed", 17_408, 8).token_limit == 65_536
+    assert BatchPlan("packed", 17_408, 8, 131_072).token_limit == 131_072

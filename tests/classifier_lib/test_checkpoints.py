@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config
 
 from classifier_lib.checkpoints import (
+    SHARDS,
     Checkpointer,
     CheckpointError,
     load_checkpoint,
@@ -306,3 +307,18 @@ def test_any_number_of_processes_resumes(tiny_config, tmp_path):
         assert len(loaded[rank]) == 4
         for tensors in loaded[rank]:
             check_equal(tensors, state)
+
+
+def test_shards_that_are_on_another_disk_are_noticed(tiny_config, tmp_path):
+    """What rank 0 would find if the machines had folders of their own under one path."""
+    model, optimizer = build(tiny_config)
+    checkpointer = Checkpointer(tmp_path, ALONE, 2)
+
+    def lose_shards(folder: Path) -> None:
+        for file in (folder / SHARDS).glob("*.distcp"):
+            file.unlink()
+
+    checkpointer.save(model, optimizer, {"step": 1}, lose_shards)
+    with pytest.raises(CheckpointError, match="the folder must be shared by all machines"):
+        checkpointer.wait()
+    assert newest_checkpoint(tmp_path) is None

@@ -406,3 +406,26 @@ def test_source_folder_stays_untouched(rollout_folder: Path):
     before = sorted(path.name for path in rollout_folder.iterdir())
     GroupedRollouts(str(rollout_folder), NUM_RESPONSES)
     assert sorted(path.name for path in rollout_folder.iterdir()) == before
+
+
+def test_a_wrong_vocabulary_is_one_entry_a_row(rollout_rows, monkeypatch):
+    """Not one a token: a wrong model would mean billions."""
+    table = pa.Table.from_pylist(rollout_rows)
+    with pytest.raises(DataError, match=r"row 0, .*holds token id .*and 9 more bad rows"):
+        table_data(monkeypatch, table, vocab_size=1)
+    data = table_data(monkeypatch, table)
+    chunk = data._chunks[0]
+    assert len(chunk.check_token_ids(1, range(0, 10))) == 20  # ten rows, two columns
+
+
+def test_rows_left_out_before_are_left_out_unchecked(rollout_rows, monkeypatch):
+    rows = copy.deepcopy(rollout_rows)
+    rows[2]["labels"][0] = 9
+    rows[4]["roll_in_ids"][0] = [99]
+    table = pa.Table.from_pylist(rows)
+    first = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    assert first.left_out == [2, 4]
+    again = table_data(monkeypatch, table, left_out=first.left_out)
+    assert again.bad_rows == []
+    assert again.left_out == [2, 4]
+    check_equals_rows(again, [row for i, row in enumerate(rows) if i not in (2, 4)])

@@ -197,6 +197,9 @@ class Subset:
     def __getitem__(self, index: int):
         return self.data[self.indices[index]]
 
+    def length(self, index: int) -> int:
+        return self.data.length(self.indices[index])
+
 
 def test_a_bucket_of_one_class_is_null(models, data):
     one_class = Subset(data, [index for index in range(len(data)) if data[index].label == 0])

@@ -116,7 +116,6 @@ def test_a_step_is_that_of_the_whole_batch(tiny_config, micro_batches, whole_bat
     assert result.loss == pytest.approx(loss.item(), rel=1e-5)
     assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
     assert not result.skipped
-    assert not result.stop
     assert result.num_truncated == whole_batch.num_truncated > 0
     counts = result.counts
     assert counts.loss == whole_batch.counts.loss
@@ -146,14 +145,24 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, micro_batches, f
     loss = LOSSES["cross_entropy"]._replace(function=function)
     optimizer = build_optimizer(model, 1e-3, 0.1)
     result = train_step(
-        model, optimizer, loss, micro_batches, SEGMENTED_SDPA, ALONE, 0, 0, stop=True
+        model, optimizer, loss, micro_batches, SEGMENTED_SDPA, ALONE, 0, 0, stop=False
     )
+    assert result is not None
     assert result.skipped
-    assert result.stop
     before = build_model(tiny_config).state_dict()
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert not optimizer.state
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_step_is_taken_when_asked_to_stop(tiny_config, micro_batches):
+    model = build_model(tiny_config)
+    optimizer = build_optimizer(model, 1e-3, 0.1)
+    loss = LOSSES["cross_entropy"]
+    args = (model, optimizer, loss, micro_batches, SEGMENTED_SDPA, ALONE, 0, 0)
+    assert train_step(*args, stop=True) is None
+    assert not optimizer.state
+    assert train_step(*args, stop=False) is not None
 
 
 def test_a_batch_without_preferences_is_no_error(tiny_config, rollout_folder):
