@@ -47,12 +47,13 @@ in_parallel rollouts-0 "$rollouts --shard 0/2" rollouts-1 "$rollouts --shard 1/2
 tail -n 4 $logs/rollouts-*.log
 
 stage "3/5 value model: trained on the roll-outs' outcomes, evaluated on held-out ones"
-$python train_classifier.py \
+OMP_NUM_THREADS=1 $python -m torch.distributed.run --standalone --nproc_per_node=2 \
+    train_classifier.py \
     --model_path $out/policy --data_path $out/data/train --eval_data_path $out/data/validation \
     --data_num_response 12 --output_dir $out --run_name value_model \
     --packing shared_prefix --small_group_size 4 --tokens_per_micro_batch 2048 \
-    --num_steps 450 --total_batch_size 64 --max_lr 1e-3 --max_length 192 --warmup_steps 30 --save_every 100 --log_every 50 \
-    --attention_dropout 0 --no_gradient_checkpointing
+    --num_steps 350 --total_batch_size 64 --max_lr 1e-3 --max_length 192 --warmup_steps 30 \
+    --save_every 100 --log_every 50 --attention_dropout 0 --no_gradient_checkpointing
 
 stage "4/5 searches on 60 held-out problems: independent samples, VGS, and the ablation"
 search="$python inference_eval.py --benchmark toy --max_problems 60 --seed 7996
