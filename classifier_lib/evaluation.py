@@ -39,7 +39,7 @@ TITLES = {"calibration_error": "ECE"}
 class TokenMetrics(Metric):
     """Exact token-level metrics of P(correct), overall and by position in the sequence.
 
-    The target is the reward (1 for class 1 only). Every scored token is kept (11 bytes), since
+    The target is the reward (1 for class 1 only). Every scored token is kept (15 bytes), since
     an exact AUROC needs all of them; processes are merged by torchmetrics in `compute`.
 
     Positions count from the start of the sequence, prompt included, because the data does not tell
@@ -56,6 +56,7 @@ class TokenMetrics(Metric):
     probs: list[torch.Tensor]
     rewards: list[torch.Tensor]
     right: list[torch.Tensor]
+    losses: list[torch.Tensor]
     deciles: list[torch.Tensor]
     positions: list[torch.Tensor]
     loss_sum: torch.Tensor
@@ -81,8 +82,11 @@ class TokenMetrics(Metric):
         positions = batch.position_ids.flatten()[batch.loss_index].to(logits.device)
         deciles = (positions * NUM_DECILES // lengths).clamp(max=NUM_DECILES - 1)
         right = logits.argmax(-1) == labels if logits.shape[-1] == 3 else (probs > 0.5) == rewards
+        losses = torch.zeros_like(probs)
+        if self.loss.token_losses:
+            losses = self.loss.token_losses(logits, targets)
         for name, values in zip(
-            _TOKEN_STATES, (probs, rewards, right, deciles, positions), strict=True
+            _TOKEN_STATES, (probs, rewards, right, losses, deciles, positions), strict=True
         ):
             getattr(self, name).append(values.to(_TOKEN_STATES[name]))
         self.loss_sum += self.loss.function(logits, targets).double()
@@ -100,6 +104,7 @@ class TokenMetrics(Metric):
         probs = dim_zero_cat(self.probs)
         rewards = dim_zero_cat(self.rewards).long()
         right = dim_zero_cat(self.right)
+        losses = dim_zero_cat(self.losses)
         deciles = dim_zero_cat(self.deciles).long()
         buckets = dim_zero_cat(self.positions).long() // self.bucket_tokens
         num_buckets = int(buckets.max()) + 1 if len(buckets) else 0
@@ -110,6 +115,10 @@ class TokenMetrics(Metric):
                 metrics |= dict.fromkeys(("accuracy", "brier", "calibration_error"))
             return metrics
 
+        def at_positions(kept: torch.Tensor) -> dict[str, float | int | None]:
+            loss = None if self.loss.pairs else _finite(losses[kept].double().mean())
+            return {"loss": loss, **at(kept)}
+
         overall = {"loss": _finite(self.loss_sum / self.loss_terms)}
         overall |= at(slice(None))
         if self.loss.pairs and self.loss_terms:
@@ -117,12 +126,12 @@ class TokenMetrics(Metric):
         return {
             **overall,
             "by_decile": [
-                {"from": i / NUM_DECILES, "to": (i + 1) / NUM_DECILES, **at(deciles == i)}
+                {"from": i / NUM_DECILES, "to": (i + 1) / NUM_DECILES, **at_positions(deciles == i)}
                 for i in range(NUM_DECILES)
             ],
             "by_position": [
                 {"from": i * self.bucket_tokens, "to": (i + 1) * self.bucket_tokens}
-                | at(buckets == i)
+                | at_positions(buckets == i)
                 for i in range(num_buckets)
             ],
         }
@@ -132,6 +141,7 @@ _TOKEN_STATES = {
     "probs": torch.float32,
     "rewards": torch.uint8,
     "right": torch.uint8,
+    "losses": torch.float32,
     "deciles": torch.uint8,
     "positions": torch.int32,
 }
@@ -183,9 +193,10 @@ def evaluate(
     Returns:
         `loss, num_tokens, accuracy, auroc, brier, calibration_error`, and the lists `by_decile`
         (deciles of the sequence) and `by_position` (`bucket_tokens` each) of `{from, to}` and the
-        same numbers but the loss; what is not defined (an AUROC of one class only) is None.
-        Accuracy is over the terminal classes with three logits, over the reward else, and over the
-        pairs for a loss of pairs. The same on every process.
+        same numbers, where the loss is the mean over tokens (None for pairs). What is not defined
+        (an AUROC of one class only) is None. Accuracy is over the terminal classes with three
+        logits, over the reward else, and over the pairs for a loss of pairs. The same on every
+        process.
     """
     metrics = TokenMetrics(loss, bucket_tokens).to(processes.device)
     metrics.add_nothing()
@@ -211,11 +222,11 @@ def format_evaluation(metrics: dict[str, Any]) -> str:
         return f"{'-':>9}" if value is None else f"{value:9.4f}"
 
     def row(name: str, values: dict[str, Any]) -> str:
-        scores = "".join(show(values[score]) for score in SCORES)
+        scores = "".join(show(values[score]) for score in ("loss", *SCORES))
         return f"{name:>15}  {values['num_tokens']:>13,}{scores}"
 
-    titles = "".join(f"{TITLES.get(score, score):>9}" for score in SCORES)
-    lines = [f"loss {show(metrics['loss']).strip()}", f"{'position':>15}  {'tokens':>13}{titles}"]
+    titles = "".join(f"{TITLES.get(score, score):>9}" for score in ("loss", *SCORES))
+    lines = [f"{'position':>15}  {'tokens':>13}{titles}"]
     for bucket in metrics["by_decile"]:
         lines.append(row(f"{bucket['from']:.0%} - {bucket['to']:.0%}", bucket))
     for bucket in metrics["by_position"]:

@@ -66,6 +66,8 @@ class TrainingLoss(NamedTuple):
         count_terms: `targets -> number of terms in that sum`, an integer scalar tensor.
         pairs: Whether the terms are pairs of neighbouring samples.
         needs_soft: Whether it reads `Targets.soft`.
+        token_losses: `(logits [N, L], targets) -> [N]`, the loss at each token in float32, whose
+            means over samples are the terms; None for a loss of pairs.
     """
 
     function: Callable[[torch.Tensor, Targets], torch.Tensor]
@@ -73,6 +75,7 @@ class TrainingLoss(NamedTuple):
     count_terms: Callable[[Targets], torch.Tensor]
     pairs: bool = False
     needs_soft: bool = False
+    token_losses: Callable[[torch.Tensor, Targets], torch.Tensor] | None = None
 
 
 def count_samples(targets: Targets) -> torch.Tensor:
@@ -92,18 +95,22 @@ def cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     Returns:
         Scalar in float32, the sum over samples.
     """
+    return targets.sample_means(_token_cross_entropy(logits, targets)).sum()
+
+
+def _token_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     labels = targets.at_tokens(targets.labels)
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
-    return targets.sample_means(losses).sum()
+    return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def binary_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     """The same with the reward as target: 1 for class 1 only. Logits [N, 1]."""
+    return targets.sample_means(_token_binary_cross_entropy(logits, targets)).sum()
+
+
+def _token_binary_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     rewards = targets.at_tokens(targets.rewards)
-    losses = F.binary_cross_entropy_with_logits(
-        logits.float().squeeze(-1), rewards, reduction="none"
-    )
-    return targets.sample_means(losses).sum()
+    return F.binary_cross_entropy_with_logits(logits.float().squeeze(-1), rewards, reduction="none")
 
 
 def squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
@@ -112,8 +119,12 @@ def squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     The soft target of a sample is the share of correct completions of its roll-in; with one
     completion a roll-in, as in OpenR1-VM, that is the reward.
     """
+    return targets.sample_means(_token_squared_error(logits, targets)).sum()
+
+
+def _token_squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     errors = logits.float().squeeze(-1).sigmoid() - targets.at_tokens(targets.soft)
-    return targets.sample_means(errors.square()).sum()
+    return errors.square()
 
 
 def _ordered_pairs(targets: Targets) -> torch.Tensor:
@@ -175,9 +186,15 @@ def bradley_terry(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 
 
 LOSSES = {
-    "cross_entropy": TrainingLoss(cross_entropy, 3, count_samples),
-    "bce": TrainingLoss(binary_cross_entropy, 1, count_samples),
-    "mse": TrainingLoss(squared_error, 1, count_samples, needs_soft=True),
+    "cross_entropy": TrainingLoss(
+        cross_entropy, 3, count_samples, token_losses=_token_cross_entropy
+    ),
+    "bce": TrainingLoss(
+        binary_cross_entropy, 1, count_samples, token_losses=_token_binary_cross_entropy
+    ),
+    "mse": TrainingLoss(
+        squared_error, 1, count_samples, needs_soft=True, token_losses=_token_squared_error
+    ),
     "bradley_terry": TrainingLoss(bradley_terry, 1, count_pairs, pairs=True),
 }
 """The paper's loss first."""

@@ -12,7 +12,7 @@ from classifier_lib.attention import SEGMENTED_SDPA
 from classifier_lib.batches import BatchPlan
 from classifier_lib.data import GroupedRollouts
 from classifier_lib.evaluation import evaluate, format_evaluation, scalar_metrics
-from classifier_lib.losses import LOSSES
+from classifier_lib.losses import LOSSES, Targets
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.processes import Processes
 
@@ -89,9 +89,10 @@ def reference_calibration_error(tokens: list[dict]) -> float:
 
 def reference_scores(tokens: list[dict], pairs: bool) -> dict[str, Any]:
     if not tokens:
-        return {"num_tokens": 0} | dict.fromkeys(SCORES)
+        return {"num_tokens": 0} | dict.fromkeys(("loss", *SCORES))
     return {
         "num_tokens": len(tokens),
+        "loss": None if pairs else sum(t["loss"] for t in tokens) / len(tokens),
         "accuracy": None if pairs else sum(t["right"] for t in tokens) / len(tokens),
         "auroc": reference_auroc(tokens),
         "brier": None
@@ -140,6 +141,8 @@ def reference_metrics(
         sample_scores.append(own[:, 0].mean().item())
         if not pairs:
             losses = [token_loss(loss, x, sample.label, sample.soft_target) for x in own]
+            for token, value in zip(mine, losses, strict=True):
+                token["loss"] = value
             sample_losses.append(sum(losses) / len(losses))
     model.train()
     margins = []
@@ -149,7 +152,7 @@ def reference_metrics(
             margin = sample_scores[i] - sample_scores[i + 1]
             margins.append(margin if rewards[0] else -margin)
     terms = [math.log(1 + math.exp(-x)) for x in margins] if pairs else sample_losses
-    expected = {"loss": sum(terms) / len(terms), **reference_scores(tokens, pairs)}
+    expected = reference_scores(tokens, pairs) | {"loss": sum(terms) / len(terms)}
     if pairs:
         expected["accuracy"] = sum(x > 0 for x in margins) / len(margins)
     expected["by_decile"] = [
@@ -208,7 +211,9 @@ def test_a_bucket_of_one_class_is_null(models, data):
     assert all(bucket["auroc"] is None for bucket in metrics["by_decile"])
     row = format_evaluation(metrics).splitlines()[-1].split()
     assert row[:2] == ["all", f"{metrics['num_tokens']:,}"]
-    assert row[2:] == ["-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in SCORES]
+    assert row[2:] == [
+        "-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in ("loss", *SCORES)
+    ]
     assert set(scalar_metrics(metrics)) == {
         f"eval/{name}" for name in ("loss", "accuracy", "brier", "calibration_error")
     }
@@ -222,18 +227,17 @@ def test_pairs_without_preference(models, data):
     assert metrics["accuracy"] is None
     assert metrics["num_tokens"] > 0
     assert set(scalar_metrics(metrics)) == set()
-    assert format_evaluation(metrics).startswith("loss -\n")
+    assert format_evaluation(metrics).splitlines()[-1].split()[2] == "-"
 
 
 def test_the_table_and_the_scalars_show_the_metrics(models, data):
     metrics = run(models, data)
     lines = format_evaluation(metrics).splitlines()
-    assert lines[0] == f"loss {metrics['loss']:.4f}"
-    assert lines[1].split() == ["position", "tokens", "accuracy", "auroc", "brier", "ECE"]
-    assert len(lines) == 2 + 10 + len(metrics["by_position"]) + 1
+    assert lines[0].split() == ["position", "tokens", "loss", "accuracy", "auroc", "brier", "ECE"]
+    assert len(lines) == 1 + 10 + len(metrics["by_position"]) + 1
     last = metrics["by_decile"][9]
-    assert lines[11].split() == ["90%", "-", "100%", str(last["num_tokens"])] + [
-        f"{last[name]:.4f}" for name in SCORES
+    assert lines[10].split() == ["90%", "-", "100%", str(last["num_tokens"])] + [
+        f"{last[name]:.4f}" for name in ("loss", *SCORES)
     ]
     scalars = scalar_metrics(metrics)
     for name in ("loss", *SCORES):
@@ -362,3 +366,27 @@ def test_pairs_need_an_even_number_of_responses(folders, rollout_rows, tmp_path,
     flags = ["--model", folders["labels_1"], "--data", str(tmp_path / "data")]
     flags += ["--data_num_response", "3", "--output", str(tmp_path / "evaluation.json")]
     failing_command(capsys, [*flags, "--loss", "bradley_terry"])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "bce", "mse"])
+def test_losses_at_tokens_are_those_of_the_loss(name):
+    generator = torch.Generator().manual_seed(0)
+    loss = LOSSES[name]
+    targets = Targets.of([2, 0, 3], [1, 2, 0], [0.5, 0.1, 0.9])
+    logits = torch.randn(5, loss.num_labels, generator=generator)
+    assert loss.token_losses is not None
+    tokens = loss.token_losses(logits, targets)
+    expected = tokens[:2].mean() + tokens[2:].mean()
+    torch.testing.assert_close(loss.function(logits, targets), expected)
+
+
+def test_the_loss_by_position_adds_up_to_the_mean_over_tokens(models, data):
+    metrics = run(models, data, batch_size=4)
+    for buckets in (metrics["by_decile"], metrics["by_position"]):
+        filled = [bucket for bucket in buckets if bucket["num_tokens"]]
+        total = sum(bucket["loss"] * bucket["num_tokens"] for bucket in filled)
+        losses = []
+        for i in range(len(data)):
+            alone = run(models, Subset(data, [i]), batch_size=1)
+            losses.append(alone["loss"] * alone["num_tokens"])
+        assert total == pytest.approx(sum(losses), rel=1e-4)
