@@ -87,8 +87,8 @@ def train_step(
     """Takes one optimizer step on this process's micro batches of the global batch.
 
     The loss is the mean over the terms of the global batch however it is cut up. Dropout is drawn
-    from (seed, step, micro batch of the global batch), so it needs no saved state, and doesn't
-    depend on the number of processes as long as the micro batches don't.
+    from (seed, step, process, micro batch), so it needs no saved state; for padded micro batches it
+    doesn't depend on the number of processes, for packed ones it does.
 
     Args:
         model: `Qwen2ForClassifier`, parallel when there are several processes.
