@@ -26,12 +26,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import transformers
 import tyro
-from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
@@ -49,7 +48,7 @@ from search_lib.benchmarks import (
     find_benchmark,
     load_problems,
 )
-from search_lib.engines.hf import HfEngine
+from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
 from search_lib.grading import Grader, extract_answer
 from search_lib.metrics import compute_metrics, format_table, grade_records, metrics_document
 from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids, thought_mark
@@ -98,7 +97,7 @@ class Args:
     """Searches in flight at once."""
     attention_impl: str = "flash_attention_2"
     """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
-    engine: Literal["hf", "sglang", "sglang_server"] = "hf"
+    engine: EngineName = "hf"
     """What generates: hf runs transformers in this process. The two others do not work yet."""
     use_sglang_server: bool = False
     """Published spelling of --engine sglang_server."""
@@ -165,11 +164,7 @@ def main(args: Args) -> int:
 
 def check_flags(args: Args) -> None:
     """Raises InputError for values that no run can have."""
-    if args.engine != "hf" or args.use_sglang_server:
-        name = "sglang_server" if args.use_sglang_server else args.engine
-        raise InputError(
-            f"--engine {name} does not work yet: this version generates with --engine hf only"
-        )
+    check_engine(engine_settings(args))
     for flag, value in (
         ("num_repetitions", args.num_repetitions),
         ("batch_size", args.batch_size),
@@ -183,6 +178,12 @@ def check_flags(args: Args) -> None:
         raise InputError(f"--top_p must be in (0, 1], got {args.top_p}")
     if args.output_path.suffix != ".jsonl":
         raise InputError(f"--output_path must end in .jsonl, got {args.output_path}")
+
+
+def engine_settings(args: Args) -> EngineSettings:
+    """The engine that the flags ask for."""
+    engine: EngineName = "sglang_server" if args.use_sglang_server else args.engine
+    return EngineSettings(engine, args.attention_impl)
 
 
 def check_models(
@@ -317,13 +318,7 @@ async def search(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a CPU the two models take turns in one thread, on a GPU they overlap.
     shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
-    try:
-        engine = HfEngine.load(args.piref_model, args.attention_impl, device, shared)
-    except (OSError, SafetensorError) as error:
-        reason = load_failure(args.piref_model, error)
-        raise InputError(
-            f"--piref_model {args.piref_model}: no model could be loaded: {reason}"
-        ) from error
+    engine = open_engine(engine_settings(args), args.piref_model, "--piref_model", device, shared)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
         classifier = load_value_model(args.classifier_ckpt_path, args.attention_impl, dtype, device)

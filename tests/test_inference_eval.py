@@ -130,7 +130,7 @@ def test_a_finished_run_loads_no_model_and_reports_again(models, tmp_path, monke
     args = make_args(models, tmp_path)
     inference_eval.main(args)
     before = args.output_path.read_bytes()
-    monkeypatch.setattr(inference_eval.HfEngine, "load", None)
+    monkeypatch.setattr(inference_eval, "open_engine", None)
     assert inference_eval.main(dataclasses.replace(args, batch_size=1)) == 0
     assert args.output_path.read_bytes() == before
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
@@ -255,7 +255,7 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
 def test_bad_flags_are_refused_before_any_model_loads(
     models, tmp_path, monkeypatch, changes, message
 ):
-    monkeypatch.setattr(inference_eval.HfEngine, "load", None)
+    monkeypatch.setattr(inference_eval, "open_engine", None)
     with pytest.raises(InputError, match=message):
         inference_eval.main(make_args(models, tmp_path, **changes))
     assert not list(tmp_path.glob("*.jsonl"))

@@ -39,6 +39,13 @@ class Block:
     finish_reason: FinishReason
 
 
+class EngineUnavailable(ConnectionError):
+    """The service behind an engine stays away, after the engine's own retries.
+
+    The message names its address. The request can be made again when the service is back.
+    """
+
+
 class Engine(Protocol):
     """A source of blocks. Safe to call from many searches at once."""
 
