@@ -7,9 +7,13 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+TEMPORARY_FILES = ".*.tmp"
+"""What a killed `replace_file` leaves behind."""
 
 
 @contextlib.contextmanager
@@ -54,10 +58,29 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         ValueError: If the content holds a number that JSON doesn't know (NaN, infinity).
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _fsync(temporary)
-    temporary.rename(path)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: Any) -> None:
+    """Writes a file whose old content stands until all of the new one has reached the disk.
+
+    Several processes may do so at once: the last of them wins.
+
+    Args:
+        path: The file; its folder exists.
+        content: Anything with a buffer of bytes.
+    """
+    # Matches TEMPORARY_FILES.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def lock_file(path: Path) -> IO[bytes]:

@@ -1,0 +1,203 @@
+"""Rows of a data set by number: a stage reads the ones it works on, and no others."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from classifier_lib.commands import InputError
+from classifier_lib.fingerprints import fingerprint
+
+SPLITS = ("train", "validation", "test")
+
+_SPLIT_PREFIX = re.compile(rf"({'|'.join(SPLITS)})[-.]")
+
+
+class RowSource(Protocol):
+    """One split of a data set.
+
+    Attributes:
+        num_rows: in it.
+        digest: of its content; another digest is another input.
+        column_names: in its order.
+    """
+
+    num_rows: int
+    digest: str
+    column_names: Sequence[str]
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """The columns of rows ``start`` to ``stop - 1``."""
+        ...
+
+
+class _RowGroup(NamedTuple):
+    """A part of a Parquet file that is read at once."""
+
+    path: Path
+    index: int
+    first_row: int
+    num_rows: int
+
+
+class ParquetRows:
+    """The rows of some Parquet files, one file after the other.
+
+    Only the footers are read here. Files are opened when their rows are asked for, and the row
+    group read last is kept: the next chunk often begins in it.
+
+    Args:
+        paths: in order.
+        root: folder that the names in ``digest`` are relative to.
+
+    Raises:
+        InputError: if a file is no Parquet file, or its columns differ from those of the first.
+    """
+
+    def __init__(self, paths: Sequence[Path], root: Path):
+        self.num_rows = 0
+        self.column_names: Sequence[str] = []
+        self._groups: list[_RowGroup] = []
+        self._last: tuple[_RowGroup, tuple[str, ...], pa.Table] | None = None
+        digest = hashlib.sha256()
+        for path in paths:
+            try:
+                metadata = pq.read_metadata(path)
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{path} can't be read as Parquet: {error}") from error
+            names = metadata.schema.to_arrow_schema().names
+            if self._groups and names != self.column_names:
+                raise InputError(f"{path} has the columns {names}, not {list(self.column_names)}")
+            self.column_names = names
+            for index in range(metadata.num_row_groups):
+                rows = metadata.row_group(index).num_rows
+                self._groups.append(_RowGroup(path, index, self.num_rows, rows))
+                self.num_rows += rows
+            digest.update(f"{path.relative_to(root)} {fingerprint(path)}\n".encode())
+        self.digest = digest.hexdigest()
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """The columns of rows ``start`` to ``stop - 1``."""
+        parts = []
+        for group in self._groups:
+            first, last = group.first_row, group.first_row + group.num_rows
+            if first < stop and last > start:
+                table = self._read_group(group, tuple(columns))
+                parts.append(
+                    table.slice(max(start - first, 0), min(stop, last) - max(start, first))
+                )
+        return pa.concat_tables(parts)
+
+    def _read_group(self, group: _RowGroup, columns: tuple[str, ...]) -> pa.Table:
+        if self._last is None or self._last[:2] != (group, columns):
+            try:
+                with pq.ParquetFile(group.path) as file:
+                    table = file.read_row_group(group.index, columns=list(columns))
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{group.path} can't be read: {error}") from error
+            self._last = group, columns, table.select(list(columns))
+        return self._last[2]
+
+
+class TableRows:
+    """The rows of a memory-mapped Arrow table.
+
+    Args:
+        table: as ``datasets`` has it.
+        digest: of its content.
+    """
+
+    def __init__(self, table: pa.Table, digest: str):
+        self.num_rows = table.num_rows
+        self.digest = digest
+        self.column_names: Sequence[str] = table.column_names
+        self._table = table
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """The columns of rows ``start`` to ``stop - 1``."""
+        return self._table.select(list(columns)).slice(start, stop - start)
+
+
+def open_sources(
+    source: str,
+    flag: str = "--input",
+    config: str | None = None,
+    required: Sequence[str] = (),
+) -> Mapping[str, RowSource]:
+    """The splits of a data set.
+
+    In a folder, the split of a Parquet file is the folder below that it lies in
+    (``train/0.parquet``) or the beginning of its name, as on the hub
+    (``data/train-00000-of-00010.parquet``); any other file belongs to the train split.
+
+    Args:
+        source: Parquet file, folder with Parquet files, or hub id ``owner/name``.
+        flag: what named it, for the errors.
+        config: configuration of a hub data set, where it has several.
+        required: columns that must be there.
+
+    Raises:
+        InputError: if there is nothing to read, or a column is missing.
+    """
+    path = Path(source)
+    if path.exists():
+        if config is not None:
+            raise InputError(f"--config {config} is for hub data sets; {flag} {source} is local")
+        files = _parquet_files(path)
+        if not files:
+            raise InputError(f"{flag} {source}: no .parquet file in this folder")
+        root = path if path.is_dir() else path.parent
+        sources: dict[str, RowSource] = {
+            split: ParquetRows(paths, root) for split, paths in files.items()
+        }
+    elif source.startswith(("/", ".")) or source.count("/") != 1 or path.suffix == ".parquet":
+        raise InputError(f"{flag} {source}: no such file or folder")
+    else:
+        sources = _hub_sources(source, flag, config)
+    for split, rows in sources.items():
+        missing = [name for name in required if name not in rows.column_names]
+        if missing:
+            raise InputError(
+                f"{flag} {source}: no column {', '.join(missing)} in the {split} split; "
+                f"it has {', '.join(rows.column_names)}"
+            )
+    if not sum(rows.num_rows for rows in sources.values()):
+        raise InputError(f"{flag} {source} has no rows")
+    return sources
+
+
+def _parquet_files(path: Path) -> dict[str, list[Path]]:
+    """The Parquet files of a folder by split, in the order of ``SPLITS`` and of their names."""
+    if path.is_file():
+        return {SPLITS[0]: [path]}
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for file in sorted(path.rglob("*.parquet")):
+        parts = file.relative_to(path).parts
+        if any(part.startswith(".") for part in parts):
+            continue
+        name = _SPLIT_PREFIX.match(file.name)
+        folders = [part for part in parts[:-1] if part in SPLITS]
+        split = folders[0] if folders else name[1] if name else SPLITS[0]
+        found[split].append(file)
+    return {split: files for split, files in found.items() if files}
+
+
+def _hub_sources(source: str, flag: str, config: str | None) -> dict[str, RowSource]:
+    # Imported here: it takes a second, and local data does without.
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(source, config)
+    except Exception as error:  # the hub's client has no common base for what can go wrong
+        raise InputError(
+            f"{flag} {source} could not be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return {
+        split: TableRows(splits[split].data.table, splits[split]._fingerprint)
+        for split in SPLITS
+        if split in splits
+    }
