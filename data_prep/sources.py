@@ -17,17 +17,25 @@ SPLITS = ("train", "validation", "test")
 _SPLIT_PREFIX = re.compile(rf"({'|'.join(SPLITS)})[-.]")
 
 
-class RowSource(Protocol):
-    """One split of a data set.
+class StageInput(Protocol):
+    """What a stage must know of one split of its input.
 
     Attributes:
         num_rows: in it.
         digest: of its content; another digest is another input.
-        column_names: in its order.
     """
 
     num_rows: int
     digest: str
+
+
+class RowSource(StageInput, Protocol):
+    """One split of a data set.
+
+    Attributes:
+        column_names: in its order.
+    """
+
     column_names: Sequence[str]
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
@@ -39,7 +47,7 @@ class _RowGroup(NamedTuple):
     """A part of a Parquet file that is read at once."""
 
     path: Path
-    index: int
+    number: int
     first_row: int
     num_rows: int
 
@@ -73,9 +81,9 @@ class ParquetRows:
             if self._groups and names != self.column_names:
                 raise InputError(f"{path} has the columns {names}, not {list(self.column_names)}")
             self.column_names = names
-            for index in range(metadata.num_row_groups):
-                rows = metadata.row_group(index).num_rows
-                self._groups.append(_RowGroup(path, index, self.num_rows, rows))
+            for number in range(metadata.num_row_groups):
+                rows = metadata.row_group(number).num_rows
+                self._groups.append(_RowGroup(path, number, self.num_rows, rows))
                 self.num_rows += rows
             digest.update(f"{path.relative_to(root)} {fingerprint(path)}\n".encode())
         self.digest = digest.hexdigest()
@@ -96,7 +104,7 @@ class ParquetRows:
         if self._last is None or self._last[:2] != (group, columns):
             try:
                 with pq.ParquetFile(group.path) as file:
-                    table = file.read_row_group(group.index, columns=list(columns))
+                    table = file.read_row_group(group.number, columns=list(columns))
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{group.path} can't be read: {error}") from error
             self._last = group, columns, table.select(list(columns))

@@ -12,6 +12,7 @@ Shard ``i/n`` of a stage works on the chunks whose number leaves the rest i. Wha
 not depend on n: a stage may be started again with another number of shards, and finds what is done.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from classifier_lib.atomic_files import TEMPORARY_FILES, lock_file, replace_file, write_json
 from classifier_lib.commands import InputError, differing_flags
 from data_prep.reports import RowReport
-from data_prep.sources import RowSource
+from data_prep.sources import StageInput
 
 STAGE_FILE, REPORT_FILE, MANIFESTS = "stage.json", "report.json", "manifests"
 
@@ -73,7 +74,7 @@ class Stage:
         output: the folder; is made.
         settings: whatever the rows depend on, by flag. They are saved, and a later run with others
             is refused.
-        sources: the input by split.
+        inputs: by split.
         rows_per_file: rows of the input that make one file.
         shard: ``i/n``.
 
@@ -85,7 +86,7 @@ class Stage:
         self,
         output: Path,
         settings: Mapping[str, Any],
-        sources: Mapping[str, RowSource],
+        inputs: Mapping[str, StageInput],
         rows_per_file: int,
         shard: str = "0/1",
     ):
@@ -93,16 +94,14 @@ class Stage:
             raise InputError(f"--rows_per_file must be at least 1, got {rows_per_file}")
         self.output = output
         self._index, self._count = parse_shard(shard)
-        self.chunks = [
-            chunk
-            for split, source in sources.items()
-            for chunk in cut_rows(split, source.num_rows, rows_per_file)
-        ]
-        self._inputs = {split: source.digest for split, source in sources.items()}
         self._saved = {
             "settings": {**settings, "rows_per_file": rows_per_file},
-            "inputs": self._inputs,
+            "inputs": {
+                split: {"num_rows": source.num_rows, "digest": source.digest}
+                for split, source in inputs.items()
+            },
         }
+        self.chunks = list_chunks(self._saved)
         try:
             (output / MANIFESTS).mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(output / f".shard-{self._index}-of-{self._count}.lock")
@@ -127,7 +126,7 @@ class Stage:
             write_json(path, self._saved)
             return
         differing = differing_flags(saved["settings"], self._saved["settings"], frozenset())
-        if saved["inputs"] != self._inputs:
+        if saved["inputs"] != self._saved["inputs"]:
             differing.append("the rows of the input")
         if differing:
             raise InputError(
@@ -157,7 +156,7 @@ class Stage:
             report: of its rows; its numbers of rows are filled in here.
         """
         report.rows_in, report.rows_out = chunk.stop - chunk.start, table.num_rows
-        path = self.data_path(chunk)
+        path = data_path(self.output, chunk)
         if table.num_rows:
             path.parent.mkdir(exist_ok=True)
             sink = pa.BufferOutputStream()
@@ -167,13 +166,13 @@ class Stage:
         manifest = {
             "split": chunk.split,
             "rows": [chunk.start, chunk.stop],
-            "input": self._inputs[chunk.split],
+            "input": self._saved["inputs"][chunk.split]["digest"],
             "settings": self._saved["settings"],
             "file": str(path.relative_to(self.output)) if table.num_rows else None,
             "bytes": path.stat().st_size if table.num_rows else 0,
             "report": report.as_json(),
         }
-        write_json(self._manifest_path(chunk), manifest)
+        write_json(manifest_path(self.output, chunk), manifest)
 
     def finish(self) -> RowReport | None:
         """Writes the report, if all chunks of all shards are complete.
@@ -185,9 +184,9 @@ class Stage:
             return None
         by_split: dict[str, RowReport] = {}
         for chunk in self.chunks:
-            manifest = read_json(self._manifest_path(chunk))
+            manifest = read_json(manifest_path(self.output, chunk))
             if manifest is None:
-                raise RuntimeError(f"{self._manifest_path(chunk)} has vanished")
+                raise RuntimeError(f"{manifest_path(self.output, chunk)} has vanished")
             report = RowReport.from_json(manifest["report"])
             by_split.setdefault(chunk.split, RowReport()).merge(report)
         total = RowReport()
@@ -207,18 +206,11 @@ class Stage:
         """Lets another process have the shard."""
         self._lock.close()
 
-    def data_path(self, chunk: Chunk) -> Path:
-        """Where the rows of a chunk go."""
-        return self.output / chunk.split / f"{chunk.name}.parquet"
-
-    def _manifest_path(self, chunk: Chunk) -> Path:
-        return self.output / MANIFESTS / f"{chunk.split}-{chunk.name}.json"
-
     def _is_own(self, chunk: Chunk) -> bool:
         return chunk.number % self._count == self._index
 
     def _is_complete(self, chunk: Chunk) -> bool:
-        manifest = read_json(self._manifest_path(chunk))
+        manifest = read_json(manifest_path(self.output, chunk))
         if manifest is None:
             return False
         if manifest["file"] is None:
@@ -227,32 +219,70 @@ class Stage:
         return path.is_file() and path.stat().st_size == manifest["bytes"]
 
 
-def cut_rows(split: str, num_rows: int, rows_per_file: int) -> list[Chunk]:
-    """The chunks of a split."""
-    starts = range(0, num_rows, rows_per_file)
-    return [
-        Chunk(split, number, len(starts), start, min(start + rows_per_file, num_rows))
-        for number, start in enumerate(starts)
-    ]
-
-
-def check_complete(folder: Path, flag: str, program: str) -> dict[str, Any]:
-    """The report of a finished stage, with its settings under ``"settings"``.
+class FinishedStage:
+    """The complete output of a stage, as the next one reads it.
 
     Args:
         folder: output of the stage.
-        flag: what named it, for the error.
-        program: what fills such a folder, for the error.
+        flag: what named it, for the errors.
+        program: what fills such a folder, for the errors.
+
+    Attributes:
+        settings: of the stage.
+        report: of all its rows.
+        digest: of all its manifests.
 
     Raises:
         InputError: if the folder is no stage's, or the stage is not finished.
     """
-    stage, report = read_json(folder / STAGE_FILE), read_json(folder / REPORT_FILE)
-    if stage is None:
-        raise InputError(f"{flag} {folder}: no output of {program} (it has no {STAGE_FILE})")
-    if report is None:
-        raise InputError(f"{flag} {folder} is not complete: run {program} to its end first")
-    return report | {"settings": stage["settings"]}
+
+    def __init__(self, folder: Path, flag: str, program: str):
+        stage, report = read_json(folder / STAGE_FILE), read_json(folder / REPORT_FILE)
+        if stage is None:
+            raise InputError(f"{flag} {folder}: no output of {program} (it has no {STAGE_FILE})")
+        if report is None:
+            raise InputError(f"{flag} {folder} is not complete: run {program} to its end first")
+        self.folder = folder
+        self.settings: dict[str, Any] = stage["settings"]
+        self.inputs: dict[str, Any] = stage["inputs"]
+        self.report = RowReport.from_json(report["all"])
+        digest = hashlib.sha256()
+        for chunk in list_chunks(stage):
+            digest.update(manifest_path(folder, chunk).read_bytes())
+        self.digest = digest.hexdigest()
+
+    def read(self, chunk: Chunk) -> pa.Table | None:
+        """The rows of a chunk; None if there are none."""
+        manifest = read_json(manifest_path(self.folder, chunk))
+        if manifest is None or manifest["file"] is None:
+            return None
+        path = self.folder / manifest["file"]
+        try:
+            return pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} can't be read: {error}") from error
+
+
+def list_chunks(saved: Mapping[str, Any]) -> list[Chunk]:
+    """All chunks of a stage with these settings and inputs (see ``STAGE_FILE``)."""
+    rows_per_file = saved["settings"]["rows_per_file"]
+    chunks = []
+    for split, source in saved["inputs"].items():
+        starts = range(0, source["num_rows"], rows_per_file)
+        for number, start in enumerate(starts):
+            stop = min(start + rows_per_file, source["num_rows"])
+            chunks.append(Chunk(split, number, len(starts), start, stop))
+    return chunks
+
+
+def data_path(folder: Path, chunk: Chunk) -> Path:
+    """Where the rows of a chunk are."""
+    return folder / chunk.split / f"{chunk.name}.parquet"
+
+
+def manifest_path(folder: Path, chunk: Chunk) -> Path:
+    """What says that a chunk is complete."""
+    return folder / MANIFESTS / f"{chunk.split}-{chunk.name}.json"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
