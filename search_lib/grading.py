@@ -6,6 +6,7 @@ worker processes, which it kills when they overrun:
 
     with Grader(num_workers=2) as grader:
         grader.equivalent([("33", "033"), (r"\frac{1}{2}", "0.5")])  # [True, True]
+        grader.readable([r"\frac{1}{2}", r"\frac{1}{^}"])  # [True, False]
 
 This module imports neither math-verify nor sympy; only the workers do
 (`search_lib.grading_worker`).
@@ -37,8 +38,7 @@ MAX_ANSWER_CHARS = 2_000
 MAX_INTEGER_DIGITS = 4_000
 """Longest integer read, in digits; Python's own limit for `int` of a string is 4,300."""
 
-_CACHE_PAIRS = 100_000
-_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
+_CACHE_REQUESTS = 100_000
 _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
 
 # An escaped brace does not nest, so each backslash is read with the character that it escapes. The
@@ -47,6 +47,8 @@ _BRACES = re.compile(r"\\(?:(?P<box>\\?boxed\s*\{)|[\s\S])|[{}]")
 
 _THOUSANDS = re.compile(r"\{,\}|,\\!|\\,")
 _INTEGER = re.compile(r"([+-]?)\s*([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0*)?")
+
+_Request = tuple[str, ...]  # a pair to compare, in sorted order, or one answer to read
 
 
 def extract_answer(response: str, after: str | None = "</think>") -> str | None:
@@ -102,14 +104,15 @@ def parse_integer(answer: str) -> int | None:
 
 @dataclass
 class GradingStatistics:
-    """How the pairs given to a `Grader` were decided, as counts of pairs.
+    """How the pairs and answers given to a `Grader` were decided, as counts of them.
 
     Attributes:
         checked: Sent to a worker; includes `timed_out` and `crashed`.
         from_cache: Seen before, in an earlier call or in the same one.
         fast_path: Decided without a worker: integers, identical, empty or overlong strings.
-        timed_out: Called different because the check took longer than the time limit.
-        crashed: Called different because the worker died during the check.
+        timed_out: Called different, or unreadable, because the check took longer than the time
+            limit.
+        crashed: Called different, or unreadable, because the worker died during the check.
     """
 
     checked: int = 0
@@ -127,7 +130,8 @@ class Grader:
 
     Args:
         num_workers: Most worker processes at a time.
-        time_limit_s: Wall-clock seconds for one pair; a pair that needs more is called different.
+        time_limit_s: Wall-clock seconds for one pair; a pair that needs more is called different,
+            an answer unreadable.
         memory_limit_mb: Address space of one worker, in MiB; it needs about 70 to start. A check
             that runs out of memory calls the pair different. It is not counted as crashed, because
             math-verify catches the error and the worker lives on.
@@ -150,8 +154,8 @@ class Grader:
         self._time_limit_s = time_limit_s
         self._memory_limit_mb = memory_limit_mb
         self._workers: list[_Worker] = []
-        self._cache: OrderedDict[tuple[str, str], bool] = OrderedDict()
-        self._overdue: set[tuple[str, str]] = set()  # pairs of this call that timed out
+        self._cache: OrderedDict[_Request, bool] = OrderedDict()
+        self._overdue: set[_Request] = set()  # requests of this call that timed out
         self._endless: set[str] = set()  # strings that cannot be read within the time limit
         self._fine: set[str] = set()  # strings that can
         self._lock = threading.Lock()
@@ -174,7 +178,7 @@ class Grader:
         return tuple(worker.process.pid for worker in self._workers)
 
     def close(self) -> None:
-        """Ends the workers. May be called again; `equivalent` may not."""
+        """Ends the workers. May be called again; `equivalent` and `readable` may not."""
         with self._lock:
             self._closed = True
             while self._workers:
@@ -190,64 +194,80 @@ class Grader:
             RuntimeError: If the grader is closed, or a worker cannot start; the message then ends
                 with what the worker wrote to stderr.
         """
+        pairs = [(reference.strip(), answer.strip()) for reference, answer in pairs]
+        return self._decide([(min(pair), max(pair)) for pair in pairs])
+
+    def readable(self, answers: Sequence[str]) -> list[bool]:
+        r"""Returns for each answer whether something other than the same text can be equal to it.
+
+        That takes an integer, or mathematics that math-verify parses and that it can compare with a
+        plain expression within the limits. A bare word counts, because math-verify reads a product
+        of letters; an empty or overlong string does not.
+
+        Raises:
+            RuntimeError: As `equivalent` does.
+        """
+        return self._decide([(answer.strip(),) for answer in answers])
+
+    def _decide(self, requests: Sequence[_Request]) -> list[bool]:
+        """Decides requests of stripped strings, each different one once."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the grader is closed")
-            verdicts = [False] * len(pairs)
-            unknown: dict[tuple[str, str], list[int]] = {}
-            for position, (reference, answer) in enumerate(pairs):
-                reference, answer = reference.strip(), answer.strip()
-                quick = _decide_without_worker(reference, answer)
-                key = (reference, answer) if reference <= answer else (answer, reference)
+            verdicts = [False] * len(requests)
+            unknown: dict[_Request, list[int]] = {}
+            for position, request in enumerate(requests):
+                quick = _decide_without_worker(*request)
                 if quick is not None:
                     self.statistics.fast_path += 1
                     verdicts[position] = quick
-                elif not self._endless.isdisjoint(key):
+                elif not self._endless.isdisjoint(request):
                     self.statistics.from_cache += 1
-                elif key in self._cache:
+                elif request in self._cache:
                     self.statistics.from_cache += 1
-                    self._cache.move_to_end(key)
-                    verdicts[position] = self._cache[key]
-                elif key in unknown:
+                    self._cache.move_to_end(request)
+                    verdicts[position] = self._cache[request]
+                elif request in unknown:
                     self.statistics.from_cache += 1
-                    unknown[key].append(position)
+                    unknown[request].append(position)
                 else:
                     self.statistics.checked += 1
-                    unknown[key] = [position]
-            verdicts_by_key = dict(zip(unknown, self._check(list(unknown)), strict=True))
+                    unknown[request] = [position]
+            new_verdicts = dict(zip(unknown, self._check(list(unknown)), strict=True))
             self._find_endless(unknown)
-            for key, verdict in verdicts_by_key.items():
+            for request, verdict in new_verdicts.items():
                 if verdict is None:
                     continue
-                self._cache[key] = verdict
-                if len(self._cache) > _CACHE_PAIRS:
+                self._cache[request] = verdict
+                if len(self._cache) > _CACHE_REQUESTS:
                     self._cache.popitem(last=False)
-                for position in unknown[key]:
+                for position in unknown[request]:
                     verdicts[position] = verdict
             return verdicts
 
-    def _find_endless(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Finds the strings at fault for the time-outs among pairs that were just checked.
+    def _find_endless(self, requests: Iterable[_Request]) -> None:
+        """Finds the strings at fault for the time-outs among requests that were just checked.
 
         An answer that never ends would cost the time limit again with every string that it is
-        compared with. So each side of an overdue pair is checked once with something plain.
+        compared with. So each side of an overdue pair is read once by itself.
         """
-        overdue = [pair for pair in pairs if pair in self._overdue]
-        self._fine.update(*(pair for pair in pairs if pair not in self._overdue))
+        overdue = [request for request in requests if request in self._overdue]
+        self._fine.update(*(request for request in requests if request not in self._overdue))
+        self._endless.update(*(request for request in overdue if len(request) == 1))
         for text in {text for pair in overdue for text in pair} - self._fine - self._endless:
             timed_out = self.statistics.timed_out
-            self._check([(text, _PLAIN)])
-            self.statistics.timed_out = timed_out  # that was no pair of the caller's
-            (self._endless if (text, _PLAIN) in self._overdue else self._fine).add(text)
+            self._check([(text,)])
+            self.statistics.timed_out = timed_out  # that was no request of the caller's
+            (self._endless if (text,) in self._overdue else self._fine).add(text)
         self._overdue.clear()
 
-    def _check(self, pairs: list[tuple[str, str]]) -> list[bool | None]:
-        """Checks pairs with the workers, in order; None where the worker died."""
+    def _check(self, requests: list[_Request]) -> list[bool | None]:
+        """Checks requests with the workers, in order; None where the worker died."""
         verdicts: dict[int, bool | None] = {}
-        todo = deque(range(len(pairs)))
+        todo = deque(range(len(requests)))
         try:
-            while len(verdicts) < len(pairs):
-                self._hand_out(pairs, todo)
+            while len(verdicts) < len(requests):
+                self._hand_out(requests, todo)
                 for worker, reply in self._wait():
                     if not worker.ready:
                         if reply != READY_LINE:
@@ -258,7 +278,7 @@ class Grader:
                         timed_out = self.statistics.timed_out
                         verdicts[worker.task] = self._read_verdict(worker, reply)
                         if self.statistics.timed_out > timed_out:
-                            self._overdue.add(pairs[worker.task])
+                            self._overdue.add(requests[worker.task])
                         worker.task = None
         finally:
             # An exception, Ctrl-C say, left them busy: their replies would be read as those to the
@@ -266,15 +286,15 @@ class Grader:
             for worker in [worker for worker in self._workers if worker.task is not None]:
                 self._workers.remove(worker)
                 worker.stop()
-        return [verdicts[index] for index in range(len(pairs))]
+        return [verdicts[index] for index in range(len(requests))]
 
-    def _hand_out(self, pairs: list[tuple[str, str]], todo: deque[int]) -> None:
-        """Gives pairs to the idle workers and starts workers for those that are left."""
+    def _hand_out(self, requests: list[_Request], todo: deque[int]) -> None:
+        """Gives requests to the idle workers and starts workers for those that are left."""
         for worker in list(self._workers):
             if todo and worker.ready and worker.task is None:
                 worker.task = todo.popleft()
-                if not worker.send(pairs[worker.task], self._time_limit_s):
-                    # It died idle, which says nothing about the pair.
+                if not worker.send(requests[worker.task], self._time_limit_s):
+                    # It died idle, which says nothing about the request.
                     todo.appendleft(worker.task)
                     self._workers.remove(worker)
                     worker.stop()
@@ -317,7 +337,7 @@ class _Worker:
 
     Attributes:
         ready: Whether it has imported what it needs.
-        task: Index of the pair it is checking; None when idle or starting.
+        task: Index of the request it is checking; None when idle or starting.
         deadline: When to stop waiting for its next line, on the clock of `time.monotonic`.
         replies: Its stdout.
     """
@@ -342,13 +362,13 @@ class _Worker:
         self.task: int | None = None
         self.deadline = time.monotonic() + _START_LIMIT_S
 
-    def send(self, pair: tuple[str, str], time_limit_s: float) -> bool:
+    def send(self, request: _Request, time_limit_s: float) -> bool:
         """Sends a request and sets its deadline; False if the worker is dead."""
         requests = cast(IO[bytes], self.process.stdin)
         try:
             # Escaped to ASCII, so that lone surrogates survive. At most 48 kB, less than a pipe
             # holds, and the worker is reading.
-            requests.write(json.dumps(pair).encode("ascii") + b"\n")
+            requests.write(json.dumps(request).encode("ascii") + b"\n")
             requests.flush()
         except BrokenPipeError:
             return False
@@ -367,17 +387,19 @@ class _Worker:
         return text.decode(errors="replace").strip()
 
 
-def _decide_without_worker(reference: str, answer: str) -> bool | None:
-    """Decides plain pairs of stripped strings; None if they need a worker."""
-    if not reference or not answer:
+def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
+    """Decides plain requests of stripped strings; None if they need a worker."""
+    if not text or other == "":
         return False
-    if reference == answer:
+    if text == other:
         return True
-    reference_integer = parse_integer(reference)
-    answer_integer = parse_integer(answer)
-    if reference_integer is not None and answer_integer is not None:
-        return reference_integer == answer_integer
-    if max(len(reference), len(answer)) > MAX_ANSWER_CHARS:
+    integer = parse_integer(text)
+    if integer is not None and other is None:
+        return True
+    other_integer = None if other is None else parse_integer(other)
+    if integer is not None and other_integer is not None:
+        return integer == other_integer
+    if max(len(text), len(other or "")) > MAX_ANSWER_CHARS:
         return False
     return None
 

@@ -1,8 +1,8 @@
-r"""Worker process of `search_lib.grading`: checks pairs of answers with math-verify.
+r"""Worker process of `search_lib.grading`: reads and compares answers with math-verify.
 
 Started as `python -m search_lib.grading_worker MEMORY_LIMIT_MB TIME_LIMIT_S`. It writes `ready` to
-stdout, then reads one JSON list `[reference, answer]` a line from stdin and writes `true` or
-`false` a line, until stdin ends.
+stdout, then reads one JSON list a line from stdin and writes `true` or `false` a line, until stdin
+ends. `[reference, answer]` asks whether the two are equal, `[answer]` whether it can be read.
 """
 
 import json
@@ -18,13 +18,15 @@ from typing import Any
 READY_LINE = b"ready\n"
 
 _ALARM_GRACE_S = 1.0
+_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
 
 
-def load_check() -> Callable[[str, str], bool]:
-    """Imports math-verify and returns the check of a (reference, answer) pair.
+def load_check() -> Callable[..., bool]:
+    """Imports math-verify and returns the check of two answers, or of one.
 
-    The check does not depend on the order of the two, and what math-verify cannot read or compare
-    is not equal. It has no limits of its own.
+    Of two, whether they are equal: it does not depend on their order, and what math-verify cannot
+    read or compare is not equal. Of one, whether math-verify makes more of it than its text, and
+    can compare that. The check has no limits of its own.
     """
     from math_verify import LatexExtractionConfig, parse, verify
 
@@ -45,14 +47,21 @@ def load_check() -> Callable[[str, str], bool]:
             parsing_timeout=None,
         )
 
-    def check(reference: str, answer: str) -> bool:
+    def equal(reference: str, answer: str) -> bool:
+        left, right = parse_answer(reference), parse_answer(answer)
+        # `verify` lets an equation or a relation match a value on one of its sides only.
+        return any(
+            verify(gold, target, timeout_seconds=None)
+            for gold, target in ((left, right), (right, left))
+        )
+
+    def check(answer: str, other: str | None = None) -> bool:
         try:
-            left, right = parse_answer(reference), parse_answer(answer)
-            # `verify` lets an equation or a relation match a value on one of its sides only.
-            return any(
-                verify(gold, target, timeout_seconds=None)
-                for gold, target in ((left, right), (right, left))
-            )
+            if other is not None:
+                return equal(answer, other)
+            # Not for the verdict, but because what parses may still take for ever to compare.
+            equal(answer, _PLAIN)
+            return not all(isinstance(part, str) for part in parse_answer(answer))
         except Exception:
             return False
 
@@ -86,13 +95,13 @@ def main() -> None:
     os.dup2(null, 1)
     os.dup2(null, 2)
     for line in requests:
-        reference, answer = json.loads(line)
+        answers = json.loads(line)
         # The parent kills a worker that is late. If the parent itself was killed, a busy worker
         # does not see stdin end; the alarm, whose default action is to kill, then ends it, in the
         # middle of C code too. (PR_SET_PDEATHSIG would fire when the *thread* that started the
         # worker ends; RLIMIT_CPU counts over the whole life of the worker.)
         signal.setitimer(signal.ITIMER_REAL, time_limit_s + _ALARM_GRACE_S)
-        verdict = check(reference, answer)
+        verdict = check(*answers)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(verdict).encode() + b"\n")
 

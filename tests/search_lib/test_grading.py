@@ -269,6 +269,81 @@ def test_model_text_is_not_evaluated(grader: Grader, tmp_path: Path) -> None:
     assert not target.exists()
 
 
+# --- what can be read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "33",
+        " 033 ",
+        "$1,234$",
+        "1" * 4_000,
+        r"\frac{1}{2}",
+        r"\frac12",
+        "0.5",
+        r"x^2-1",
+        "x=3",
+        r"2\le x<3",
+        r"(-\infty,3]\cup[5,\infty)",
+        "(1,2)",
+        r"\{1,2\}",
+        r"\emptyset",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+        r"30\text{ cm}^2",
+        r"\boxed{5}",
+        # Lenient: words are a product of letters, or one symbol.
+        "Monday",
+        r"\text{no solution}",
+    ],
+    ids=lambda text: text[:24],
+)
+def test_readable(grader: Grader, answer: str) -> None:
+    assert grader.readable([answer]) == [True]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        " \n",
+        "1" * 4_001,
+        "x+" * 1_000 + "x",
+        r"\frac{5}{^}",
+        r"\frac{1}{2",
+        "1) 3; 2) 5",
+        "foo^ 7 bar_",
+        "½",
+        "答案",
+        "\ud800",
+        r"0.\overline{3}",  # right, but math-verify cannot read it
+    ],
+    ids=lambda text: ascii(text)[:24],
+)
+def test_not_readable(grader: Grader, answer: str) -> None:
+    assert grader.readable([answer]) == [False]
+
+
+def test_reading_integers_starts_no_worker() -> None:
+    with Grader() as grader:
+        assert grader.readable(["7", "-1,234", "", "1" * 3_000]) == [True, True, False, True]
+        assert grader.readable([]) == []
+        assert grader.worker_pids == ()
+        assert grader.statistics == GradingStatistics(fast_path=4)
+
+
+def test_what_cannot_be_compared_in_time_cannot_be_read() -> None:
+    with Grader(time_limit_s=1.0) as grader:
+        assert grader.readable([BOMB, r"\frac12", BOMB]) == [False, True, False]
+        assert grader.statistics == GradingStatistics(checked=2, timed_out=1, from_cache=1)
+        start = time.monotonic()
+        assert grader.readable([BOMB, r"\frac12"]) == [False, True]
+        # It is known to be endless for every comparison, too.
+        assert grader.equivalent([("x+3", BOMB)]) == [False]
+        assert time.monotonic() - start < 0.5
+        assert grader.statistics.timed_out == 1
+
+
 # --- what needs no worker -------------------------------------------------------------------------
 
 
@@ -409,6 +484,14 @@ def test_crash_is_counted_and_the_next_pairs_are_checked() -> None:
 
 
 @pytest.mark.usefixtures("fake_math_verify")
+def test_crash_while_reading_is_counted_and_not_remembered() -> None:
+    with Grader() as grader:
+        for crashed in (1, 2):
+            assert grader.readable(["exit"]) == [False]
+            assert grader.statistics == GradingStatistics(checked=crashed, crashed=crashed)
+
+
+@pytest.mark.usefixtures("fake_math_verify")
 @pytest.mark.parametrize(("memory_limit_mb", "fits"), [(100, False), (2048, True)])
 def test_memory_limit_is_the_one_asked_for(memory_limit_mb: int, fits: bool) -> None:
     with Grader(memory_limit_mb=memory_limit_mb) as grader:
@@ -469,14 +552,14 @@ def _signal_first_busy_worker(monkeypatch: pytest.MonkeyPatch, signal_number: in
     signalled: list[int] = []
 
     def send_and_signal(
-        worker: grading._Worker, pair: tuple[str, str], time_limit_s: float
+        worker: grading._Worker, request: tuple[str, ...], time_limit_s: float
     ) -> bool:
         if signalled:
-            return send(worker, pair, time_limit_s)
+            return send(worker, request, time_limit_s)
         pid = worker.process.pid
         signalled.append(pid)
         os.kill(pid, signal.SIGSTOP)  # it cannot reply before it gets the signal
-        sent = send(worker, pair, time_limit_s)
+        sent = send(worker, request, time_limit_s)
         os.kill(pid, signal_number)
         os.kill(pid, signal.SIGCONT)
         return sent
@@ -574,7 +657,7 @@ def test_pairs_are_checked_once() -> None:
 
 @pytest.mark.usefixtures("fake_math_verify")
 def test_cache_forgets_the_least_recent_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "_CACHE_PAIRS", 2)
+    monkeypatch.setattr(grading, "_CACHE_REQUESTS", 2)
     with Grader() as grader:
         for answer in ("a", "b", "a", "c", "a", "b"):  # c pushes b out
             grader.equivalent([("r", answer)])
