@@ -32,12 +32,12 @@ import torch
 import transformers
 import tyro
 from tqdm import tqdm
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from classifier_lib.atomic_files import write_json
 from classifier_lib.commands import InputError
 from classifier_lib.fingerprints import MODEL_FILES, fingerprint
-from classifier_lib.hub import check_vocabulary, load_failure
+from classifier_lib.hub import check_vocabulary, load_config
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer, load_value_model
 from loggers import open_trackers
@@ -190,8 +190,13 @@ def check_models(
     args: Args, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]]
 ) -> None:
     """Raises InputError unless both models can read every path of every search."""
-    policy = load_config(args.piref_model, "--piref_model")
-    classifier = load_config(args.classifier_ckpt_path, "--classifier_ckpt_path")
+    configs = []
+    for flag in ("piref_model", "classifier_ckpt_path"):
+        try:
+            configs.append(load_config(getattr(args, flag)))
+        except ValueError as error:
+            raise InputError(f"--{flag} {error}") from error
+    policy, classifier = configs
     if Qwen2ForClassifier.__name__ not in (classifier.architectures or []):
         # A policy would load, too: with a head of random numbers.
         raise InputError(
@@ -211,16 +216,6 @@ def check_models(
                 f"{config.max_position_embeddings} tokens for {len(too_long)} problems: "
                 f"{', '.join(too_long[:5])}{', ...' if len(too_long) > 5 else ''}"
             )
-
-
-def load_config(model: str, flag: str) -> Any:
-    """The transformers config of a model; InputError if there is none."""
-    try:
-        return AutoConfig.from_pretrained(model)
-    except Exception as error:  # whatever a damaged file comes up with
-        raise InputError(
-            f"{flag} {model}: no model could be found: {load_failure(model, error)}"
-        ) from error
 
 
 def check_tokens(classifier_path: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> None:

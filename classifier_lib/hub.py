@@ -5,7 +5,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,6 +36,18 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ValueError(f"{path}: no tokenizer could be loaded: its files are missing")
     return tokenizer
+
+
+def load_config(path: str) -> Any:
+    """Loads the transformers configuration of a model from a folder or the Hub.
+
+    Raises:
+        ValueError: If there is none or it is damaged; one line that begins with the path.
+    """
+    try:
+        return AutoConfig.from_pretrained(path)
+    except Exception as error:  # whatever a damaged file comes up with
+        raise ValueError(f"{path}: no model could be found: {load_failure(path, error)}") from error
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -188,4 +200,21 @@ def push_folder(folder: Path, repo_id: str) -> str:
     api = huggingface_hub.HfApi()
     url = api.create_repo(repo_id, exist_ok=True)
     api.upload_folder(repo_id=url.repo_id, folder_path=folder)
+    return str(url)
+
+
+def push_dataset(folder: Path, repo_id: str) -> str:
+    """Uploads the card and the Parquet files of a data set, creating the repository if needed.
+
+    Returns:
+        Address of the repository.
+    """
+    api = huggingface_hub.HfApi()
+    url = api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+    api.upload_folder(
+        repo_id=url.repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        allow_patterns=["README.md", "*/*.parquet"],
+    )
     return str(url)

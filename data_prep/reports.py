@@ -73,7 +73,8 @@ class RowReport:
                 reason: {
                     "count": count,
                     "examples": [
-                        {"id": row_id, "detail": detail} for row_id, detail in self.examples[reason]
+                        {"id": row_id, "detail": detail}
+                        for row_id, detail in self.examples.get(reason, [])
                     ],
                 }
                 for reason, count in sorted(self.bad_rows.items())
@@ -98,8 +99,9 @@ class RowReport:
     def format(self) -> str:
         """Lines for the terminal: the counts, and for each reason the first rows left out."""
         lines = [f"rows in    {self.rows_in:,}", f"rows out   {self.rows_out:,}"]
+        lines += [f"           {count:,} {name}" for name, count in self.totals.items() if count]
         for reason, count in self.bad_rows.most_common():
             lines.append(f"left out   {count:,} {reason}")
-            for row_id, detail in self.examples[reason]:
+            for row_id, detail in self.examples.get(reason, []):
                 lines.append(f"             {row_id}{': ' if detail else ''}{detail}")
         return "\n".join(lines)

@@ -25,8 +25,10 @@ class StageInput(Protocol):
         digest: of its content; another digest is another input.
     """
 
-    num_rows: int
-    digest: str
+    @property
+    def num_rows(self) -> int: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
 
 
 class RowSource(StageInput, Protocol):
@@ -36,7 +38,8 @@ class RowSource(StageInput, Protocol):
         column_names: in its order.
     """
 
-    column_names: Sequence[str]
+    @property
+    def column_names(self) -> Sequence[str]: ...  # noqa: D102
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """The columns of rows ``start`` to ``stop - 1``."""

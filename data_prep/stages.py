@@ -202,6 +202,13 @@ class Stage:
             left_over.unlink(missing_ok=True)
         return total
 
+    def split_reports(self) -> dict[str, RowReport]:
+        """The reports of the splits of a finished stage."""
+        report = read_json(self.output / REPORT_FILE)
+        if report is None:
+            raise RuntimeError(f"{self.output} is not finished")
+        return {split: RowReport.from_json(part) for split, part in report["splits"].items()}
+
     def close(self) -> None:
         """Lets another process have the shard."""
         self._lock.close()

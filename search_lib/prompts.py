@@ -1,5 +1,7 @@
 """Prompt templates by model family."""
 
+import unicodedata
+
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from classifier_lib import hub
@@ -60,6 +62,15 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
             "DeepSeek-R1 family: no prompt template fits it"
         )
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def prompt_holds(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], problem: str) -> bool:
+    """Whether a tokenizer reads a problem in the ids of a prompt; if not, they are another's."""
+    if max(prompt_ids, default=0) >= len(tokenizer):
+        return False
+    # Tokenizers of the Qwen family compose characters, and chat templates trim.
+    text = unicodedata.normalize("NFC", str(tokenizer.decode(prompt_ids)))
+    return unicodedata.normalize("NFC", problem.strip()) in text
 
 
 def _is_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:

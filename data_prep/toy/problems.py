@@ -1,0 +1,77 @@
+"""Writes problems of the toy task in the columns of OpenR1-Math, for data_prep.clean.
+
+    python -m data_prep.toy.problems --output outputs/toy/problems.parquet --num_problems 1500
+
+None of them is a held-out one.
+"""
+
+import random
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from classifier_lib.atomic_files import replace_file
+from classifier_lib.commands import InputError, exit_with_error
+from data_prep.toy.task import ToyProblem, training_problems
+
+
+@dataclass(frozen=True)
+class ProblemsConfig:
+    """Problems of the toy task."""
+
+    output: Path
+    """Parquet file to write."""
+    num_problems: int = 1500
+    """Problems, those of all splits together."""
+    seed: int = 0
+    """Of the problems."""
+
+
+def problem_row(problem: ToyProblem, uuid: str) -> dict[str, str]:
+    """A problem in those columns of OpenR1-Math that are not about responses to it."""
+    return {
+        "problem": str(problem),
+        "solution": problem.solution,
+        "answer": str(problem.answer),
+        "problem_type": "Number Theory",
+        "question_type": "math-word-problem",
+        "source": "toy",
+        "uuid": uuid,
+    }
+
+
+def write_problems(config: ProblemsConfig) -> None:
+    """Writes the file; the same settings give the same bytes.
+
+    Raises:
+        InputError: if the number of problems is not positive.
+    """
+    if config.num_problems < 1:
+        raise InputError(f"--num_problems must be at least 1, got {config.num_problems}")
+    rng = random.Random(f"toy roll-outs, {config.seed}")
+    rows = [
+        problem_row(problem, f"toy-{config.seed}-{number:06d}")
+        for number, problem in enumerate(islice(training_problems(rng), config.num_problems))
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(config.output, sink.getvalue())
+    print(f"{config.output}: {len(rows):,} problems")
+
+
+def main() -> None:
+    """Command line."""
+    config = tyro.cli(ProblemsConfig, description=__doc__, use_underscores=True)
+    try:
+        write_problems(config)
+    except InputError as error:
+        exit_with_error("data_prep.toy.problems", str(error))
+
+
+if __name__ == "__main__":
+    main()
