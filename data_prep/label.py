@@ -70,8 +70,8 @@ SOFT_LABELS = pa.field("soft_labels", pa.list_(pa.float64()))
 MADE_HERE = ("reward", "processed_answer", "labels")
 
 READ_COLUMNS = (
-    *("message_id", "problem", "solution", "answer", "prompt_ids", "roll_in", "cut"),
-    *("roll_in_ids", "roll_outs_ids", "finish_reasons"),
+    *("message_id", "problem", "solution", "answer"),
+    *("prompt_ids", "roll_in_ids", "roll_outs_ids", "finish_reasons"),
 )
 
 
@@ -209,7 +209,7 @@ class Labeller:
             made["soft_labels"].append(soft_labels(table, index, labels))
             for label, name in enumerate(LABEL_NAMES):
                 report.totals[f"{name} responses"] += labels.count(label)
-        stays = table.take(kept)
+        stays = table.take(pa.array(kept, pa.int64()))
         for column, name in (("roll_in_ids", "roll-in"), ("roll_outs_ids", "roll-out")):
             token_ids = stays.column(column).combine_chunks().flatten().flatten()
             report.totals[f"{name} tokens"] += len(token_ids)
@@ -247,11 +247,12 @@ class Labeller:
 
 
 def soft_labels(table: pa.Table, index: int, labels: Sequence[int]) -> list[float]:
-    """For each completion of a row, the share of correct ones among those of its prefix."""
-    prefixes = list(
-        zip(table.column("roll_in")[index].as_py(), table.column("cut")[index].as_py(), strict=True)
-    )
-    outcomes: dict[tuple[int, int], list[bool]] = {}
+    """For each completion of a row, the share of correct ones among those of its prefix.
+
+    Two roll-ins may begin alike: what counts is the tokens of the prefix.
+    """
+    prefixes = [ids.values.to_numpy().tobytes() for ids in table.column("roll_in_ids")[index]]
+    outcomes: dict[bytes, list[bool]] = {}
     for prefix, label in zip(prefixes, labels, strict=True):
         outcomes.setdefault(prefix, []).append(label == CORRECT)
     return [sum(outcomes[prefix]) / len(outcomes[prefix]) for prefix in prefixes]

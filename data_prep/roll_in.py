@@ -187,7 +187,8 @@ async def build_row(sampler: Sampler, problem: Problem, count: int, args: RollIn
         return not set(block.token_ids) - set(policy.stop_ids)
 
     report = RowReport()
-    purpose = (problem.id, "roll-in", policy.name)
+    # The model's place must not matter, only which of several it is.
+    purpose = (problem.id, "roll-in", Path(policy.name).name)
     try:
         blocks = await sampler.generate(
             prompt, count, args.max_length, *purpose, is_empty=is_empty, report=report

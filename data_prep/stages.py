@@ -8,8 +8,8 @@ file and one manifest::
     <output>/manifests/train-00012-of-00757.json  written last: with it the chunk is complete
     <output>/report.json                          the sum of all manifests, when all are there
 
-Shard ``i/n`` of a stage works on the chunks whose number leaves the rest i. What a chunk holds does
-not depend on n: a stage may be started again with another number of shards, and finds what is done.
+Shard ``i/n`` of a stage works on every n-th chunk from the i-th on. What a chunk holds does not
+depend on n: a stage may be started again with another number of shards, and finds what is done.
 """
 
 import hashlib
@@ -93,7 +93,7 @@ class Stage:
         if rows_per_file < 1:
             raise InputError(f"--rows_per_file must be at least 1, got {rows_per_file}")
         self.output = output
-        self._index, self._count = parse_shard(shard)
+        index, count = parse_shard(shard)
         self._saved = {
             "settings": {**settings, "rows_per_file": rows_per_file},
             "inputs": {
@@ -102,9 +102,10 @@ class Stage:
             },
         }
         self.chunks = list_chunks(self._saved)
+        self._own_chunks = self.chunks[index::count]
         try:
             (output / MANIFESTS).mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(output / f".shard-{self._index}-of-{self._count}.lock")
+            self._lock = lock_file(output / f".shard-{index}-of-{count}.lock")
         except BlockingIOError as error:
             raise InputError(
                 f"another process is working on --shard {shard} in {output}"
@@ -137,11 +138,11 @@ class Stage:
     @property
     def num_own_chunks(self) -> int:
         """Chunks of this shard, complete ones included."""
-        return sum(self._is_own(chunk) for chunk in self.chunks)
+        return len(self._own_chunks)
 
     def pending(self) -> Iterator[Chunk]:
         """The chunks of this shard that are not complete, in order."""
-        return (c for c in self.chunks if self._is_own(c) and not self._is_complete(c))
+        return (chunk for chunk in self._own_chunks if not self._is_complete(chunk))
 
     def missing(self) -> list[Chunk]:
         """The chunks of all shards that are not complete."""
@@ -212,9 +213,6 @@ class Stage:
     def close(self) -> None:
         """Lets another process have the shard."""
         self._lock.close()
-
-    def _is_own(self, chunk: Chunk) -> bool:
-        return chunk.number % self._count == self._index
 
     def _is_complete(self, chunk: Chunk) -> bool:
         manifest = read_json(manifest_path(self.output, chunk))

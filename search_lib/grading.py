@@ -26,11 +26,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
 
-from search_lib.grading_worker import READY_LINE
+from search_lib.grading_worker import CLEARLY_DIFFERENT, READY_LINE
 
 MAX_ANSWER_CHARS = 2_000
 """Strings longer than this, in characters, are never checked: only an identical one is equal."""
@@ -46,6 +47,11 @@ _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes
 _BRACES = re.compile(r"\\(?:(?P<box>\\?boxed\s*\{)|[\s\S])|[{}]")
 
 _THOUSANDS = re.compile(r"\{,\}|,\\!|\\,")
+_RATIONAL = re.compile(
+    r"(?P<sign>[+-]?)\s*"
+    r"(?:(?P<decimal>[0-9]+\.[0-9]+)|(?P<fraction>\\[dt]?frac\{)?\s*(?P<above>[0-9]+)\s*"
+    r"(?(fraction)\}\s*\{|/)\s*(?P<below>[0-9]+)\s*(?(fraction)\}))"
+)
 _INTEGER = re.compile(r"([+-]?)\s*([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0*)?")
 
 _Request = tuple[str, ...]  # a pair to compare, in sorted order, or one answer to read
@@ -100,6 +106,24 @@ def parse_integer(answer: str) -> int | None:
     if len(digits) > MAX_INTEGER_DIGITS:
         return None
     return int(match[1] + digits)
+
+
+def parse_rational(answer: str) -> Fraction | None:
+    r"""Returns the number that an answer spells out, or None if it is anything else.
+
+    Reads what `parse_integer` reads, decimals (`0.75`) and fractions of integers (`3/4`,
+    `\frac{3}{4}`, `\dfrac{3}{4}`, `-\frac{3}{4}`), in dollar signs or not.
+    """
+    integer = parse_integer(answer)
+    if integer is not None:
+        return Fraction(integer)
+    if len(answer) > MAX_INTEGER_DIGITS:
+        return None
+    match = _RATIONAL.fullmatch(answer.strip().strip("$").strip())
+    if match is None or (match["below"] and not int(match["below"])):
+        return None
+    number = match["decimal"] or f"{int(match['above'])}/{int(match['below'])}"
+    return -Fraction(number) if match["sign"] == "-" else Fraction(number)
 
 
 @dataclass
@@ -393,12 +417,17 @@ def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
         return False
     if text == other:
         return True
-    integer = parse_integer(text)
-    if integer is not None and other is None:
+    left = parse_rational(text)
+    if left is not None and other is None:
         return True
-    other_integer = None if other is None else parse_integer(other)
-    if integer is not None and other_integer is not None:
-        return integer == other_integer
+    right = None if other is None else parse_rational(other)
+    if left is not None and right is not None:
+        difference = abs(left - right)
+        if not difference or left.denominator == right.denominator == 1:
+            return not difference
+        # Closer than that, math-verify says how a decimal is rounded.
+        if difference > Fraction(CLEARLY_DIFFERENT) * max(abs(left), abs(right), Fraction(1)):
+            return False
     if max(len(text), len(other or "")) > MAX_ANSWER_CHARS:
         return False
     return None

@@ -5,6 +5,7 @@ stdout, then reads one JSON list a line from stdin and writes `true` or `false` 
 ends. `[reference, answer]` asks whether the two are equal, `[answer]` whether it can be read.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -13,12 +14,29 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 READY_LINE = b"ready\n"
 
+CLEARLY_DIFFERENT = 1e-3
+"""Relative; math-verify takes numbers for equal that differ after six decimals."""
+
 _ALARM_GRACE_S = 1.0
 _PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
+
+
+class ReadAnswer(NamedTuple):
+    """What math-verify makes of an answer.
+
+    Args:
+        parts: sympy objects, and texts as a last resort.
+        is_expression: whether it was read, as an expression and not an equation, a set, ...
+        number: its value, if it is a single number.
+    """
+
+    parts: list[Any]
+    is_expression: bool
+    number: complex | None
 
 
 def load_check() -> Callable[..., bool]:
@@ -29,6 +47,7 @@ def load_check() -> Callable[..., bool]:
     can compare that. The check has no limits of its own.
     """
     from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Expr, UnevaluatedExpr
 
     # Only the whole answer counts. By default math-verify goes on to look for "answer is ...", for
     # $...$ and for plain numbers inside an answer that it cannot parse, so "foo^ 7 bar_" equals 7;
@@ -38,21 +57,36 @@ def load_check() -> Callable[..., bool]:
     )
 
     @lru_cache(maxsize=256)
-    def parse_answer(text: str) -> list[Any]:
+    def read_answer(text: str) -> ReadAnswer:
         # math-verify's own limits need SIGALRM, which is the guard's, and cannot stop C code.
-        return parse(
+        parts = parse(
             f"\\boxed{{{text}}}",
             configuration,
             extraction_mode="first_match",
             parsing_timeout=None,
         )
+        read = [part for part in parts if not isinstance(part, str)]
+        is_expression = len(read) == 1 and isinstance(read[0], Expr)
+        number = None
+        # 50% equals both 50 and 0.5; it is marked by what is left unevaluated.
+        if is_expression and read[0].is_number and not read[0].has(UnevaluatedExpr):
+            # Out of the range of floats, or nothing that has a value.
+            with contextlib.suppress(OverflowError, TypeError, ValueError):
+                number = complex(read[0].evalf(15))
+        return ReadAnswer(parts, is_expression, number)
 
     def equal(reference: str, answer: str) -> bool:
-        left, right = parse_answer(reference), parse_answer(answer)
-        # `verify` lets an equation or a relation match a value on one of its sides only.
-        return any(
-            verify(gold, target, timeout_seconds=None)
-            for gold, target in ((left, right), (right, left))
+        left, right = read_answer(reference), read_answer(answer)
+        if left.number is not None and right.number is not None:
+            # Far apart: no need to simplify their difference, which takes most of the time.
+            scale = max(abs(left.number), abs(right.number), 1.0)
+            if abs(left.number - right.number) > CLEARLY_DIFFERENT * scale:
+                return False
+        if verify(left.parts, right.parts, timeout_seconds=None):
+            return True
+        # An equation or a relation matches a value on one of the sides only.
+        return not (left.is_expression and right.is_expression) and verify(
+            right.parts, left.parts, timeout_seconds=None
         )
 
     def check(answer: str, other: str | None = None) -> bool:
@@ -61,7 +95,7 @@ def load_check() -> Callable[..., bool]:
                 return equal(answer, other)
             # Not for the verdict, but because what parses may still take for ever to compare.
             equal(answer, _PLAIN)
-            return not all(isinstance(part, str) for part in parse_answer(answer))
+            return not all(isinstance(part, str) for part in read_answer(answer).parts)
         except Exception:
             return False
 

@@ -6,14 +6,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from math_verify import LatexExtractionConfig, parse, verify
 
 from search_lib import grading
-from search_lib.grading import Grader, GradingStatistics, extract_answer, parse_integer
+from search_lib.grading import (
+    Grader,
+    GradingStatistics,
+    extract_answer,
+    parse_integer,
+    parse_rational,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 BOMB = "9^{9^{9^9}}"
@@ -642,6 +650,48 @@ def test_no_worker_outlives_a_killed_parent(state: str) -> None:
             _poll(lambda: all(_cpu_ticks(pid) > ticks[pid] + 10 for pid in pids), 10.0)
         parent.kill()
     _poll(lambda: not any(_is_running(pid) for pid in pids), 15.0)
+
+
+SPELLINGS = (
+    *("3/4", r"\frac{3}{4}", r"-\frac{3}{4}", r"\dfrac{6}{8}", "0.75", "0.7500001", "0.751"),
+    *("1/3", "0.333333", "0.33333", "0.33", "7", "7.0", r"\frac{14}{2}", "-7", "$7$", "700%"),
+    *(r"7\%", "0.07", "7/0", r"\frac{22}{7}", r"\pi", r"3.14159265", r"\sqrt{49}", r"2\sqrt{3}"),
+    *(r"\sqrt{12}", "10^{400}", r"3+4i", r"\frac{1}{0}", "(3/4)", "x", "x=7", r"\{7\}"),
+)
+
+
+def test_shortcuts_decide_as_math_verify_does() -> None:
+    """Fractions and decimals in this process, numbers far apart in a worker."""
+    configuration = (
+        LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
+    )
+    read = {
+        text: parse(rf"\boxed{{{text.strip('$')}}}", configuration, extraction_mode="first_match")
+        for text in SPELLINGS
+    }
+    pairs = [(a, b) for a in SPELLINGS for b in SPELLINGS if a != b]
+    expected = [verify(read[a], read[b]) or verify(read[b], read[a]) for a, b in pairs]
+    with Grader() as grader:
+        verdicts = grader.equivalent(pairs)
+        assert grader.statistics.fast_path > 250
+    assert [p for p, v, e in zip(pairs, verdicts, expected, strict=True) if v != e] == []
+    assert any(expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("3/4", Fraction(3, 4)),
+        (r"-\dfrac{ 3 }{4}", Fraction(-3, 4)),
+        (r"$\tfrac{3}{4}$", Fraction(3, 4)),
+        ("-0.50", Fraction(-1, 2)),
+        ("1,234", Fraction(1234)),
+        *((text, None) for text in ("3/0", "3/", r"\frac{3}4", ".5", "1.2.3", "1e3", "", "x/2")),
+        ("1/" + "7" * 5000, None),
+    ],
+)
+def test_parse_rational(answer: str, value: Fraction | None) -> None:
+    assert parse_rational(answer) == value
 
 
 @pytest.mark.usefixtures("fake_math_verify")

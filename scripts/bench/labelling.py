@@ -1,0 +1,167 @@
+"""Answers graded a second: the grader of data_prep.label against a loop of math-verify calls.
+
+    python -m scripts.bench.labelling
+
+The published way checks every answer by itself: `verify(parse(reference), parse(answer))`. Ours
+decides numbers and identical strings at once, checks a pair of strings once however often it comes,
+doesn't simplify the difference of numbers that are far apart, and has several processes.
+
+The answers are made up: 56 a problem, as in OpenR1-VM. A part of them has no box (responses that
+ran into the limit). The others are drawn from so many different strings a problem, the k-th with a
+probability proportional to 1/k: models make the same mistakes again and again. How many different
+ones real roll-outs have depends on policy and problem; a table of several numbers says what each
+would mean, and the ratio is that for 8 of 56.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import tyro
+from math_verify import parse, verify
+
+from classifier_lib.commands import InputError, exit_with_error
+from scripts.bench import print_report
+from search_lib.grading import Grader
+
+NUM_RESPONSES = 56
+UNBOXED_SHARE = 0.15
+TYPICAL_DISTINCT = 8
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compare the two ways of grading."""
+
+    problems: int = 60
+    """Problems, with 56 answers each."""
+    distinct: tuple[int, ...] = (4, TYPICAL_DISTINCT, 16, NUM_RESPONSES)
+    """Different answers a problem at most; must hold 8."""
+    num_workers: int = 2
+    """Processes of our grader."""
+    rounds: int = 2
+    """Times that each way grades everything; the fastest counts."""
+    seed: int = 0
+    """Of the answers."""
+    quick: bool = False
+    """A few problems, once."""
+
+
+def draw_value(rng: random.Random) -> list[str]:
+    """Spellings of a value, as they stand in boxes of competition mathematics."""
+    kind = rng.random()
+    a, b, c = rng.randint(2, 60), rng.randint(2, 9), rng.randint(2, 30)
+    if kind < 0.55:
+        number = rng.choice([a, a * c, -a, 1000 * b + c])
+        return [f"{number}", f"{number}", f"{number:,}", f"{number}.0"]
+    if kind < 0.75:
+        return [rf"\frac{{{a}}}{{{b}}}", rf"\dfrac{{{a}}}{{{b}}}", f"{a}/{b}"]
+    if kind < 0.88:
+        return [rf"{b}\sqrt{{{c}}}", rf"\sqrt{{{c}}} \cdot {b}", rf"\sqrt{{{b * b * c}}}"]
+    if kind < 0.95:
+        return [f"({a}, {b})", f"({a},{b})"]
+    return [f"x^2 + {b}x + {c}", f"{c} + {b}x + x^2"]
+
+
+def draw_pairs(rng: random.Random, num_problems: int, distinct: int) -> list[Pair]:
+    """(reference, answer) for every response; the answer is empty where there is no box."""
+    pairs = []
+    for _ in range(num_problems):
+        right = draw_value(rng)
+        answers = [*dict.fromkeys(right)][:distinct]
+        while len(answers) < distinct:
+            answers = [*dict.fromkeys([*answers, *draw_value(rng)])][:distinct]
+        if rng.random() < 0.4:  # the usual answer is a wrong one
+            rng.shuffle(answers)
+        weights = [1 / rank for rank in range(1, len(answers) + 1)]
+        for answer in rng.choices(answers, weights, k=NUM_RESPONSES):
+            pairs.append((right[0], "" if rng.random() < UNBOXED_SHARE else answer))
+    return pairs
+
+
+class Timing(NamedTuple):
+    """What one way took.
+
+    Args:
+        seconds: for all answers.
+        verdicts: of each answer.
+        num_checked: answers that math-verify has seen.
+    """
+
+    seconds: float
+    verdicts: list[bool]
+    num_checked: int
+
+
+def grade_published(pairs: Sequence[Pair]) -> Timing:
+    """Every answer by itself, with math-verify as its documentation uses it."""
+    started = time.perf_counter()
+    verdicts = [
+        bool(answer) and verify(parse(rf"\boxed{{{reference}}}"), parse(rf"\boxed{{{answer}}}"))
+        for reference, answer in pairs
+    ]
+    boxed = sum(bool(answer) for _, answer in pairs)
+    return Timing(time.perf_counter() - started, verdicts, boxed)
+
+
+def grade_ours(pairs: Sequence[Pair], warm_up: Sequence[Pair], num_workers: int) -> Timing:
+    """All of them with a grader that has seen others, but none of these."""
+    with Grader(num_workers=num_workers) as grader:
+        grader.equivalent(warm_up)
+        num_checked = grader.statistics.checked
+        started = time.perf_counter()
+        verdicts = grader.equivalent(pairs)
+        seconds = time.perf_counter() - started
+        return Timing(seconds, verdicts, grader.statistics.checked - num_checked)
+
+
+def main(args: Args) -> None:
+    """Runs the benchmark and prints the table."""
+    if args.quick:
+        args = Args(problems=12, rounds=1, num_workers=args.num_workers, seed=args.seed)
+    if TYPICAL_DISTINCT not in args.distinct:
+        raise InputError(f"--distinct must hold {TYPICAL_DISTINCT}, which the ratio is of")
+    # The parser of LaTeX learns its grammar as it meets it; a run of hours has done so.
+    warm_up = draw_pairs(random.Random("warm-up"), 20, TYPICAL_DISTINCT)
+    grade_published(warm_up)
+    rows = []
+    ratio = 0.0
+    for distinct in args.distinct:
+        pairs = draw_pairs(random.Random(args.seed), args.problems, distinct)
+        theirs = min(grade_published(pairs) for _ in range(args.rounds))
+        ours = min(grade_ours(pairs, warm_up, args.num_workers) for _ in range(args.rounds))
+        if theirs.verdicts != ours.verdicts:
+            raise RuntimeError("the two ways grade some answers differently")
+        if distinct == TYPICAL_DISTINCT:
+            ratio = theirs.seconds / ours.seconds
+        rows.append(
+            [
+                f"{distinct} of {NUM_RESPONSES}",
+                *(f"{n:,}" for n in (len(pairs), theirs.num_checked, ours.num_checked)),
+                *(f"{len(pairs) / way.seconds:,.0f}" for way in (theirs, ours)),
+                f"{theirs.seconds / ours.seconds:.1f}",
+            ]
+        )
+    print_report(
+        [
+            *("different answers", "answers", "published checks", "our checks"),
+            *("published /s", "ours /s", "x faster"),
+        ],
+        rows,
+        [
+            f"/s: answers graded a second; ours with {args.num_workers} processes",
+            "both sides give every answer the same verdict",
+        ],
+        ratio,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Annotated[Args, tyro.conf.FlagCreatePairsOff], description=__doc__))
+    except InputError as error:
+        exit_with_error("labelling", str(error))

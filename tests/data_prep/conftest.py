@@ -1,0 +1,47 @@
+"""A policy that is trained in seconds, and problems for it."""
+
+import random
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from data_prep.toy import policy, problems, task
+
+
+class HastyTeacher:
+    """Answers at random without a calculation, or waits for ever: learnt in seconds."""
+
+    def trace(self, problem: task.ToyProblem, rng: random.Random) -> str:
+        if rng.random() < 0.2:
+            return task.WAIT * 16
+        line = task.trace_line(rng.randrange(10), task.OPERATIONS[0], rng.randrange(10), task.SURE)
+        return line * rng.randrange(3) + task.final_answer(rng.randrange(10)) + task.END
+
+
+@pytest.fixture(scope="session")
+def hasty_policy(tmp_path_factory):
+    """A policy whose responses fall into all three classes.
+
+    In double precision, so that what shares a batch never tips a draw.
+    """
+    path = tmp_path_factory.mktemp("toy") / "policy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "Teacher", HastyTeacher)
+        policy.write_policy(policy.PolicyConfig(path, num_steps=120, batch_size=8))
+    AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_problems(tmp_path_factory):
+    """A folder of 26 problems in the columns of OpenR1-Math: 20 for training, 6 for validation."""
+    folder = tmp_path_factory.mktemp("problems")
+    problems.write_problems(problems.ProblemsConfig(folder / "all", num_problems=26))
+    table = pq.read_table(folder / "all")
+    (folder / "all").unlink()
+    for split, rows in (("train", table.slice(0, 20)), ("validation", table.slice(20))):
+        (folder / split).mkdir()
+        pq.write_table(rows, folder / split / "00000-of-00001.parquet", row_group_size=7)
+    return folder

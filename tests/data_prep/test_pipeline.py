@@ -1,0 +1,701 @@
+"""Roll-ins, roll-outs and labels: the chain on a real small policy, and each stage's bad rows."""
+
+import asyncio
+import collections
+import dataclasses
+import json
+import random
+import re
+import shutil
+import signal
+import time
+
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from classifier_lib.commands import InputError
+from classifier_lib.data import GroupedRollouts
+from data_prep import generation, label, roll_in, roll_out
+from data_prep.label import LabelArgs
+from data_prep.roll_in import RollInArgs
+from data_prep.roll_out import RollOutArgs
+from data_prep.toy import task
+from search_lib.engines.base import Block, EngineUnavailable
+from tests.distributed import Job
+
+MAX_LENGTH = 96
+COMMON = {"temperature": 1.0, "top_p": 1.0, "max_length": MAX_LENGTH, "attention_impl": "sdpa"}
+
+
+def roll_in_args(problems, policy, output, **changes) -> RollInArgs:
+    flags = {"models": (f"{policy}:3",), "instruction": "", "rows_per_file": 4, "window": 12}
+    return RollInArgs(input=str(problems), output=output, **{**COMMON, **flags, **changes})
+
+
+def roll_out_args(roll_ins, policy, output, **changes) -> RollOutArgs:
+    flags = {"model": str(policy), "window": 12}
+    return RollOutArgs(input=str(roll_ins), output=output, **{**COMMON, **flags, **changes})
+
+
+def label_args(roll_outs, policy, output, **changes) -> LabelArgs:
+    flags = {"tokenizer": str(policy), "rows_per_file": 6, "num_workers": 1}
+    return LabelArgs(input=roll_outs, output=output, **{**flags, **changes})
+
+
+@dataclasses.dataclass
+class Chain:
+    """The three stages, complete, and what they were started with."""
+
+    roll_in: RollInArgs
+    roll_out: RollOutArgs
+    label: LabelArgs
+
+
+@pytest.fixture(scope="module")
+def chain(hasty_policy, toy_problems, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    stages = Chain(
+        roll_in_args(toy_problems, hasty_policy, folder / "roll_ins"),
+        roll_out_args(folder / "roll_ins", hasty_policy, folder / "roll_outs"),
+        label_args(folder / "roll_outs", hasty_policy, folder / "data", soft_labels=True),
+    )
+    roll_in.roll_in(stages.roll_in)
+    roll_out.roll_out(stages.roll_out)
+    label.label(stages.label)
+    return stages
+
+
+def contents(folder) -> dict[str, bytes]:
+    """The files of a folder but the hidden ones, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def read_rows(folder, split="train") -> list[dict]:
+    files = sorted(folder.glob(f"{split}/*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def read_report(folder) -> dict:
+    return json.loads((folder / "report.json").read_text())["all"]
+
+
+def last_box(text: str) -> str | None:
+    boxes = re.findall(r"\\boxed\{([^{}]*)\}", text.rpartition("</think>")[2])
+    return (boxes[-1].strip() or None) if boxes and "</think>" in text else None
+
+
+# The chain
+
+
+def test_roll_ins_are_whole_responses_to_the_problems(chain, toy_problems, hasty_policy):
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    (folder,) = chain.roll_in.output.iterdir()
+    for split in ("train", "validation"):
+        rows = read_rows(folder, split)
+        source = read_rows(toy_problems, split)
+        assert [row["message_id"] for row in rows] == [row["uuid"] for row in source]
+        for row, problem in zip(rows, source, strict=True):
+            assert {name: row[name] for name in ("problem", "solution", "answer")} == {
+                name: problem[name] for name in ("problem", "solution", "answer")
+            }
+            prompt = f"{task.BEGIN}{row['problem']}{task.THINK}"
+            assert row["prompt_ids"] == tokenizer(prompt)["input_ids"]
+            assert len(row["response_ids"]) == 3
+            assert len({tuple(ids) for ids in row["response_ids"]}) > 1
+            for ids, reason in zip(row["response_ids"], row["finish_reasons"], strict=True):
+                ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_token_id]
+                assert ends == ([len(ids) - 1] if reason == "stop" else [])
+                assert (len(ids) == MAX_LENGTH) >= (reason == "length")
+    assert read_report(folder)["totals"]["responses"] == 26 * 3
+
+
+def test_roll_outs_continue_cut_roll_ins(chain):
+    (folder,) = chain.roll_in.output.iterdir()
+    for roll_ins, row in zip(read_rows(folder), read_rows(chain.roll_out.output), strict=True):
+        assert row["roll_in"] == [number for number in range(3) for _ in range(4)]
+        for number, cut, prefix, completion in zip(
+            row["roll_in"], row["cut"], row["roll_in_ids"], row["roll_outs_ids"], strict=True
+        ):
+            response = roll_ins["response_ids"][number]
+            assert prefix == row["prompt_ids"] + response[:cut]
+            assert cut < len(response) or cut == 0
+            assert 1 <= len(completion) <= MAX_LENGTH - cut
+        limits = [reason == "length" for reason in row["finish_reasons"]]
+        lengths = [
+            cut + len(ids) for cut, ids in zip(row["cut"], row["roll_outs_ids"], strict=True)
+        ]
+        assert all(n == MAX_LENGTH for n, hit in zip(lengths, limits, strict=True) if hit)
+
+
+def test_labels_and_schema_are_those_of_openr1_vm(chain, hasty_policy):
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    ids = pa.list_(pa.list_(pa.int32()))
+    expected = {
+        "message_id": pa.string(),
+        "problem": pa.string(),
+        "solution": pa.string(),
+        "answer": pa.string(),
+        "reward": pa.list_(pa.float64()),
+        "roll_in_ids": ids,
+        "roll_outs_ids": ids,
+        "processed_answer": pa.list_(pa.string()),
+        "labels": pa.list_(pa.int32()),
+        "soft_labels": pa.list_(pa.float64()),
+    }
+    labels = collections.Counter()
+    num_rows = 0
+    for split in ("train", "validation"):
+        for path in (chain.label.output / split).iterdir():
+            schema = pq.read_schema(path)
+            assert dict(zip(schema.names, schema.types, strict=True)) == expected
+            column = pq.ParquetFile(path).metadata.row_group(0).column(5)
+            assert column.compression == "ZSTD"
+        sources = {row["message_id"]: row for row in read_rows(chain.roll_out.output, split)}
+        for row in read_rows(chain.label.output, split):
+            num_rows += 1
+            source = sources.pop(row["message_id"])
+            prompt_length = len(source["prompt_ids"])
+            assert row["roll_in_ids"] == source["roll_in_ids"]
+            assert row["roll_outs_ids"] == source["roll_outs_ids"]
+            assert 1 in row["labels"]
+            for prefix, completion, reason, value, reward, answer in zip(
+                row["roll_in_ids"],
+                row["roll_outs_ids"],
+                source["finish_reasons"],
+                row["labels"],
+                row["reward"],
+                row["processed_answer"],
+                strict=True,
+            ):
+                text = tokenizer.decode((prefix + completion)[prompt_length:])
+                assert answer == last_box(text)
+                if reason == "length":
+                    assert value == 2
+                elif answer is None or answer.isdigit():  # a raw policy boxes other things, too
+                    assert value == (answer == row["answer"])
+                assert reward == (value == 1)
+                labels[value] += 1
+        # What is not there has no correct response.
+        for source in sources.values():
+            for prefix, completion in zip(
+                source["roll_in_ids"], source["roll_outs_ids"], strict=True
+            ):
+                text = tokenizer.decode((prefix + completion)[len(source["prompt_ids"]) :])
+                assert last_box(text) != source["answer"] or not text.endswith(task.END)
+    assert set(labels) == {0, 1, 2}
+    report = read_report(chain.label.output)
+    assert report["rows_in"] == 26
+    assert report["rows_out"] == num_rows == 26 - report["bad_rows"]["no correct response"]["count"]
+    assert [report["totals"][f"{name} responses"] for name in label.LABEL_NAMES] == [
+        labels[value] for value in range(3)
+    ]
+
+
+def test_training_reads_the_data_without_copies(chain, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    rows = read_rows(chain.label.output)
+    data = GroupedRollouts(str(chain.label.output / "train"), num_responses=12, vocab_size=291)
+    assert len(data) == 12 * len(rows)
+    for index in random.Random(0).sample(range(len(data)), 20):
+        row, response = divmod(index, 12)
+        sample = data[index]
+        assert sample.roll_in.tolist() == rows[row]["roll_in_ids"][response]
+        assert sample.roll_out.tolist() == rows[row]["roll_outs_ids"][response]
+        assert sample.label == rows[row]["labels"][response]
+        for view in (sample.roll_in, sample.roll_out):
+            assert view.dtype == np.int32
+            assert not view.flags.owndata
+            assert not view.flags.writeable
+
+
+def test_the_data_card_has_the_counts(chain):
+    text = (chain.label.output / "README.md").read_text()
+    card = huggingface_hub.DatasetCard(text)
+    assert [file["path"] for file in card.data.configs[0]["data_files"]] == [
+        "train/*.parquet",
+        "validation/*.parquet",
+    ]
+    train, validation = (read_rows(chain.label.output, s) for s in ("train", "validation"))
+    assert f"| problems | {len(train)} | {len(validation)} |" in text
+    tokens = [
+        sum(len(ids) for row in rows for ids in row["roll_outs_ids"])
+        for rows in (train, validation)
+    ]
+    assert f"| roll-out tokens | {tokens[0]:,} | {tokens[1]:,} |" in text
+    assert f"3 of `{chain.roll_out.model}`" in text
+
+
+def test_unsolved_problems_stay_when_asked_for(chain, tmp_path):
+    args = dataclasses.replace(chain.label, output=tmp_path, keep_unsolved=True, soft_labels=False)
+    label.label(args)
+    assert len(read_rows(tmp_path)) == 20
+    assert len(read_rows(tmp_path, "validation")) == 6
+    assert not read_report(tmp_path)["bad_rows"]
+    assert pq.read_schema(next(tmp_path.glob("train/*"))).names == label.SCHEMA.names
+
+
+def test_soft_labels_are_shares_over_the_completions_of_a_prefix(chain, hasty_policy, tmp_path):
+    args = dataclasses.replace(
+        chain.roll_out, output=tmp_path / "roll_outs", num_cuts=2, num_completions=3
+    )
+    roll_out.roll_out(args)
+    label.label(
+        label_args(tmp_path / "roll_outs", hasty_policy, tmp_path / "data", soft_labels=True)
+    )
+    values = set()
+    for row in read_rows(tmp_path / "data"):
+        by_prefix = collections.defaultdict(list)
+        for prefix, value in zip(row["roll_in_ids"], row["labels"], strict=True):
+            by_prefix[tuple(prefix)].append(value == 1)
+        assert {len(outcomes) % 3 for outcomes in by_prefix.values()} == {0}
+        assert len(by_prefix) <= 6
+        for prefix, soft in zip(row["roll_in_ids"], row["soft_labels"], strict=True):
+            assert soft == pytest.approx(np.mean(by_prefix[tuple(prefix)]))
+            values.add(round(soft, 2))
+    assert values - {0.0, 1.0}
+
+
+def test_several_models_share_a_problem(chain, toy_problems, hasty_policy, tmp_path):
+    other = shutil.copytree(hasty_policy, tmp_path / "other")
+    output = tmp_path / "roll_ins"
+    both = roll_in_args(
+        toy_problems, hasty_policy, output, models=(f"{hasty_policy}:2", f"{other}:1")
+    )
+    roll_in.roll_in(dataclasses.replace(both, splits=("validation",)))
+    args = roll_out_args(output, hasty_policy, tmp_path / "roll_outs", num_cuts=1)
+    roll_out.roll_out(args)
+    rows = read_rows(tmp_path / "roll_outs", "validation")
+    assert len(rows) == 6
+    assert not list((tmp_path / "roll_outs").glob("train"))
+    folders = sorted(output.iterdir())
+    joined = [
+        [response for row in same for response in row["response_ids"]]
+        for same in zip(*(read_rows(folder, "validation") for folder in folders), strict=True)
+    ]
+    for row, responses in zip(rows, joined, strict=True):
+        assert row["roll_in"] == [0, 1, 2]
+        assert [prefix[len(row["prompt_ids"]) :] for prefix in row["roll_in_ids"]] == [
+            response[:cut] for response, cut in zip(responses, row["cut"], strict=True)
+        ]
+    settings = json.loads((tmp_path / "roll_outs" / "stage.json").read_text())["settings"]
+    assert sorted(settings["roll_in_models"].values()) == [1, 2]
+
+    # One of them over other problems: they can't be joined.
+    shutil.rmtree(roll_in.model_folder(output, str(other)))
+    roll_in.roll_in(dataclasses.replace(both, models=(f"{other}:1",), splits=("train",)))
+    with pytest.raises(InputError, match="differ in their problems"):
+        roll_out.roll_out(dataclasses.replace(args, output=tmp_path / "again"))
+
+
+# Kills
+
+
+def start_roll_in(connection, args) -> None:
+    roll_in.roll_in(args)
+
+
+def start_roll_out(connection, args) -> None:
+    roll_out.roll_out(args)
+
+
+def start_label(connection, args) -> None:
+    label.label(args)
+
+
+@pytest.mark.parametrize("stage", ["roll_in", "roll_out", "label"])
+def test_a_stage_killed_at_random_ends_as_an_undisturbed_one(chain, tmp_path, stage):
+    args = getattr(chain, stage)
+    expected = contents(args.output)
+    output = tmp_path / "output"
+    function = {"roll_in": start_roll_in, "roll_out": start_roll_out, "label": start_label}[stage]
+    args = dataclasses.replace(args, output=output)
+    if stage == "label":  # more files, so that there is something in between
+        args = dataclasses.replace(args, rows_per_file=1)
+        undisturbed = dataclasses.replace(args, output=tmp_path / "undisturbed")
+        label.label(undisturbed)
+        expected = contents(undisturbed.output)
+    rng = random.Random()
+    num_manifests = sum("manifests" in name for name in expected)
+    kills = 0
+    while True:
+        with Job(tmp_path, function, [(args,)], {}) as job:
+            # Some files on from where it stands; two kills, then to the end.
+            there = len(list(output.rglob("manifests/*.json")))
+            wanted = there + rng.randrange(1, max(2, num_manifests // 3))
+            while job.processes[0].is_alive():
+                if kills < 2 and len(list(output.rglob("manifests/*.json"))) >= wanted:
+                    time.sleep(rng.random() / 20)
+                    job.signal(0, signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.002)
+            if job.exit_code(0) == 0:
+                break
+            assert job.exit_code(0) == -signal.SIGKILL, job.log(0)
+    assert kills
+    assert contents(output) == expected
+
+
+def test_shards_make_the_same_rows_as_one_process(chain, tmp_path):
+    for index in (1, 0):
+        args = dataclasses.replace(
+            chain.roll_in, output=tmp_path / "roll_ins", shard=f"{index}/2", window=4
+        )
+        roll_in.roll_in(args)
+    assert contents(tmp_path / "roll_ins") == contents(chain.roll_in.output)
+
+
+# Statistics
+
+
+class ScriptedEngine:
+    """Responses of a fixed whole length; what a problem's text asks for goes wrong."""
+
+    def __init__(self, tokenizer, length: int, refuse: str = "", empty: str = "", empty_draws=99):
+        self.tokenizer = tokenizer
+        self.length = length
+        self.refuse = refuse
+        self.empty = empty
+        self.empty_draws = empty_draws
+        self.prompt_length = 0
+
+    async def generate(self, prefix_ids, n, sampling):
+        text = self.tokenizer.decode(prefix_ids)
+        prompt = self.tokenizer.encode(text.split("<think>")[0] + "<think>")
+        if self.refuse and self.refuse in text:
+            raise ValueError("the server says no")
+        if self.empty and self.empty in text and self.empty_draws:
+            self.empty_draws -= 1
+            return [Block([self.tokenizer.eos_token_id], "stop") for _ in range(n)]
+        missing = self.length - (len(prefix_ids) - len(prompt))
+        ids = [5] * (missing - 1) + [self.tokenizer.eos_token_id]
+        return [Block(ids[: sampling.max_new_tokens], "stop") for _ in range(n)]
+
+    async def close(self):
+        pass
+
+
+def use_engine(monkeypatch, engine) -> None:
+    monkeypatch.setattr(generation, "open_engine", lambda *_: engine)
+
+
+def test_token_shares_are_near_60_to_40(hasty_policy, toy_problems, tmp_path, monkeypatch):
+    """35.7B tokens of which 14.4B carry loss, 40.3 %, in the published data."""
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, length=90))
+    roll_in.roll_in(
+        roll_in_args(toy_problems, hasty_policy, tmp_path / "a", models=(f"{hasty_policy}:14",))
+    )
+    roll_out.roll_out(roll_out_args(tmp_path / "a", hasty_policy, tmp_path / "b"))
+    totals = read_report(tmp_path / "b")["totals"]
+    assert totals["responses"] == 26 * 56
+    share = totals["completion tokens"] / (totals["completion tokens"] + totals["prefix tokens"])
+    assert share == pytest.approx(0.4, abs=0.02)
+    cuts = [cut for row in read_rows(tmp_path / "b") for cut in row["cut"]]
+    observed = np.histogram(cuts, bins=np.arange(1, 92, 9))[0]
+    weights = np.sqrt(np.arange(1, 91))
+    weights[89:] = 0  # 90 is the whole
+    expected = len(cuts) * weights.reshape(10, 9).sum(1) / weights.sum()
+    chi_square = float(((observed - expected) ** 2 / expected).sum())
+    assert chi_square < 21.7  # the 99 % quantile at 9 degrees of freedom
+
+
+@pytest.mark.parametrize(("law", "ends"), [("step", True), ("uniform", False)])
+def test_cuts_at_the_ends_of_steps(chain, tmp_path, hasty_policy, law, ends):
+    args = dataclasses.replace(chain.roll_out, output=tmp_path, cut=law, step_delimiter=" ok")
+    roll_out.roll_out(args)
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    rows = read_rows(tmp_path)
+    texts = [tokenizer.decode(prefix) for row in rows for prefix in row["roll_in_ids"]]
+    shares = np.mean([text.endswith(" ok") for text in texts])
+    without = read_report(tmp_path)["totals"].get("roll-ins without a step end", 0)
+    if ends:
+        assert shares > 0.3
+        assert 0 < without < 26 * 3
+    else:
+        assert shares < 0.3
+        assert without == 0
+
+
+# Bad rows
+
+
+def write_problems(folder, changes: dict[int, dict]) -> list[dict]:
+    rows = [
+        {"problem": f"start {i} +3 *2", "solution": None, "answer": str(i), "uuid": f"row-{i}"}
+        for i in range(6)
+    ]
+    for index, change in changes.items():
+        rows[index] |= change
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
+    return rows
+
+
+def bad_rows(folder) -> dict[str, list[str]]:
+    return {
+        reason: [example["id"] for example in group["examples"]]
+        for reason, group in read_report(folder)["bad_rows"].items()
+    }
+
+
+def test_bad_problems_are_counted_and_named(hasty_policy, tmp_path, monkeypatch):
+    write_problems(
+        tmp_path / "in",
+        {
+            0: {"answer": None},
+            1: {"problem": "  "},
+            2: {"uuid": "row-5"},
+            3: {"problem": "start" + " +2" * 450},
+            4: {"problem": "start 7 *9"},
+        },
+    )
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    engine = ScriptedEngine(tokenizer, 20, empty="7 *9")
+    use_engine(monkeypatch, engine)
+    args = roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "out", rows_per_file=6)
+    roll_in.roll_in(args)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert bad_rows(folder) == {
+        "no answer": ["row-0"],
+        "no problem": ["row-1"],
+        "repeated id": ["row-5"],
+        "prompt too long": ["row-3"],
+        "empty generation": ["row-4"],
+    }
+    (row,) = read_rows(folder)
+    assert (row["message_id"], row["problem"], row["solution"]) == ("row-5", "start 2 +3 *2", "")
+    report = read_report(folder)
+    assert (report["rows_in"], report["rows_out"]) == (6, 1)
+
+    # Drawn again with another seed, an answer may come.
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, empty="7 *9", empty_draws=2))
+    roll_in.roll_in(dataclasses.replace(args, output=tmp_path / "again"))
+    (folder,) = (tmp_path / "again").iterdir()
+    assert "empty generation" not in bad_rows(folder)
+    # 3 of the first call, one of which is empty once more.
+    assert read_report(folder)["totals"]["empty generations drawn again"] == 4
+
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="7 *9"))
+    roll_in.roll_in(dataclasses.replace(args, output=tmp_path / "refused"))
+    (folder,) = (tmp_path / "refused").iterdir()
+    assert bad_rows(folder)["refused by the engine"] == ["row-4"]
+
+
+def test_ids_fall_back_to_hashes(hasty_policy, tmp_path, monkeypatch):
+    write_problems(tmp_path / "in", {1: {"uuid": None}, 2: {"uuid": None, "problem": None}})
+    use_engine(monkeypatch, ScriptedEngine(AutoTokenizer.from_pretrained(hasty_policy), 20))
+    roll_in.roll_in(roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "out"))
+    (folder,) = (tmp_path / "out").iterdir()
+    ids = [row["message_id"] for row in read_rows(folder)]
+    assert ids[:1] + ids[2:] == ["row-0", "row-3", "row-4", "row-5"]
+    assert re.fullmatch("[0-9a-f]{16}", ids[1])
+    assert bad_rows(folder) == {"no problem": ["#2"]}
+
+
+def test_bad_roll_ins_are_counted_and_named(hasty_policy, tmp_path, monkeypatch):
+    write_problems(tmp_path / "in", {0: {"answer": ""}, 4: {"problem": "start 7 *9"}})
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    other = shutil.copytree(hasty_policy, tmp_path / "other")
+    args = roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "a", rows_per_file=6)
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20))
+    roll_in.roll_in(args)
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="start 2"))
+    roll_in.roll_in(dataclasses.replace(args, models=(f"{other}:1",)))
+    for folder in (tmp_path / "a").iterdir():
+        (path,) = (folder / "train").iterdir()
+        rows = pq.read_table(path).to_pylist()
+        rows[0]["prompt_ids"] = rows[0]["prompt_ids"][::-1]
+        rows[1]["response_ids"][0][0] = 291 if rows[1]["message_id"] == "row-2" else 5
+        if rows[-1]["message_id"] == "row-5":
+            rows[-1]["response_ids"][0][0] = 291
+        table = pa.Table.from_pylist(rows, roll_in.SCHEMA)
+        pq.write_table(table, path)
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="7 *9"))
+    roll_out.roll_out(roll_out_args(tmp_path / "a", hasty_policy, tmp_path / "b"))
+    assert bad_rows(tmp_path / "b") == {
+        "left out by roll_in": [],
+        "missing roll-ins": ["row-2"],
+        "tokenizer does not match": ["row-1", "row-5"],
+        "refused by the engine": ["row-4"],
+    }
+    assert [row["message_id"] for row in read_rows(tmp_path / "b")] == ["row-3"]
+    report = read_report(tmp_path / "b")
+    assert sum(group["count"] for group in report["bad_rows"].values()) == 5
+
+
+def test_bad_roll_outs_are_counted_and_named(hasty_policy, chain, tmp_path, monkeypatch):
+    copy = shutil.copytree(chain.roll_out.output, tmp_path / "roll_outs")
+    path = sorted((copy / "train").iterdir())[0]
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["answer"] = r"\frac{"
+    rows[1]["roll_outs_ids"][7] = []
+    rows[2]["prompt_ids"][1] = 3
+    rows[3]["roll_outs_ids"][2][0] = 291
+    pq.write_table(pa.Table.from_pylist(rows, roll_out.SCHEMA), path)
+    label.label(label_args(copy, hasty_policy, tmp_path / "data", keep_unsolved=True))
+    assert bad_rows(tmp_path / "data") == {
+        "unverifiable answer": [rows[0]["message_id"]],
+        "empty generation": [rows[1]["message_id"]],
+        "tokenizer does not match": [rows[2]["message_id"], rows[3]["message_id"]],
+    }
+    assert len(read_rows(tmp_path / "data")) == 16
+
+
+def test_a_response_without_an_end_token_decodes_only_its_answer(hasty_policy):
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    reader = label.AnswerReader(tokenizer)
+    decoded = []
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(
+        tokenizer,
+        "decode",
+        lambda ids: decoded.append(len(ids)) or type(tokenizer).decode(tokenizer, ids),
+    )
+    texts = {
+        r"\boxed{1}</think>\boxed{2}</think>a\boxed{3}": "3",
+        r"\boxed{1}</think>none": None,
+        r"\boxed{1}": None,
+        r"</think>\boxed{4} and then \boxed{5}": "5",
+    }
+    for text, answer in texts.items():
+        ids = np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+        decoded.clear()
+        assert reader.read("x<think>", ids) == answer
+        assert decoded == [len(tokenizer.encode("</think>" + text.rpartition("</think>")[2]))] or (
+            "</think>" not in text
+        )
+    monkey.undo()
+    # Without a thought in the prompt, all of the text counts.
+    plain = np.array(tokenizer.encode(r"so \boxed{6}", add_special_tokens=False), dtype=np.int32)
+    assert reader.read("x", plain) == "6"
+
+
+# Bad settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": ("policy",)}, "--models policy: expected a folder or hub id, a colon"),
+        ({"models": ("policy:0",)}, "--models policy:0: expected"),
+        ({"models": ("a:1", "a:2")}, "--models a is named twice"),
+        ({"models": ("/absent:1",)}, "--models /absent: no tokenizer"),
+        ({"splits": ("tets",)}, "--splits tets: .* has the splits train, validation only"),
+        ({"input": "/absent"}, "--input /absent: no such file"),
+        ({"window": 3}, "--window 3 must be at least --rows_per_file 4"),
+        ({"rows_per_file": 0}, "--rows_per_file must be at least 1"),
+        ({"max_length": 0}, "--max_length must be at least 1"),
+        ({"temperature": -1.0}, "--temperature must not be negative"),
+        ({"top_p": 0.0}, "--top_p must be in"),
+        ({"shard": "2/2"}, "--shard 2/2: expected i/n"),
+        ({"seed": 1}, "made with other settings: --seed 1"),
+    ],
+)
+def test_bad_roll_in_flags_are_named(chain, change, message):
+    with pytest.raises(InputError, match=message):
+        roll_in.roll_in(dataclasses.replace(chain.roll_in, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "/absent"}, "--input /absent: no output of data_prep.roll_in"),
+        ({"model": "/absent"}, "--model /absent: no tokenizer"),
+        ({"num_cuts": 0}, "--num_cuts must be at least 1"),
+        ({"num_completions": 0}, "--num_completions must be at least 1"),
+        ({"step_delimiter": ""}, "--step_delimiter must not be empty"),
+        ({"window": 3}, "--window 3 must be at least"),
+        ({"cut": "uniform"}, r"--cut uniform \(was sqrt\)"),
+    ],
+)
+def test_bad_roll_out_flags_are_named(chain, change, message):
+    with pytest.raises(InputError, match=message):
+        roll_out.roll_out(dataclasses.replace(chain.roll_out, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": "/absent"}, "--tokenizer /absent: no tokenizer"),
+        ({"num_workers": 0}, "--num_workers must be at least 1"),
+        ({"rows_per_file": 0}, "--rows_per_file must be at least 1"),
+        ({"push_to_hub": "name"}, "--push_to_hub name: expected owner/name"),
+        ({"keep_unsolved": True}, r"--keep_unsolved True \(was False\)"),
+    ],
+)
+def test_bad_label_flags_are_named(chain, change, message):
+    with pytest.raises(InputError, match=message):
+        label.label(dataclasses.replace(chain.label, **change))
+
+
+def test_a_stage_waits_for_the_one_before(chain, hasty_policy, toy_problems, tmp_path):
+    args = roll_in_args(toy_problems, hasty_policy, tmp_path / "roll_ins", shard="0/2")
+    roll_in.roll_in(args)
+    with pytest.raises(InputError, match=r"is not complete: run data_prep.roll_in"):
+        roll_out.roll_out(roll_out_args(tmp_path / "roll_ins", hasty_policy, tmp_path / "b"))
+    with pytest.raises(InputError, match=r"no output of data_prep.roll_out"):
+        label.label(label_args(tmp_path / "roll_ins", hasty_policy, tmp_path / "c"))
+
+
+def test_a_server_that_stays_away_loses_no_file(hasty_policy, toy_problems, tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    engine = ScriptedEngine(tokenizer, 20)
+    answer, calls = engine.generate, []
+
+    async def fail_later(*args):
+        calls.append(args)
+        await asyncio.sleep(0)
+        if len(calls) > 13:
+            raise EngineUnavailable("http://127.0.0.1:1 stays away")
+        return await answer(*args)
+
+    engine.generate = fail_later
+    use_engine(monkeypatch, engine)
+    args = roll_in_args(toy_problems, hasty_policy, tmp_path, window=4)
+    with pytest.raises(EngineUnavailable, match="stays away"):
+        roll_in.roll_in(args)
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob("train/*"))) == 3
+    calls.clear()
+    engine.generate = answer
+    roll_in.roll_in(args)
+    assert len(read_rows(folder)) == 20
+
+
+def test_the_finished_data_set_is_uploaded(chain, tmp_path, monkeypatch):
+    uploads = []
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            assert options == {"repo_type": "dataset", "exist_ok": True}
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/datasets/{repo_id}")
+
+        def upload_folder(self, **options):
+            uploads.append(options)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    args = dataclasses.replace(
+        chain.label, output=tmp_path, rows_per_file=20, push_to_hub="me/rollouts"
+    )
+    label.label(dataclasses.replace(args, shard="0/2"))
+    label.label(dataclasses.replace(args, shard="1/2"))
+    (upload,) = uploads
+    assert (upload["repo_id"], upload["folder_path"]) == ("me/rollouts", tmp_path)
+    sent = huggingface_hub.utils.filter_repo_objects(
+        [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()],
+        allow_patterns=upload["allow_patterns"],
+    )
+    assert sorted(sent) == [
+        "README.md",
+        "train/00000-of-00001.parquet",
+        "validation/00000-of-00001.parquet",
+    ]

@@ -1,0 +1,115 @@
+"""Rows by number, from Parquet files and from the hub."""
+
+import random
+import shutil
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from classifier_lib.commands import InputError
+from data_prep.sources import open_sources
+
+
+def make_table(num_rows: int, first: int = 0) -> pa.Table:
+    numbers = range(first, first + num_rows)
+    return pa.table({"problem": [f"p{i}" for i in numbers], "answer": [str(i) for i in numbers]})
+
+
+@pytest.fixture
+def hub_folder(tmp_path):
+    """Laid out as on the hub."""
+    (tmp_path / "data").mkdir()
+    for number, first in enumerate((0, 25, 50)):
+        path = tmp_path / "data" / f"train-{number:05d}-of-00003.parquet"
+        pq.write_table(make_table(25, first), path, row_group_size=10)
+    pq.write_table(make_table(5, 75), tmp_path / "data" / "test-00000-of-00001.parquet")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: data/train-*\n  - split: test\n    path: data/test-*\n---\n"
+    )
+    return tmp_path
+
+
+def test_any_rows_are_those_of_the_whole_table(hub_folder):
+    rng = random.Random(0)
+    source = open_sources(str(hub_folder))["train"]
+    whole = make_table(75)
+    assert source.num_rows == 75
+    assert source.column_names == ["problem", "answer"]
+    for _ in range(50):
+        start, stop = sorted(rng.sample(range(76), 2))
+        assert source.read(start, stop, ["answer"]).equals(
+            whole.slice(start, stop - start).select(["answer"])
+        )
+    both = source.read(9, 31, ["answer", "problem"])
+    assert both.column_names == ["answer", "problem"]
+
+
+def test_splits_are_folders_or_beginnings_of_names(tmp_path, hub_folder):
+    assert {s: rows.num_rows for s, rows in open_sources(str(hub_folder)).items()} == {
+        "train": 75,
+        "test": 5,
+    }
+    folder = tmp_path / "ours"
+    for split, rows in (("validation", 3), ("train", 4)):
+        (folder / split).mkdir(parents=True)
+        pq.write_table(make_table(rows), folder / split / "0.parquet")
+    (folder / ".cache").mkdir()
+    pq.write_table(make_table(9), folder / ".cache" / "0.parquet")
+    sources = open_sources(str(folder))
+    assert [(s, rows.num_rows) for s, rows in sources.items()] == [("train", 4), ("validation", 3)]
+    (one,) = open_sources(str(folder / "train" / "0.parquet")).values()
+    assert one.read(0, 4, ["problem"]).column("problem").to_pylist() == ["p0", "p1", "p2", "p3"]
+
+
+def test_the_digest_tells_contents_apart_and_not_places(tmp_path, hub_folder):
+    first = open_sources(str(hub_folder))["train"].digest
+    copy = shutil.copytree(hub_folder, tmp_path / "copy" / "data")
+    assert open_sources(str(copy))["train"].digest == first
+    pq.write_table(make_table(25, 51), copy / "data" / "train-00002-of-00003.parquet")
+    assert open_sources(str(copy))["train"].digest != first
+
+
+def test_a_hub_id_is_read_through_datasets(hub_folder, monkeypatch):
+    load = datasets.load_dataset
+    asked = []
+
+    def load_local(source, config):
+        asked.append((source, config))
+        return load(str(hub_folder), cache_dir=str(hub_folder / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_local)
+    sources = open_sources("open-r1/OpenR1-Math-220k", config="default")
+    assert asked == [("open-r1/OpenR1-Math-220k", "default")]
+    assert list(sources) == ["train", "test"]
+    assert sources["train"].read(24, 26, ["answer"]).to_pylist() == [
+        {"answer": "24"},
+        {"answer": "25"},
+    ]
+    assert sources["train"].digest != sources["test"].digest
+
+
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def check(source, message, **options):
+        with pytest.raises(InputError, match=message):
+            open_sources(str(source), **options)
+
+    check(tmp_path / "absent", "--input .*absent: no such file or folder")
+    check(tmp_path, "no .parquet file in this folder")
+    pq.write_table(make_table(0), tmp_path / "empty.parquet")
+    check(tmp_path / "empty.parquet", "has no rows")
+    check(
+        tmp_path / "empty.parquet",
+        "no column solution in the train split; it has problem, answer",
+        required=("problem", "solution"),
+    )
+    check(tmp_path / "empty.parquet", "--config extended is for hub data", config="extended")
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "other.parquet")
+    pq.write_table(make_table(2), tmp_path / "one.parquet")
+    check(tmp_path, "other.parquet has the columns .*'other'.*not")
+    (tmp_path / "other.parquet").write_bytes(b"no Parquet")
+    check(tmp_path, "other.parquet can't be read as Parquet")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    check("owner/absent-data", "--input owner/absent-data could not be loaded")

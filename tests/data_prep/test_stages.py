@@ -1,0 +1,173 @@
+"""A stage's files: complete or absent, the same for any number of shards."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from classifier_lib.commands import InputError
+from data_prep.reports import BadRow, RowReport
+from data_prep.sources import TableRows
+from data_prep.stages import MANIFESTS, Chunk, FinishedStage, Stage, parse_shard
+
+SETTINGS = {"temperature": 0.6, "models": ["a", "b"]}
+
+
+def make_inputs(train: int = 10, validation: int = 3) -> dict[str, TableRows]:
+    return {
+        split: TableRows(pa.table({"n": range(rows)}), f"{split} {rows}")
+        for split, rows in (("train", train), ("validation", validation))
+    }
+
+
+def open_stage(folder, inputs=None, rows_per_file=4, shard="0/1", settings=None) -> Stage:
+    return Stage(folder, settings or SETTINGS, inputs or make_inputs(), rows_per_file, shard)
+
+
+def fill(stage: Stage, limit: int | None = None) -> list[Chunk]:
+    """Writes the rows with even numbers of pending chunks; the others are bad."""
+    pending = list(stage.pending())[:limit]
+    for chunk in pending:
+        report = RowReport()
+        even = [n for n in range(chunk.start, chunk.stop) if n % 2 == 0]
+        for n in range(chunk.start, chunk.stop):
+            if n % 2:
+                report.add(BadRow(f"{chunk.split}-{n}", "odd", f"the number {n}"))
+        report.totals["sum"] += sum(even)
+        stage.write(chunk, pa.table({"n": pa.array(even, pa.int32())}), report)
+    return pending
+
+
+def read_numbers(folder) -> dict[str, list[int]]:
+    return {
+        split: [
+            n
+            for path in sorted((folder / split).glob("*.parquet"))
+            for n in pq.read_table(path).column("n").to_pylist()
+        ]
+        for split in ("train", "validation")
+    }
+
+
+def test_chunks_become_files_and_a_report(tmp_path):
+    stage = open_stage(tmp_path)
+    assert [(c.split, c.name, c.start, c.stop) for c in stage.pending()] == [
+        ("train", "00000-of-00003", 0, 4),
+        ("train", "00001-of-00003", 4, 8),
+        ("train", "00002-of-00003", 8, 10),
+        ("validation", "00000-of-00001", 0, 3),
+    ]
+    fill(stage, limit=3)
+    assert stage.finish() is None
+    with pytest.raises(InputError, match=r"is not complete: run data_prep.x to its end first"):
+        FinishedStage(tmp_path, "--input", "data_prep.x")
+    fill(stage)
+    report = stage.finish()
+    assert read_numbers(tmp_path) == {"train": [0, 2, 4, 6, 8], "validation": [0, 2]}
+    assert (report.rows_in, report.rows_out) == (13, 7)
+    assert report.totals == {"sum": 22}
+    assert report.bad_rows == {"odd": 6}
+    assert report.examples["odd"] == [(f"train-{n}", f"the number {n}") for n in (1, 3, 5, 7, 9)]
+    assert stage.split_reports()["validation"].examples["odd"] == [("validation-1", "the number 1")]
+    manifest = json.loads((tmp_path / MANIFESTS / "train-00001-of-00003.json").read_text())
+    assert manifest["input"] == "train 10"
+    assert manifest["settings"] == {**SETTINGS, "rows_per_file": 4}
+    assert manifest["report"]["rows_in"] == 4
+    finished = FinishedStage(tmp_path, "--input", "data_prep.x")
+    assert finished.report == report
+    assert finished.read(stage.chunks[1]).column("n").to_pylist() == [4, 6]
+
+
+def test_done_chunks_are_skipped_and_damaged_ones_made_again(tmp_path):
+    stage = open_stage(tmp_path)
+    fill(stage, limit=2)
+    (tmp_path / "train" / ".00001-of-00003.parquet.12345678.tmp").write_bytes(b"cut off")
+    stage.close()
+    again = open_stage(tmp_path)
+    assert [chunk.number for chunk in again.pending()] == [2, 0]
+    path = tmp_path / "train" / "00001-of-00003.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    (tmp_path / "train" / "00000-of-00003.parquet").unlink()
+    assert [chunk.number for chunk in again.pending()] == [0, 1, 2, 0]
+    fill(again)
+    assert again.finish()
+    assert read_numbers(tmp_path) == {"train": [0, 2, 4, 6, 8], "validation": [0, 2]}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_any_shards_make_the_same_files(tmp_path):
+    one = open_stage(tmp_path / "one", make_inputs(41), rows_per_file=2)
+    fill(one)
+    report = one.finish()
+    shards = [
+        open_stage(tmp_path / "many", make_inputs(41), 2, shard=f"{index}/3") for index in range(3)
+    ]
+    made = [fill(shard, limit=4) for shard in shards]
+    assert shards[0].finish() is None
+    for shard in shards:
+        shard.close()
+    # The rest with another number of shards.
+    rest = [open_stage(tmp_path / "many", make_inputs(41), 2, f"{i}/2") for i in range(2)]
+    made += [fill(shard) for shard in rest]
+    assert sorted((c.split, c.number) for chunks in made for c in chunks) == [
+        (c.split, c.number) for c in one.chunks
+    ]
+    assert rest[0].finish() == report
+
+    def contents(folder):
+        return {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+def test_a_chunk_without_rows_makes_no_file(tmp_path):
+    stage = open_stage(tmp_path, make_inputs(train=1, validation=2), rows_per_file=1)
+    fill(stage)
+    assert stage.finish().rows_out == 2
+    assert not (tmp_path / "validation" / "00001-of-00002.parquet").exists()
+    assert not list(stage.pending())
+    assert FinishedStage(tmp_path, "--input", "x").read(stage.chunks[-1]) is None
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    fill(open_stage(tmp_path / "a"), limit=1)
+    for options, message in (
+        ({"settings": {**SETTINGS, "temperature": 1.0}}, r"--temperature 1.0 \(was 0.6\)"),
+        ({"rows_per_file": 5}, r"--rows_per_file 5 \(was 4\)"),
+        ({"inputs": make_inputs(train=9)}, "the rows of the input"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_stage(tmp_path / "a", **options)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="holds something else"):
+        open_stage(tmp_path / "b")
+    (tmp_path / "c").touch()
+    with pytest.raises(InputError, match=r"--output .*c cannot be written"):
+        open_stage(tmp_path / "c")
+    (tmp_path / "a" / "stage.json").write_text("{")
+    with pytest.raises(InputError, match=r"stage.json is damaged"):
+        open_stage(tmp_path / "a")
+    with pytest.raises(InputError, match=r"no output of data_prep.x \(it has no stage.json\)"):
+        FinishedStage(tmp_path / "b", "--input", "data_prep.x")
+
+
+def test_one_process_a_shard(tmp_path):
+    first = open_stage(tmp_path, shard="0/2")
+    with pytest.raises(InputError, match="another process is working on --shard 0/2"):
+        open_stage(tmp_path, shard="0/2")
+    open_stage(tmp_path, shard="1/2").close()
+    first.close()
+    open_stage(tmp_path, shard="0/2").close()
+
+
+@pytest.mark.parametrize("shard", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0"])
+def test_bad_shards_are_named(shard):
+    with pytest.raises(InputError, match=r"--shard .*: expected i/n"):
+        parse_shard(shard)
+    assert parse_shard("3/12") == (3, 12)
