@@ -1,5 +1,6 @@
 """What the two stages that generate have in common: flags, the policy, and draws from it."""
 
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,27 +11,35 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
+import transformers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.commands import InputError
+from classifier_lib.commands import InputError, exit_with_error
 from classifier_lib.fingerprints import MODEL_FILES, fingerprint
 from classifier_lib.hub import load_config
 from data_prep.reports import BadRow, RowReport
 from data_prep.stages import Chunk, Stage, parse_shard
 from data_prep.window import run_rows
-from search_lib.engines.base import Block, Engine, Sampling
+from search_lib.engines.base import Block, Engine, EngineUnavailable, Sampling
 from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
 from search_lib.prompts import load_tokenizer, stop_token_ids
 from search_lib.seeds import derive_seed
 
+REFUSED = "refused by the engine"
+"""Reason of rows that it gave an error for."""
+
 MAX_DRAWS = 4
 """An empty generation is drawn again with another seed, until there are so many."""
+
+MAX_REFUSALS = 8
+"""Rows in a row that the engine refuses before the run ends: the cause is not in the rows."""
 
 LOG_SECONDS = 30
 """Between two lines of progress, where there is no terminal."""
 
 Row = TypeVar("Row")
+Args = TypeVar("Args", bound="GenerationArgs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +137,10 @@ def load_policy(name: str, flag: str) -> Policy:
 
 class EmptyGeneration(ValueError):
     """The policy wrote nothing, time and again."""
+
+
+class EngineRefuses(RuntimeError):
+    """The engine refuses one row after the other."""
 
 
 class Sampler:
@@ -229,6 +242,10 @@ async def generate_stage(
         schema: of the rows made.
         read: gives the rows of a chunk that can be worked on, and a report of the others.
         build: makes a row.
+
+    Raises:
+        EngineUnavailable: if a server stays away.
+        EngineRefuses: if it is there, but refuses ``MAX_REFUSALS`` rows in a row.
     """
     pending = list(stage.pending())
     done = stage.num_own_chunks - len(pending)
@@ -263,8 +280,19 @@ async def generate_stage(
             last_line = time.monotonic()
             print(f"{what}: {chunk.split} {chunk.name}, {rate}", flush=True)
 
+    refusals = 0
+
     async def build_row(row: Row) -> Generated:
-        return await build(sampler, row)
+        nonlocal refusals
+        result = await build(sampler, row)
+        refusals = refusals + 1 if REFUSED in result.report.bad_rows else 0
+        if refusals == MAX_REFUSALS:
+            ((row_id, detail),) = result.report.examples[REFUSED]
+            raise EngineRefuses(
+                f"the engine refused {refusals} rows in a row, the last one ({row_id}) with: "
+                f"{detail}"
+            )
+        return result
 
     try:
         await run_rows(pending, read_chunk, build_row, write_chunk, args.window)
@@ -295,3 +323,18 @@ def left_out(row_id: str, reason: str, detail: str = "") -> Generated:
     report = RowReport()
     report.add(BadRow(row_id, reason, detail))
     return Generated(None, report)
+
+
+def run_command(program: str, stage: Callable[[Args], None], args: Args) -> None:
+    """Runs a stage as a command: a line instead of a traceback for what a user can mend."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        stage(args)
+    except InputError as error:
+        exit_with_error(program, str(error))
+    except (EngineUnavailable, EngineRefuses) as error:
+        print(f"{program}: stopped: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: a normal exit would wait for the batch that is running
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        os._exit(130)  # likewise; whole files are on disk

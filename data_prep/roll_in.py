@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-import transformers
 import tyro
 
-from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.commands import InputError
 from data_prep.generation import (
+    REFUSED,
     EmptyGeneration,
     Generated,
     GenerationArgs,
@@ -43,11 +43,12 @@ from data_prep.generation import (
     left_out,
     load_policy,
     print_finish,
+    run_command,
 )
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources
 from data_prep.stages import Chunk, Stage
-from search_lib.engines.base import Block, EngineUnavailable
+from search_lib.engines.base import Block
 from search_lib.prompts import MATH_INSTRUCTION, build_prompt
 
 PROGRAM = "data_prep.roll_in"
@@ -196,7 +197,7 @@ async def build_row(sampler: Sampler, problem: Problem, count: int, args: RollIn
     except EmptyGeneration as error:
         return left_out(problem.id, "empty generation", str(error))
     except ValueError as error:
-        return left_out(problem.id, "refused by the engine", str(error))
+        return left_out(problem.id, REFUSED, str(error))
     report.totals["responses"] += count
     report.totals["tokens"] += sum(len(block.token_ids) for block in blocks)
     report.totals["unfinished"] += sum(block.finish_reason == "length" for block in blocks)
@@ -217,7 +218,7 @@ def roll_in(args: RollInArgs) -> None:
 
     Raises:
         InputError: if something that was given can't be used.
-        EngineUnavailable: if a server stays away.
+        EngineUnavailable, EngineRefuses: see ``generate_stage``.
     """
     args.check()
     check_window(args.window, args.rows_per_file)
@@ -259,16 +260,12 @@ def roll_in_with(
 
 def main() -> None:
     """Command line."""
-    transformers.utils.logging.disable_progress_bar()
     args = tyro.cli(
         Annotated[RollInArgs, tyro.conf.FlagCreatePairsOff],
         description=__doc__,
         use_underscores=True,
     )
-    try:
-        roll_in(args)
-    except (InputError, EngineUnavailable) as error:
-        exit_with_error(PROGRAM, str(error))
+    run_command(PROGRAM, roll_in, args)
 
 
 if __name__ == "__main__":

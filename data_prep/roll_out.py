@@ -28,12 +28,12 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import transformers
 import tyro
 
-from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.commands import InputError
 from data_prep.cuts import CutLaw, draw_cuts, draw_step_cuts, step_ends
 from data_prep.generation import (
+    REFUSED,
     EmptyGeneration,
     Generated,
     GenerationArgs,
@@ -44,12 +44,13 @@ from data_prep.generation import (
     left_out,
     load_policy,
     print_finish,
+    run_command,
 )
 from data_prep.reports import BadRow, RowReport
 from data_prep.roll_in import IDS
 from data_prep.roll_in import PROGRAM as ROLL_IN
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
-from search_lib.engines.base import Block, EngineUnavailable
+from search_lib.engines.base import Block
 from search_lib.prompts import prompt_holds
 from search_lib.seeds import derive_seed
 
@@ -252,7 +253,7 @@ async def build_row(sampler: Sampler, problem: RollIns, args: RollOutArgs) -> Ge
         if isinstance(result, EmptyGeneration):
             return left_out(problem.id, "empty generation", str(result))
         if isinstance(result, ValueError):
-            return left_out(problem.id, "refused by the engine", str(result))
+            return left_out(problem.id, REFUSED, str(result))
         if isinstance(result, BaseException):
             raise result
         blocks.append(result)
@@ -300,7 +301,7 @@ def roll_out(args: RollOutArgs) -> None:
 
     Raises:
         InputError: if something that was given can't be used.
-        EngineUnavailable: if a server stays away.
+        EngineUnavailable, EngineRefuses: see ``generate_stage``.
     """
     args.check()
     roll_ins = RollInFolders(Path(args.input))
@@ -330,16 +331,12 @@ def roll_out(args: RollOutArgs) -> None:
 
 def main() -> None:
     """Command line."""
-    transformers.utils.logging.disable_progress_bar()
     args = tyro.cli(
         Annotated[RollOutArgs, tyro.conf.FlagCreatePairsOff],
         description=__doc__,
         use_underscores=True,
     )
-    try:
-        roll_out(args)
-    except (InputError, EngineUnavailable) as error:
-        exit_with_error(PROGRAM, str(error))
+    run_command(PROGRAM, roll_out, args)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from data_prep import label, roll_in, roll_out
 from data_prep.toy import policy, problems, task
+from tests.data_prep.chain import Chain, label_args, roll_in_args, roll_out_args
 
 
 class HastyTeacher:
@@ -45,3 +47,17 @@ def toy_problems(tmp_path_factory):
         (folder / split).mkdir()
         pq.write_table(rows, folder / split / "00000-of-00001.parquet", row_group_size=7)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chain(hasty_policy, toy_problems, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    stages = Chain(
+        roll_in_args(toy_problems, hasty_policy, folder / "roll_ins"),
+        roll_out_args(folder / "roll_ins", hasty_policy, folder / "roll_outs"),
+        label_args(folder / "roll_outs", hasty_policy, folder / "data", soft_labels=True),
+    )
+    roll_in.roll_in(stages.roll_in)
+    roll_out.roll_out(stages.roll_out)
+    label.label(stages.label)
+    return stages

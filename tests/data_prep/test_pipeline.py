@@ -1,4 +1,4 @@
-"""Roll-ins, roll-outs and labels: the chain on a real small policy, and each stage's bad rows."""
+"""Roll-ins, roll-outs and labels: the chain on a real small policy."""
 
 import asyncio
 import collections
@@ -19,72 +19,22 @@ from transformers import AutoTokenizer
 
 from classifier_lib.commands import InputError
 from classifier_lib.data import GroupedRollouts
-from data_prep import generation, label, roll_in, roll_out
-from data_prep.label import LabelArgs
-from data_prep.roll_in import RollInArgs
-from data_prep.roll_out import RollOutArgs
+from data_prep import label, roll_in, roll_out
+from data_prep.generation import EngineRefuses
 from data_prep.toy import task
-from search_lib.engines.base import Block, EngineUnavailable
+from search_lib.engines.base import EngineUnavailable
+from tests.data_prep.chain import (
+    MAX_LENGTH,
+    ScriptedEngine,
+    contents,
+    label_args,
+    read_report,
+    read_rows,
+    roll_in_args,
+    roll_out_args,
+    use_engine,
+)
 from tests.distributed import Job
-
-MAX_LENGTH = 96
-COMMON = {"temperature": 1.0, "top_p": 1.0, "max_length": MAX_LENGTH, "attention_impl": "sdpa"}
-
-
-def roll_in_args(problems, policy, output, **changes) -> RollInArgs:
-    flags = {"models": (f"{policy}:3",), "instruction": "", "rows_per_file": 4, "window": 12}
-    return RollInArgs(input=str(problems), output=output, **{**COMMON, **flags, **changes})
-
-
-def roll_out_args(roll_ins, policy, output, **changes) -> RollOutArgs:
-    flags = {"model": str(policy), "window": 12}
-    return RollOutArgs(input=str(roll_ins), output=output, **{**COMMON, **flags, **changes})
-
-
-def label_args(roll_outs, policy, output, **changes) -> LabelArgs:
-    flags = {"tokenizer": str(policy), "rows_per_file": 6, "num_workers": 1}
-    return LabelArgs(input=roll_outs, output=output, **{**flags, **changes})
-
-
-@dataclasses.dataclass
-class Chain:
-    """The three stages, complete, and what they were started with."""
-
-    roll_in: RollInArgs
-    roll_out: RollOutArgs
-    label: LabelArgs
-
-
-@pytest.fixture(scope="module")
-def chain(hasty_policy, toy_problems, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chain")
-    stages = Chain(
-        roll_in_args(toy_problems, hasty_policy, folder / "roll_ins"),
-        roll_out_args(folder / "roll_ins", hasty_policy, folder / "roll_outs"),
-        label_args(folder / "roll_outs", hasty_policy, folder / "data", soft_labels=True),
-    )
-    roll_in.roll_in(stages.roll_in)
-    roll_out.roll_out(stages.roll_out)
-    label.label(stages.label)
-    return stages
-
-
-def contents(folder) -> dict[str, bytes]:
-    """The files of a folder but the hidden ones, by name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
-def read_rows(folder, split="train") -> list[dict]:
-    files = sorted(folder.glob(f"{split}/*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-def read_report(folder) -> dict:
-    return json.loads((folder / "report.json").read_text())["all"]
 
 
 def last_box(text: str) -> str | None:
@@ -356,37 +306,6 @@ def test_shards_make_the_same_rows_as_one_process(chain, tmp_path):
 # Statistics
 
 
-class ScriptedEngine:
-    """Responses of a fixed whole length; what a problem's text asks for goes wrong."""
-
-    def __init__(self, tokenizer, length: int, refuse: str = "", empty: str = "", empty_draws=99):
-        self.tokenizer = tokenizer
-        self.length = length
-        self.refuse = refuse
-        self.empty = empty
-        self.empty_draws = empty_draws
-        self.prompt_length = 0
-
-    async def generate(self, prefix_ids, n, sampling):
-        text = self.tokenizer.decode(prefix_ids)
-        prompt = self.tokenizer.encode(text.split("<think>")[0] + "<think>")
-        if self.refuse and self.refuse in text:
-            raise ValueError("the server says no")
-        if self.empty and self.empty in text and self.empty_draws:
-            self.empty_draws -= 1
-            return [Block([self.tokenizer.eos_token_id], "stop") for _ in range(n)]
-        missing = self.length - (len(prefix_ids) - len(prompt))
-        ids = [5] * (missing - 1) + [self.tokenizer.eos_token_id]
-        return [Block(ids[: sampling.max_new_tokens], "stop") for _ in range(n)]
-
-    async def close(self):
-        pass
-
-
-def use_engine(monkeypatch, engine) -> None:
-    monkeypatch.setattr(generation, "open_engine", lambda *_: engine)
-
-
 def test_token_shares_are_near_60_to_40(hasty_policy, toy_problems, tmp_path, monkeypatch):
     """35.7B tokens of which 14.4B carry loss, 40.3 %, in the published data."""
     tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
@@ -425,225 +344,7 @@ def test_cuts_at_the_ends_of_steps(chain, tmp_path, hasty_policy, law, ends):
         assert without == 0
 
 
-# Bad rows
-
-
-def write_problems(folder, changes: dict[int, dict]) -> list[dict]:
-    rows = [
-        {"problem": f"start {i} +3 *2", "solution": None, "answer": str(i), "uuid": f"row-{i}"}
-        for i in range(6)
-    ]
-    for index, change in changes.items():
-        rows[index] |= change
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
-    return rows
-
-
-def bad_rows(folder) -> dict[str, list[str]]:
-    return {
-        reason: [example["id"] for example in group["examples"]]
-        for reason, group in read_report(folder)["bad_rows"].items()
-    }
-
-
-def test_bad_problems_are_counted_and_named(hasty_policy, tmp_path, monkeypatch):
-    write_problems(
-        tmp_path / "in",
-        {
-            0: {"answer": None},
-            1: {"problem": "  "},
-            2: {"uuid": "row-5"},
-            3: {"problem": "start" + " +2" * 450},
-            4: {"problem": "start 7 *9"},
-        },
-    )
-    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
-    engine = ScriptedEngine(tokenizer, 20, empty="7 *9")
-    use_engine(monkeypatch, engine)
-    args = roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "out", rows_per_file=6)
-    roll_in.roll_in(args)
-    (folder,) = (tmp_path / "out").iterdir()
-    assert bad_rows(folder) == {
-        "no answer": ["row-0"],
-        "no problem": ["row-1"],
-        "repeated id": ["row-5"],
-        "prompt too long": ["row-3"],
-        "empty generation": ["row-4"],
-    }
-    (row,) = read_rows(folder)
-    assert (row["message_id"], row["problem"], row["solution"]) == ("row-5", "start 2 +3 *2", "")
-    report = read_report(folder)
-    assert (report["rows_in"], report["rows_out"]) == (6, 1)
-
-    # Drawn again with another seed, an answer may come.
-    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, empty="7 *9", empty_draws=2))
-    roll_in.roll_in(dataclasses.replace(args, output=tmp_path / "again"))
-    (folder,) = (tmp_path / "again").iterdir()
-    assert "empty generation" not in bad_rows(folder)
-    # 3 of the first call, one of which is empty once more.
-    assert read_report(folder)["totals"]["empty generations drawn again"] == 4
-
-    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="7 *9"))
-    roll_in.roll_in(dataclasses.replace(args, output=tmp_path / "refused"))
-    (folder,) = (tmp_path / "refused").iterdir()
-    assert bad_rows(folder)["refused by the engine"] == ["row-4"]
-
-
-def test_ids_fall_back_to_hashes(hasty_policy, tmp_path, monkeypatch):
-    write_problems(tmp_path / "in", {1: {"uuid": None}, 2: {"uuid": None, "problem": None}})
-    use_engine(monkeypatch, ScriptedEngine(AutoTokenizer.from_pretrained(hasty_policy), 20))
-    roll_in.roll_in(roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "out"))
-    (folder,) = (tmp_path / "out").iterdir()
-    ids = [row["message_id"] for row in read_rows(folder)]
-    assert ids[:1] + ids[2:] == ["row-0", "row-3", "row-4", "row-5"]
-    assert re.fullmatch("[0-9a-f]{16}", ids[1])
-    assert bad_rows(folder) == {"no problem": ["#2"]}
-
-
-def test_bad_roll_ins_are_counted_and_named(hasty_policy, tmp_path, monkeypatch):
-    write_problems(tmp_path / "in", {0: {"answer": ""}, 4: {"problem": "start 7 *9"}})
-    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
-    other = shutil.copytree(hasty_policy, tmp_path / "other")
-    args = roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "a", rows_per_file=6)
-    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20))
-    roll_in.roll_in(args)
-    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="start 2"))
-    roll_in.roll_in(dataclasses.replace(args, models=(f"{other}:1",)))
-    for folder in (tmp_path / "a").iterdir():
-        (path,) = (folder / "train").iterdir()
-        rows = pq.read_table(path).to_pylist()
-        rows[0]["prompt_ids"] = rows[0]["prompt_ids"][::-1]
-        rows[1]["response_ids"][0][0] = 291 if rows[1]["message_id"] == "row-2" else 5
-        if rows[-1]["message_id"] == "row-5":
-            rows[-1]["response_ids"][0][0] = 291
-        table = pa.Table.from_pylist(rows, roll_in.SCHEMA)
-        pq.write_table(table, path)
-    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="7 *9"))
-    roll_out.roll_out(roll_out_args(tmp_path / "a", hasty_policy, tmp_path / "b"))
-    assert bad_rows(tmp_path / "b") == {
-        "left out by roll_in": [],
-        "missing roll-ins": ["row-2"],
-        "tokenizer does not match": ["row-1", "row-5"],
-        "refused by the engine": ["row-4"],
-    }
-    assert [row["message_id"] for row in read_rows(tmp_path / "b")] == ["row-3"]
-    report = read_report(tmp_path / "b")
-    assert sum(group["count"] for group in report["bad_rows"].values()) == 5
-
-
-def test_bad_roll_outs_are_counted_and_named(hasty_policy, chain, tmp_path, monkeypatch):
-    copy = shutil.copytree(chain.roll_out.output, tmp_path / "roll_outs")
-    path = sorted((copy / "train").iterdir())[0]
-    rows = pq.read_table(path).to_pylist()
-    rows[0]["answer"] = r"\frac{"
-    rows[1]["roll_outs_ids"][7] = []
-    rows[2]["prompt_ids"][1] = 3
-    rows[3]["roll_outs_ids"][2][0] = 291
-    pq.write_table(pa.Table.from_pylist(rows, roll_out.SCHEMA), path)
-    label.label(label_args(copy, hasty_policy, tmp_path / "data", keep_unsolved=True))
-    assert bad_rows(tmp_path / "data") == {
-        "unverifiable answer": [rows[0]["message_id"]],
-        "empty generation": [rows[1]["message_id"]],
-        "tokenizer does not match": [rows[2]["message_id"], rows[3]["message_id"]],
-    }
-    assert len(read_rows(tmp_path / "data")) == 16
-
-
-def test_a_response_without_an_end_token_decodes_only_its_answer(hasty_policy):
-    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
-    reader = label.AnswerReader(tokenizer)
-    decoded = []
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(
-        tokenizer,
-        "decode",
-        lambda ids: decoded.append(len(ids)) or type(tokenizer).decode(tokenizer, ids),
-    )
-    texts = {
-        r"\boxed{1}</think>\boxed{2}</think>a\boxed{3}": "3",
-        r"\boxed{1}</think>none": None,
-        r"\boxed{1}": None,
-        r"</think>\boxed{4} and then \boxed{5}": "5",
-    }
-    for text, answer in texts.items():
-        ids = np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
-        decoded.clear()
-        assert reader.read("x<think>", ids) == answer
-        assert decoded == [len(tokenizer.encode("</think>" + text.rpartition("</think>")[2]))] or (
-            "</think>" not in text
-        )
-    monkey.undo()
-    # Without a thought in the prompt, all of the text counts.
-    plain = np.array(tokenizer.encode(r"so \boxed{6}", add_special_tokens=False), dtype=np.int32)
-    assert reader.read("x", plain) == "6"
-
-
-# Bad settings
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"models": ("policy",)}, "--models policy: expected a folder or hub id, a colon"),
-        ({"models": ("policy:0",)}, "--models policy:0: expected"),
-        ({"models": ("a:1", "a:2")}, "--models a is named twice"),
-        ({"models": ("/absent:1",)}, "--models /absent: no tokenizer"),
-        ({"splits": ("tets",)}, "--splits tets: .* has the splits train, validation only"),
-        ({"input": "/absent"}, "--input /absent: no such file"),
-        ({"window": 3}, "--window 3 must be at least --rows_per_file 4"),
-        ({"rows_per_file": 0}, "--rows_per_file must be at least 1"),
-        ({"max_length": 0}, "--max_length must be at least 1"),
-        ({"temperature": -1.0}, "--temperature must not be negative"),
-        ({"top_p": 0.0}, "--top_p must be in"),
-        ({"shard": "2/2"}, "--shard 2/2: expected i/n"),
-        ({"seed": 1}, "made with other settings: --seed 1"),
-    ],
-)
-def test_bad_roll_in_flags_are_named(chain, change, message):
-    with pytest.raises(InputError, match=message):
-        roll_in.roll_in(dataclasses.replace(chain.roll_in, **change))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"input": "/absent"}, "--input /absent: no output of data_prep.roll_in"),
-        ({"model": "/absent"}, "--model /absent: no tokenizer"),
-        ({"num_cuts": 0}, "--num_cuts must be at least 1"),
-        ({"num_completions": 0}, "--num_completions must be at least 1"),
-        ({"step_delimiter": ""}, "--step_delimiter must not be empty"),
-        ({"window": 3}, "--window 3 must be at least"),
-        ({"cut": "uniform"}, r"--cut uniform \(was sqrt\)"),
-    ],
-)
-def test_bad_roll_out_flags_are_named(chain, change, message):
-    with pytest.raises(InputError, match=message):
-        roll_out.roll_out(dataclasses.replace(chain.roll_out, **change))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"tokenizer": "/absent"}, "--tokenizer /absent: no tokenizer"),
-        ({"num_workers": 0}, "--num_workers must be at least 1"),
-        ({"rows_per_file": 0}, "--rows_per_file must be at least 1"),
-        ({"push_to_hub": "name"}, "--push_to_hub name: expected owner/name"),
-        ({"keep_unsolved": True}, r"--keep_unsolved True \(was False\)"),
-    ],
-)
-def test_bad_label_flags_are_named(chain, change, message):
-    with pytest.raises(InputError, match=message):
-        label.label(dataclasses.replace(chain.label, **change))
-
-
-def test_a_stage_waits_for_the_one_before(chain, hasty_policy, toy_problems, tmp_path):
-    args = roll_in_args(toy_problems, hasty_policy, tmp_path / "roll_ins", shard="0/2")
-    roll_in.roll_in(args)
-    with pytest.raises(InputError, match=r"is not complete: run data_prep.roll_in"):
-        roll_out.roll_out(roll_out_args(tmp_path / "roll_ins", hasty_policy, tmp_path / "b"))
-    with pytest.raises(InputError, match=r"no output of data_prep.roll_out"):
-        label.label(label_args(tmp_path / "roll_ins", hasty_policy, tmp_path / "c"))
+# Around them
 
 
 def test_a_server_that_stays_away_loses_no_file(hasty_policy, toy_problems, tmp_path, monkeypatch):
@@ -669,6 +370,18 @@ def test_a_server_that_stays_away_loses_no_file(hasty_policy, toy_problems, tmp_
     engine.generate = answer
     roll_in.roll_in(args)
     assert len(read_rows(folder)) == 20
+
+
+def test_an_engine_that_refuses_everything_ends_the_run(hasty_policy, toy_problems, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    with pytest.MonkeyPatch.context() as patch:
+        use_engine(patch, ScriptedEngine(tokenizer, 20, refuse="start"))
+        args = roll_in_args(toy_problems, hasty_policy, tmp_path)
+        with pytest.raises(EngineRefuses, match=r"8 rows in a row, the last one .toy-0-.*says no"):
+            roll_in.roll_in(args)
+    roll_in.roll_in(args)
+    (folder,) = tmp_path.iterdir()
+    assert read_report(folder)["rows_out"] >= 26 - 8  # a file or two may have been complete
 
 
 def test_the_finished_data_set_is_uploaded(chain, tmp_path, monkeypatch):

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Runs one stage of the data pipeline as a Slurm array: each task makes every n-th file, and goes on by
+# itself after preemption, its time limit, or the loss of its machine. From the root of the
+# repository (the arguments are the stage and its flags; those of sbatch override the lines below, so
+# 128 tasks are `sbatch --array=0-127 scripts/...`):
+#
+#     sbatch scripts/data_slurm.sh clean --input open-r1/OpenR1-Math-220k --output data/cleaned
+#     sbatch scripts/data_slurm.sh roll_in --input data/cleaned --output data/roll_ins \
+#         --models deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B:4
+#     sbatch scripts/data_slurm.sh roll_out --input data/roll_ins --output data/roll_outs \
+#         --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B
+#     sbatch scripts/data_slurm.sh label --input data/roll_outs --output data/openr1_vm \
+#         --tokenizer deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B
+#
+# each when the one before has finished (`sbatch --dependency=afterok:JOB`). clean and label want no
+# GPU: `sbatch --gpus-per-node=0`. The repository, its .venv, the models and the data must be on a file
+# system of all machines. What is done depends on no number of tasks: it may differ from start to
+# start, and tasks that failed are run again by the same command.
+#
+# - Preemption, a lost machine: Slurm puts the task back by --requeue.
+# - Time limit or any other failure: the task is put back if files were made since it started. So what
+#   fails at once fails for good, and bad input (exit status 2) always does.
+#
+#SBATCH --job-name=data
+#SBATCH --array=0-31
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%A-%a.out
+set -euo pipefail
+
+fail() {
+    echo "data_slurm.sh: error: $1" >&2
+    exit 2
+}
+
+[ -n "${SLURM_ARRAY_TASK_ID:-}" ] || fail "not a task of a Slurm array; start it with sbatch"
+# Slurm runs a copy of this file.
+cd "$SLURM_SUBMIT_DIR"
+stage=${1:-}
+[ -n "$stage" ] && [ -f "data_prep/$stage.py" ] ||
+    fail "the first argument is clean, roll_in, roll_out or label, and the folder is the repository's root"
+shift
+python=$PWD/.venv/bin/python
+[ -x "$python" ] || python=python
+
+[ "$SLURM_ARRAY_TASK_MIN" -eq 0 ] && [ "$SLURM_ARRAY_TASK_MAX" -eq $((SLURM_ARRAY_TASK_COUNT - 1)) ] ||
+    fail "the array must be 0-N; what is done already is skipped"
+
+output=
+for ((i = 1; i <= $#; i++)); do
+    value=${!i#*=}
+    if [[ ${!i} != *=* ]]; then
+        next=$((i + 1))
+        value=${!next:-}
+    fi
+    case ${!i%%=*} in
+    --output) output=$value ;;
+    --shard) fail "--shard follows from the array" ;;
+    esac
+done
+[ -n "$output" ] || fail "no --output"
+
+num_files() { find "$output" -path '*/manifests/*.json' 2>/dev/null | wc -l; }
+
+before=$(num_files)
+status=0
+srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
+    "$python" -u -m "data_prep.$stage" "$@" \
+    --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" || status=$?
+after=$(num_files)
+
+if [ "$status" -eq 0 ]; then
+    echo "data_slurm.sh: finished; $after files of all tasks"
+elif [ "$status" -ne 2 ] && [ "$after" -gt "$before" ]; then
+    echo "data_slurm.sh: not finished, back into the queue with $after files"
+    # Not by SLURM_JOB_ID: for one of the tasks that is the whole array. Slurm ends this script.
+    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+else
+    echo "data_slurm.sh: failed, $((after - before)) new files, exit status $status" >&2
+fi
+exit "$status"
