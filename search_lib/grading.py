@@ -75,9 +75,19 @@ def extract_answer(response: str, after: str | None = "</think>") -> str | None:
         _, mark, response = response.rpartition(after)
         if not mark:
             return None
-    last_start = last_end = -1
+    boxes = boxed_answers(response)
+    return (boxes[-1] or None) if boxes else None
+
+
+def boxed_answers(text: str) -> list[str]:
+    r"""Returns the contents of all complete `\boxed{...}`, in order, of nested ones the inner.
+
+    They come without surrounding whitespace. Takes time linear in the length of the text.
+    """
+    boxes: list[str] = []
+    last_start = -1
     open_braces: list[int] = []  # where the contents of a box start, or -1 for any other brace
-    for token in _BRACES.finditer(response):
+    for token in _BRACES.finditer(text):
         if token["box"]:
             open_braces.append(token.end())
         elif token[0] == "{":
@@ -85,10 +95,9 @@ def extract_answer(response: str, after: str | None = "</think>") -> str | None:
         elif token[0] == "}" and open_braces:
             start = open_braces.pop()
             if start > last_start:
-                last_start, last_end = start, token.start()
-    if last_start < 0:
-        return None
-    return response[last_start:last_end].strip() or None
+                last_start = start
+                boxes.append(text[start : token.start()].strip())
+    return boxes
 
 
 def parse_integer(answer: str) -> int | None:

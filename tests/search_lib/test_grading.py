@@ -18,6 +18,7 @@ from search_lib import grading
 from search_lib.grading import (
     Grader,
     GradingStatistics,
+    boxed_answers,
     extract_answer,
     parse_integer,
     parse_rational,
@@ -68,6 +69,19 @@ def test_extract_answer_after_another_mark_or_none() -> None:
     assert extract_answer(r"\boxed{1} END \boxed{2}", after="END") == "2"
     assert extract_answer(r"\boxed{1}", after=None) == "1"
     assert extract_answer(r"\boxed{1}</think>", after=None) == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no box", []),
+        (r"\boxed{1}, then \boxed{ \frac{1}{2} }.", ["1", r"\frac{1}{2}"]),
+        (r"\boxed{x = \boxed{5}} and \boxed{}", ["5", ""]),
+        (r"\boxed{6 \boxed{7} or \fbox{8}", ["7"]),
+    ],
+)
+def test_boxed_answers(text: str, expected: list[str]) -> None:
+    assert boxed_answers(text) == expected
 
 
 @given(st.text(st.characters(exclude_characters="\\{}<")), st.text())
