@@ -46,7 +46,7 @@ def proof(row: Row) -> str | None:
             return f"{column}: proof"
     problem = plain(text(row, "problem"))
     asked = passage(_PROOF_REQUEST, problem)
-    return None if asked is None or _VALUE_REQUEST.search(problem) else asked
+    return None if asked is None or _VALUE_REQUEST.search(problem) else asked.lstrip(" .,;:!?)")
 
 
 # Multiple choice ---------------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+import random
+
+import pytest
+
+from classifier_lib.commands import InputError
+from data_prep.contamination import BenchmarkWords, load_benchmark_words
+from data_prep.duplicates import (
+    SIGNATURE_BYTES,
+    DuplicateIndex,
+    Match,
+    deciding_tokens,
+    judge_duplicates,
+    shingles,
+    signature,
+    similarity,
+)
+from data_prep.filters import Finding
+from data_prep.normalise import normalise
+from search_lib.grading import Grader
+
+RIDE = "A cyclist rides from Ham to Dell at {} km/h and comes back on the same road at {} km/h."
+RIDE += " What is {} speed for the whole trip, in kilometres per hour?"
+
+
+def match_all(problems: list[str]) -> list[Match | None]:
+    index = DuplicateIndex()
+    texts = [normalise(problem) for problem in problems]
+    return [index.add(position, text, signature(text)) for position, text in enumerate(texts)]
+
+
+def test_the_same_text_is_an_exact_duplicate_of_the_first() -> None:
+    problems = ["Find $x + 1$.", "What is 3?", "find \\(x+1\\).", "Find  $x+1$ ."]
+    again = Match(0, "exact_duplicate")
+    assert match_all(problems) == [None, None, again, again]
+
+
+def test_nearly_the_same_text_is_a_near_duplicate() -> None:
+    problems = [
+        RIDE.format(20, 30, "her average"),
+        RIDE.format(20, 30, "her average").replace("comes back", "returns"),
+        RIDE.format(20, 30, "her average").replace("comes back", "returns").upper(),
+    ]
+    assert match_all(problems) == [None, Match(0, "near_duplicate"), Match(0, "exact_duplicate")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        RIDE.format(20, 60, "her average"),
+        RIDE.format(30, 20, "her average"),
+        RIDE.format(20, 30, "her largest"),
+        RIDE.format("twenty", 30, "her average"),
+        RIDE.format(20, 30, "her average").replace("What is", "What is half"),
+        RIDE.format(20, 30, "her average").replace("on the same", "on a longer"),
+    ],
+)
+def test_what_changes_the_question_makes_another_problem(other: str) -> None:
+    one = RIDE.format(20, 30, "her average")
+    assert similarity(normalise(one), normalise(other)) >= 0.8
+    assert match_all([one, other]) == [None, None]
+
+
+def test_another_operator_or_letter_makes_another_problem() -> None:
+    rest = " and all variables are integers between zero and one hundred, as in the last lesson"
+    problems = [
+        f"Compute {x}{rest}" for x in ("3 + 4", "3 + 5", "3 - 4", "3 < 4", "a - b", "b - a")
+    ]
+    problems += [f"Compute {x}{rest}" for x in ("$\\sin x$", "$\\cos x$", "$\\sin y$")]
+    assert match_all(problems) == [None] * 9
+
+
+def test_a_hyphen_is_no_minus() -> None:
+    assert deciding_tokens("the two-digit number x-1") == ["two", "x", "-", "1"]
+
+
+def test_similarity_is_jaccard_over_five_characters() -> None:
+    assert shingles("abcdefg") == {"abcde", "bcdef", "cdefg"}
+    assert shingles("ab") == {"ab"}
+    assert similarity("abcdefg", "abcdefh") == 2 / 4
+
+
+def test_signatures_agree_as_often_as_the_texts_are_alike() -> None:
+    rng = random.Random(0)
+    one = "".join(rng.choices("abcdefgh ", k=400))
+    other = one[:300] + "".join(rng.choices("abcdefgh ", k=100))
+    pair = signature(one), signature(other)
+    assert {len(minhash) for minhash in pair} == {SIGNATURE_BYTES}
+    values = [[minhash[i : i + 4] for i in range(0, SIGNATURE_BYTES, 4)] for minhash in pair]
+    agreeing = sum(left == right for left, right in zip(*values, strict=True)) / len(values[0])
+    assert agreeing == pytest.approx(similarity(one, other), abs=0.12)
+
+
+def test_lsh_finds_most_of_what_is_alike() -> None:
+    rng = random.Random(0)
+    found = 0
+    for _ in range(100):
+        one = "".join(rng.choices("bcdefghijklmnop", k=200))
+        changed = rng.randrange(200)
+        other = one[:changed] + "zz" + one[changed:]  # a similarity of about 0.95
+        found += match_all([one, other])[1] == Match(0, "near_duplicate")
+    assert found >= 99
+
+
+def test_first_stays_unless_the_references_conflict() -> None:
+    matches = [None, None, Match(0, "exact_duplicate"), Match(1, "near_duplicate"), None]
+    matches += [Match(1, "exact_duplicate"), Match(4, "near_duplicate")]
+    answers = [r"\frac{1}{2}", "3", "0.5", "4", "7", "3", "07"]
+    with Grader() as grader:
+        findings = judge_duplicates(matches, answers, grader)
+    conflict = Finding("conflicting_answers", "3 and 4")
+    assert findings == [
+        *(None, conflict, Finding("exact_duplicate", ""), conflict, None, conflict),
+        Finding("near_duplicate", ""),
+    ]
+
+
+# Benchmarks
+
+TULIPS = "A gardener plants 7 rows of tulips, and each row has 3 tulips more than the one before."
+
+
+def benchmark_words(ngram: int) -> BenchmarkWords:
+    index = BenchmarkWords(ngram)
+    index.add("mine", "1", TULIPS)
+    index.add("mine", "2", "Compute the sum of $2^{10}$.")
+    return index
+
+
+@pytest.mark.parametrize(
+    ("problem", "found"),
+    [
+        (TULIPS, True),
+        ("Warm-up:  a GARDENER plants $7$ rows of tulips and each row has 3 of them", True),
+        ("A gardener plants 8 rows of tulips, and each row has 3 tulips.", False),
+        ("Compute the sum of $2^{10}$ and 5, please.", True),  # all of a short problem
+        ("Compute the sum of $2^{11}$.", False),
+        ("", False),
+    ],
+)
+def test_a_run_of_words_of_a_benchmark_is_found(problem: str, found: bool) -> None:
+    assert (benchmark_words(12).find(normalise(problem)) is not None) == found
+
+
+def test_length_of_the_run_is_the_one_asked_for() -> None:
+    text = normalise("a gardener plants 7 rows of roses")
+    assert benchmark_words(6).find(text) == "mine, problem 1: a gardener plants 7 rows of"
+    assert benchmark_words(7).find(text) is None
+
+
+def test_digest_tells_other_problems_apart() -> None:
+    one, same, other = benchmark_words(12), benchmark_words(12), benchmark_words(12)
+    other.add("mine", "3", "Another one.")
+    assert one.digests == same.digests != other.digests
+
+
+def test_benchmarks_that_cannot_be_read_are_named(tmp_path) -> None:
+    assert load_benchmark_words(["toy"], 13).digests.keys() == {"toy"}
+    with pytest.raises(InputError, match="--decontaminate nonsense"):
+        load_benchmark_words(["nonsense"], 13)
+    with pytest.raises(InputError, match=r"--decontaminate .*no such file"):
+        load_benchmark_words([str(tmp_path / "none.jsonl")], 13)
