@@ -266,12 +266,12 @@ HOSTILE += ["graph of ", "how many ", "1.1 ", "![", "[a](", "\\begin{a}", "\\", 
 
 @pytest.mark.parametrize("part", HOSTILE, ids=ascii)
 def test_rules_are_linear_on_hostile_text(part: str) -> None:
-    content = part * (200_000 // len(part)) + " x"
+    content = part * (60_000 // len(part)) + " x"
     start = time.process_time()
     for rule in TEXT_RULES:
         rule({"problem": content, "answer": content})
     normalise(content)
-    assert time.process_time() - start < 8.0  # 0.3 s; minutes if one were quadratic
+    assert time.process_time() - start < 3.0  # 0.1 to 0.3 s; minutes if one were quadratic
 
 
 # With math-verify

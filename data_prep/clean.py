@@ -1,0 +1,337 @@
+r"""Cleans a set of problems into the form of OpenR1-Cleaned.
+
+python -m data_prep.clean --input open-r1/OpenR1-Math-220k --output outputs/openr1_cleaned \
+    --decontaminate aime-24 aime-25 hmmt-feb-24 hmmt-feb-25
+
+The input has the columns `problem` and `answer`, and should have `solution` and `question_type`.
+All its splits are read. A row is left out if a rule of `data_prep.filters` objects to it, if it
+shares `--ngram` words in a row with a benchmark that is named, or if it repeats an earlier one (see
+`data_prep.duplicates`); where the references of repeated problems differ, all of them are left out.
+The rows that stay keep all their columns:
+
+    <output>/train, validation, test    Parquet files, divided by a hash of the problem
+    <output>/report.md, report.json     how many rows each rule left out, with five examples
+
+The rows are checked in parts of `--rows_per_file`, which several processes can share out
+(`--shard i/n`). The one that finds all parts done looks for what is there twice and writes the
+output. Killed at any moment, the same command goes on.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import tyro
+from tqdm import tqdm
+
+from classifier_lib.atomic_files import lock_file
+from classifier_lib.commands import InputError, exit_with_error
+from data_prep.clean_report import CleanReport
+from data_prep.contamination import BenchmarkWords, load_benchmark_words
+from data_prep.duplicates import (
+    SIGNATURE_BYTES,
+    DuplicateIndex,
+    judge_duplicates,
+    signature,
+)
+from data_prep.filters import READ_COLUMNS, Finding, find_faults
+from data_prep.filters.rows import text
+from data_prep.normalise import normalise
+from data_prep.reports import BadRow, RowReport
+from data_prep.sources import RowSource, open_sources
+from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage, list_chunks, parse_shard
+from search_lib.grading import Grader
+from search_lib.seeds import derive_seed
+
+PROGRAM = "data_prep.clean"
+
+FILTERED = ".filtered"  # hidden, so that nobody takes its Parquet files for a split
+WINDOW = 256  # rows of the input in memory at once, while the output is written
+
+KEPT_SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),  # in its split of the input
+        "text": pa.string(),  # normalised problem
+        "answer": pa.string(),
+        "signature": pa.binary(SIGNATURE_BYTES),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanArgs:
+    """Clean a set of problems, and divide it into train, validation and test."""
+
+    input: str
+    """Problems: hub id, Parquet file, or folder of Parquet files."""
+    output: Path
+    """Folder to write to."""
+    config: str | None = None
+    """Configuration of a hub data set, where it has several; by default its own choice."""
+    decontaminate: tuple[str, ...] = ()
+    """Benchmarks whose problems must not be in the output: names of search_lib.benchmarks, .jsonl
+    or .parquet files, or hub ids."""
+    ngram: int = 13
+    """Words in a row that make a problem one of a benchmark's; of a shorter benchmark problem, all
+    of its words."""
+    num_validation: int = 500
+    """Problems of the validation split."""
+    num_test: int = 500
+    """Problems of the test split."""
+    seed: int = 0
+    """Of the division into splits, which doesn't depend on the order of the rows."""
+    rows_per_file: int = 1000
+    """Rows that make one file; so many are in memory at once, and a kill loses their work."""
+    num_workers: int = 2
+    """Processes that check answers."""
+    shard: str = "0/1"
+    """Part i/n of the checking, i from 0. The output does not depend on n."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        for name, least in (
+            *(("ngram", 1), ("num_workers", 1), ("rows_per_file", 1)),
+            *(("num_validation", 0), ("num_test", 0)),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        parse_shard(self.shard)
+
+
+class SelectedRows:
+    """Some rows of a data set, as a source of rows.
+
+    Args:
+        sources: the data set by split.
+        rows: (split, row) in the order of the data set.
+    """
+
+    def __init__(self, sources: Mapping[str, RowSource], rows: Sequence[tuple[str, int]]):
+        self.num_rows = len(rows)
+        self.column_names = next(iter(sources.values())).column_names
+        self._sources, self._rows = sources, rows
+        digest = hashlib.sha256()
+        for split, source in sources.items():
+            digest.update(f"{split} {source.digest}\n".encode())
+        for split, row in rows:
+            digest.update(f"{split} {row}\n".encode())
+        self.digest = digest.hexdigest()
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """The columns of rows ``start`` to ``stop - 1``; of what lies between, a window at most."""
+        parts = []
+        for (split, _), group in groupby(
+            self._rows[start:stop], key=lambda place: (place[0], place[1] // WINDOW)
+        ):
+            rows = [row for _, row in group]
+            table = self._sources[split].read(rows[0], rows[-1] + 1, columns)
+            parts.append(table.take([row - rows[0] for row in rows]))
+        return pa.concat_tables(parts, promote_options="default")
+
+
+def clean(args: CleanArgs) -> CleanReport | None:
+    """Cleans one shard, and writes the output if no other shard is missing.
+
+    Returns:
+        What was left out; None while the output isn't complete.
+
+    Raises:
+        InputError: if something that was given can't be used.
+    """
+    args.check()
+    sources = open_sources(args.input, config=args.config, required=("problem", "answer"))
+    check_sources(args, sources)
+    benchmark_words = load_benchmark_words(args.decontaminate, args.ngram)
+    settings: dict[str, Any] = {"decontaminate": benchmark_words.digests}
+    if args.decontaminate:
+        settings["ngram"] = args.ngram
+    check_output(args.output)
+    folder = args.output / FILTERED
+    stage = Stage(folder, settings, sources, args.rows_per_file, args.shard)
+    try:
+        filter_rows(args, stage, sources, benchmark_words)
+        if stage.finish() is None:
+            print(f"{args.output}: {len(stage.missing())} parts of other shards are missing")
+            return None
+        by_split = stage.split_reports()
+    finally:
+        stage.close()
+    try:
+        lock = lock_file(args.output / ".write.lock")
+    except BlockingIOError:
+        print(f"{args.output}: another process is writing the output")
+        return None
+    with lock:
+        report, splits = divide_rows(args, by_split, sources)
+        settings |= {name: getattr(args, name) for name in ("num_validation", "num_test", "seed")}
+        write_splits(args, settings, splits)
+        report.write(args.output)
+    return report
+
+
+def check_sources(args: CleanArgs, sources: Mapping[str, RowSource]) -> None:
+    """Raises InputError if the splits don't go together, or have too few rows for any outcome."""
+    first, *others = sources
+    for split in others:
+        if list(sources[split].column_names) != list(sources[first].column_names):
+            raise InputError(f"--input {args.input}: {split} has other columns than {first}")
+    check_counts(args, sum(source.num_rows for source in sources.values()), "rows of --input")
+    for name in READ_COLUMNS:
+        if name not in sources[first].column_names:
+            print(f"note: the input has no column {name}; the rules do without", file=sys.stderr)
+
+
+def check_counts(args: CleanArgs, num_rows: int, what: str) -> None:
+    """Raises InputError if validation and test would leave no row to train on."""
+    if num_rows <= args.num_validation + args.num_test:
+        raise InputError(
+            f"{num_rows} {what} are too few for --num_validation {args.num_validation} and "
+            f"--num_test {args.num_test}"
+        )
+
+
+def check_output(output: Path) -> None:
+    """Raises InputError if a folder holds something that isn't this command's."""
+    if (output / FILTERED / STAGE_FILE).exists() or not output.exists():
+        return
+    if not output.is_dir() or any(entry.name[0] != "." for entry in output.iterdir()):
+        raise InputError(f"--output {output} holds something else: choose another folder")
+
+
+def filter_rows(
+    args: CleanArgs,
+    stage: Stage,
+    sources: Mapping[str, RowSource],
+    benchmark_words: BenchmarkWords,
+) -> None:
+    """Checks the rows of this shard one by one."""
+    pending = list(stage.pending())
+    num_rows = sum(chunk.stop - chunk.start for chunk in pending)
+    with (
+        Grader(num_workers=args.num_workers) as grader,
+        tqdm(total=num_rows, unit="row", disable=None) as progress,
+    ):
+        for chunk in pending:
+            table, report = filter_chunk(sources[chunk.split], chunk, grader, benchmark_words)
+            stage.write(chunk, table, report)
+            progress.update(chunk.stop - chunk.start)
+
+
+def filter_chunk(
+    source: RowSource, chunk: Chunk, grader: Grader, benchmark_words: BenchmarkWords
+) -> tuple[pa.Table, RowReport]:
+    """The rows of a chunk that no rule objects to, and a report of the others by their number."""
+    columns = [name for name in READ_COLUMNS if name in source.column_names]
+    rows = source.read(chunk.start, chunk.stop, columns).to_pylist()
+    kept = []
+    report = RowReport()
+    for number, (row, finding) in enumerate(
+        zip(rows, find_faults(rows, grader), strict=True), start=chunk.start
+    ):
+        spelling = normalise(text(row, "problem"))
+        if finding is None:
+            shared = benchmark_words.find(spelling)
+            finding = None if shared is None else Finding("contaminated", shared)
+        if finding is not None:
+            report.add(BadRow(str(number), finding.rule, finding.passage))
+            continue
+        kept.append(
+            {
+                "row": number,
+                "text": spelling,
+                "answer": text(row, "answer"),
+                "signature": signature(spelling),
+            }
+        )
+    return pa.Table.from_pylist(kept, KEPT_SCHEMA), report
+
+
+def divide_rows(
+    args: CleanArgs, by_split: Mapping[str, RowReport], sources: Mapping[str, RowSource]
+) -> tuple[CleanReport, dict[str, SelectedRows]]:
+    """Leaves out what is there twice, and divides the rest.
+
+    Args:
+        args: of the run.
+        by_split: what the rules left out, by split of the input.
+        sources: the input.
+
+    Returns:
+        The report, and the rows of each split of the output, empty ones left out.
+
+    Raises:
+        InputError: if too few rows are left.
+    """
+    filtered = FinishedStage(args.output / FILTERED, "--output", PROGRAM)
+    index = DuplicateIndex()
+    places: list[tuple[str, int]] = []
+    matches, answers, order = [], [], []
+    for chunk in list_chunks({"settings": filtered.settings, "inputs": filtered.inputs}):
+        table = filtered.read(chunk)
+        for row in table.to_pylist() if table is not None else ():
+            matches.append(index.add(len(places), row["text"], row["signature"]))
+            places.append((chunk.split, row["row"]))
+            answers.append(row["answer"])
+            order.append(derive_seed(args.seed, "split", row["text"]))
+    with Grader(num_workers=args.num_workers) as grader:
+        findings = judge_duplicates(matches, answers, grader)
+
+    report = CleanReport(sources)
+    for split, part in by_split.items():
+        report.add_filtered(split, part)
+    for (split, number), finding in zip(places, findings, strict=True):
+        if finding is not None:
+            report.add(split, number, finding.rule, finding.passage)
+
+    kept = [position for position, finding in enumerate(findings) if finding is None]
+    check_counts(args, len(kept), "problems that are kept")
+    kept.sort(key=order.__getitem__)
+    test, validation = args.num_test, args.num_test + args.num_validation
+    parts = {"train": kept[validation:], "validation": kept[test:validation], "test": kept[:test]}
+    splits = {
+        split: SelectedRows(sources, [places[position] for position in sorted(part)])
+        for split, part in parts.items()
+        if part
+    }
+    report.rows_out = {split: rows.num_rows for split, rows in splits.items()}
+    return report, splits
+
+
+def write_splits(
+    args: CleanArgs, settings: Mapping[str, object], splits: Mapping[str, SelectedRows]
+) -> None:
+    """Writes the files of the output that aren't there yet."""
+    stage = Stage(args.output, settings, splits, args.rows_per_file)
+    try:
+        for chunk in tqdm(list(stage.pending()), unit="file", disable=None):
+            rows = splits[chunk.split]
+            stage.write(chunk, rows.read(chunk.start, chunk.stop, rows.column_names), RowReport())
+        stage.finish()
+    finally:
+        stage.close()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    args = tyro.cli(
+        Annotated[CleanArgs, tyro.conf.FlagCreatePairsOff],
+        args=argv,
+        prog=PROGRAM,
+        description=__doc__,
+        use_underscores=True,
+    )
+    try:
+        report = clean(args)
+    except InputError as error:
+        exit_with_error(PROGRAM, str(error))
+    if report is not None:
+        print(f"{args.output}\n{report.format()}")
+
+
+if __name__ == "__main__":
+    main()

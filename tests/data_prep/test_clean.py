@@ -1,0 +1,380 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from classifier_lib.commands import InputError
+from data_prep import clean as clean_module
+from data_prep.clean import CleanArgs, SelectedRows, clean, main
+from data_prep.clean_report import code
+from data_prep.normalise import normalise
+from data_prep.reports import RowReport
+from data_prep.sources import open_sources
+
+SAMPLE = Path(__file__).parent / "openr1_math_sample.jsonl"
+SPLITS = ("train", "validation", "test")
+
+SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(("problem", "solution", "answer"), pa.string()),
+        **dict.fromkeys(("problem_type", "question_type", "source", "uuid"), pa.string()),
+        "is_reasoning_complete": pa.list_(pa.bool_()),
+        "generations": pa.list_(pa.string()),
+        "correctness_math_verify": pa.list_(pa.bool_()),
+        "correctness_llama": pa.list_(pa.bool_()),
+        "finish_reasons": pa.list_(pa.string()),
+        "correctness_count": pa.int64(),
+        "messages": pa.list_(pa.struct({"content": pa.string(), "role": pa.string()})),
+    }
+)
+
+# Shares 13 words with a problem of the sample, and its second problem is shorter than that.
+BENCHMARK = (
+    ("g1", "A gardener plants 7 rows of tulips, and every row after the first has 3 tulips more."),
+    ("g2", "Compute the sixteenth prime."),
+)
+
+
+def read_sample() -> tuple[list[dict], list[str]]:
+    """The rows of the sample, and what is expected of each."""
+    rows = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    return rows, [row.pop("expected") for row in rows]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, row_group_size=10)
+    return path
+
+
+@pytest.fixture(scope="module")
+def args(tmp_path_factory) -> CleanArgs:
+    """Settings for the sample; the output folder isn't there."""
+    folder = tmp_path_factory.mktemp("clean")
+    benchmark = folder / "benchmark.jsonl"
+    lines = [json.dumps({"id": i, "problem": text, "answer": "1"}) for i, text in BENCHMARK]
+    benchmark.write_text("\n".join(lines))
+    return CleanArgs(
+        input=str(write_rows(folder / "sample.parquet", read_sample()[0])),
+        output=folder / "cleaned",
+        decontaminate=(str(benchmark),),
+        num_validation=5,
+        num_test=6,
+        rows_per_file=16,
+        num_workers=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def cleaned(args) -> CleanArgs:
+    """The same, with the output."""
+    assert clean(args) is not None
+    return args
+
+
+def read_split(output: Path, split: str) -> list[dict]:
+    return pq.read_table(output / split).to_pylist()
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """All files of a folder but locks, hidden ones included."""
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in output.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+# The sample
+
+
+def test_sample_is_kept_or_left_out_as_expected(cleaned) -> None:
+    rows, expected = read_sample()
+    by_id = {row["uuid"]: row for row in rows}
+    found = [row for split in SPLITS for row in read_split(cleaned.output, split)]
+    kept = {row["uuid"] for row, outcome in zip(rows, expected, strict=True) if outcome == "keep"}
+    assert {row["uuid"] for row in found} == kept
+    assert len(found) == len(kept)
+    assert all(row == by_id[row["uuid"]] for row in found)
+    for split in SPLITS:
+        assert pq.read_schema(next((cleaned.output / split).iterdir())).equals(SCHEMA)
+        assert len(read_split(cleaned.output, split)) == {"validation": 5, "test": 6}.get(
+            split, len(kept) - 11
+        )
+        assert open_sources(str(cleaned.output))[split].num_rows == len(  # for the next stage
+            read_split(cleaned.output, split)
+        )
+        ids = [row["uuid"] for row in read_split(cleaned.output, split)]
+        assert ids == sorted(ids)  # the order of the input
+
+
+def test_report_counts_every_row_and_shows_examples(cleaned) -> None:
+    rows, expected = read_sample()
+    report = json.loads((cleaned.output / "report.json").read_text())
+    everything = report["all"]
+    left_out = {rule: group["count"] for rule, group in everything["bad_rows"].items()}
+    assert left_out == {k: v for k, v in Counter(expected).items() if k != "keep"}
+    assert everything["rows_in"] == len(rows)
+    assert everything["rows_out"] == expected.count("keep")
+    assert {split: part["rows_out"] for split, part in report["splits"].items()} == {
+        split: len(read_split(cleaned.output, split)) for split in SPLITS
+    }
+    assert RowReport.from_json(everything).bad_rows == Counter(left_out)  # as any stage's
+    for rule, group in everything["bad_rows"].items():
+        of_rule = [row for row, outcome in zip(rows, expected, strict=True) if outcome == rule][:5]
+        assert [
+            (example["id"], example["problem"], example["answer"]) for example in group["examples"]
+        ] == [(row["uuid"], (row["problem"] or "")[:200], row["answer"] or "") for row in of_rule]
+
+    text = (cleaned.output / "report.md").read_text()
+    for rule, count in left_out.items():
+        assert f"| left out: [{rule}](#{rule}) | {count} |" in text
+        assert f"\n## {rule}\n" in text
+    assert "because of `question_type: proof`" in text
+
+
+def test_report_shows_text_that_looks_like_markup_as_it_is() -> None:
+    assert code("a | <b>\n# x ![i](j)") == "`a | <b> # x ![i](j)`"
+    assert code("`a` ``b") == "``` `a` ``b ```"
+    assert code("a\u202eb\x1b[31m") == "`a b [31m`"
+    assert code("") == "nothing"
+
+
+def test_benchmark_problems_stay_without_decontamination(cleaned, tmp_path) -> None:
+    clean(dataclasses.replace(cleaned, output=tmp_path / "out", decontaminate=()))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["all"]
+    assert "contaminated" not in report["bad_rows"]
+    assert report["rows_out"] == read_sample()[1].count("keep") + 1
+
+
+# Splits, shards and order
+
+
+def test_splits_do_not_depend_on_the_order_of_the_rows(cleaned, tmp_path) -> None:
+    rows, expected = read_sample()
+    kept = [row for row, outcome in zip(rows, expected, strict=True) if outcome == "keep"]
+    random.Random(0).shuffle(kept)
+    source = write_rows(tmp_path / "rows.parquet", kept)
+    shuffled = dataclasses.replace(
+        cleaned, input=str(source), output=tmp_path / "out", rows_per_file=7
+    )
+    clean(shuffled)
+    for split in SPLITS:
+        assert {row["uuid"] for row in read_split(shuffled.output, split)} == {
+            row["uuid"] for row in read_split(cleaned.output, split)
+        }
+    other_seed = dataclasses.replace(shuffled, output=tmp_path / "other", seed=1)
+    clean(other_seed)
+    problems = [
+        {normalise(row["problem"]) for row in read_split(run.output, "test")}
+        for run in (shuffled, other_seed)
+    ]
+    assert len(problems[1]) == 6
+    assert problems[0] != problems[1]
+
+
+def test_shards_make_what_one_process_makes(cleaned, tmp_path, capsys) -> None:
+    halves = dataclasses.replace(cleaned, output=tmp_path / "out", shard="1/2")
+    assert clean(halves) is None
+    assert "3 parts of other shards are missing" in capsys.readouterr().out
+    assert not list(halves.output.glob("[!.]*"))
+    assert clean(dataclasses.replace(halves, shard="0/2")) is not None
+    assert contents(halves.output) == contents(cleaned.output)
+
+
+def test_number_of_rows_in_a_file_does_not_change_the_rows(cleaned, tmp_path) -> None:
+    other = dataclasses.replace(cleaned, output=tmp_path / "out", rows_per_file=50)
+    clean(other)
+    for split in SPLITS:
+        assert read_split(other.output, split) == read_split(cleaned.output, split)
+    assert (other.output / "report.md").read_bytes() == (cleaned.output / "report.md").read_bytes()
+
+
+def test_output_is_read_in_windows(cleaned, monkeypatch) -> None:
+    source = open_sources(cleaned.input)["train"]
+    spans: list[int] = []
+
+    class Recording:
+        num_rows, digest, column_names = source.num_rows, source.digest, source.column_names
+
+        def read(self, start, stop, columns):
+            spans.append(stop - start)
+            return source.read(start, stop, columns)
+
+    monkeypatch.setattr(clean_module, "WINDOW", 8)
+    numbers = [0, 7, 8, 30, 31, 33, 80]
+    selected = SelectedRows({"train": Recording()}, [("train", number) for number in numbers])
+    table = selected.read(1, 7, ["uuid", "problem"])
+    whole = source.read(0, source.num_rows, ["uuid", "problem"]).to_pylist()
+    assert table.to_pylist() == [whole[number] for number in numbers[1:]]
+    assert max(spans) <= 8
+
+
+# Killed, and started again
+
+
+def test_second_run_writes_no_data_again(cleaned, capsys) -> None:
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in cleaned.output.rglob("*.parquet")}
+
+    before = times()
+    assert clean(cleaned) is not None
+    assert times() == before
+
+
+def test_killed_at_random_moments_it_makes_the_same(cleaned, tmp_path) -> None:
+    args = dataclasses.replace(cleaned, output=tmp_path / "out")
+    context = multiprocessing.get_context("fork")
+    rng = random.Random(0)
+    kills = {"checking": 0, "writing": 0}
+
+    def num_files() -> int:
+        return sum(len(files) for _, _, files in os.walk(args.output))
+
+    while True:
+        enough = num_files() + rng.randint(1, 5)
+        process = context.Process(target=clean, args=(args,))
+        process.start()
+        deadline = time.monotonic() + 120.0
+        while process.is_alive() and num_files() < enough:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        if process.is_alive():
+            phase = "writing" if (args.output / "stage.json").exists() else "checking"
+            os.kill(process.pid, signal.SIGKILL)
+            kills[phase] += 1
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert min(kills.values()) >= 2, kills
+    assert contents(args.output) == contents(cleaned.output)
+
+
+# Bad input
+
+
+def test_rows_of_nulls_are_counted(cleaned, tmp_path) -> None:
+    rows, _ = read_sample()
+    nothing = dict.fromkeys(SCHEMA.names)
+    source = write_rows(tmp_path / "rows.parquet", [nothing, *rows[:3], nothing])
+    run = dataclasses.replace(
+        cleaned, input=str(source), output=tmp_path / "out", num_validation=1, num_test=1
+    )
+    report = clean(run)
+    assert report is not None
+    assert report.left_out == {"missing_problem": 2}
+    assert report.rows_out == {"train": 1, "validation": 1, "test": 1}
+    assert "`train row 4`" in (run.output / "report.md").read_text()
+
+
+def test_input_of_other_columns(cleaned, tmp_path, capsys) -> None:
+    table = pa.table(
+        {"answer": [1, 2, 3], "problem": [f"What is {n} - 0?" for n in ("1", "2", "3")]}
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    run = dataclasses.replace(
+        cleaned,
+        input=str(tmp_path / "rows.parquet"),
+        output=tmp_path / "out",
+        num_validation=0,
+        num_test=1,
+    )
+    assert clean(run) is not None
+    assert "no column question_type" in capsys.readouterr().err
+    assert pq.read_table(run.output / "train").schema.names == ["answer", "problem"]
+    assert not (run.output / "validation").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "nowhere.parquet"}, "--input nowhere.parquet"),
+        ({"ngram": 0}, "--ngram must be at least 1"),
+        ({"num_test": -1}, "--num_test must be at least 0"),
+        ({"num_workers": 0}, "--num_workers"),
+        ({"shard": "2/2"}, "--shard"),
+        ({"decontaminate": ("nonsense",)}, "--decontaminate nonsense"),
+        ({"num_validation": 70, "num_test": 40}, "--num_validation 70 and --num_test 40"),
+        ({"config": "default"}, "--config"),
+    ],
+)
+def test_bad_settings_are_named_at_the_start(args, tmp_path, change, message) -> None:
+    with pytest.raises(InputError, match=message):
+        clean(dataclasses.replace(args, **{"output": tmp_path / "out", **change}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "--seed 1"),
+        ({"num_test": 5}, "--num_test 5"),
+        ({"ngram": 12}, "--ngram 12"),
+        ({"decontaminate": ()}, "--decontaminate"),
+        ({"rows_per_file": 15}, "--rows_per_file 15"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(cleaned, change, message) -> None:
+    before = contents(cleaned.output)
+    with pytest.raises(InputError, match=message):
+        clean(dataclasses.replace(cleaned, **change))
+    assert contents(cleaned.output) == before
+
+
+def test_other_rows_or_another_folder_are_refused(cleaned, tmp_path) -> None:
+    rows, _ = read_sample()
+    other = write_rows(tmp_path / "rows.parquet", rows[:-1])
+    with pytest.raises(InputError, match="the rows of the input"):
+        clean(dataclasses.replace(cleaned, input=str(other)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="holds something else"):
+        clean(dataclasses.replace(cleaned, output=tmp_path / "out"))
+
+
+def test_missing_column_and_empty_input(args, tmp_path) -> None:
+    table = pa.table({"problem": ["What is 1?"]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    run = dataclasses.replace(args, input=str(tmp_path / "rows.parquet"), output=tmp_path / "out")
+    with pytest.raises(InputError, match="no column answer"):
+        clean(run)
+    write_rows(tmp_path / "rows.parquet", [])
+    with pytest.raises(InputError, match="no rows"):
+        clean(run)
+
+
+def test_too_few_kept_rows_cost_no_second_check(cleaned, tmp_path) -> None:
+    run = dataclasses.replace(cleaned, output=tmp_path / "out", num_validation=40)
+    shutil.copytree(cleaned.output / ".filtered", run.output / ".filtered")
+    times = {path: path.stat().st_mtime_ns for path in run.output.rglob("train/*.parquet")}
+    with pytest.raises(InputError, match="38 problems that are kept are too few for --num_val"):
+        clean(run)
+    assert clean(dataclasses.replace(run, num_validation=5)) is not None
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    assert contents(run.output) == contents(cleaned.output)
+
+
+def test_command_prints_a_table_or_one_line(cleaned, capsys) -> None:
+    command = ["--input", cleaned.input, "--output", str(cleaned.output)]
+    command += ["--decontaminate", *cleaned.decontaminate, "--rows_per_file", "16"]
+    main([*command, "--num_validation", "5", "--num_test", "6"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^81  rows in$", printed, re.MULTILINE)
+    assert re.search(r"^ 2  left out: conflicting_answers$", printed, re.MULTILINE)
+    assert re.search(r"^ 5  rows out: validation$", printed, re.MULTILINE)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--num_validation", "5", "--num_test", "7"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("data_prep.clean: error: ")
