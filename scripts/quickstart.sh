@@ -39,12 +39,21 @@ in_parallel() {
 stage "1/5 policy: a 0.3M-parameter Qwen2 learns from a noisy teacher's traces"
 $python -m data_prep.toy.policy --output_dir $out/policy --num_steps 1200
 
-stage "2/5 roll-outs of the policy, in the columns of OpenR1-VM"
-rollouts="$python -m data_prep.toy.rollouts --policy $out/policy --output $out/data
-    --num_problems 720 --num_roll_ins 3 --num_cuts 4 --keep_unsolved"
-rollouts=${rollouts//$'\n'/ }
-in_parallel rollouts-0 "$rollouts --shard 0/2" rollouts-1 "$rollouts --shard 1/2"
-tail -n 4 $logs/rollouts-*.log
+stage "2/5 training data of the value model: problems, roll-ins, roll-outs, labels"
+sampling="--max_length 96 --temperature 1.0 --top_p 1.0 --attention_impl sdpa --window 144"
+$python -m data_prep.toy.problems --output $out/problems.parquet --num_problems 720
+$python -m data_prep.clean --input $out/problems.parquet --output $out/cleaned \
+    --num_validation 100 --num_test 0
+roll_in="$python -m data_prep.roll_in --input $out/cleaned --output $out/roll_ins
+    --models $out/policy:3 --instruction= --rows_per_file 36 $sampling"
+roll_in=${roll_in//$'\n'/ }
+in_parallel roll_in-0 "$roll_in --shard 0/2" roll_in-1 "$roll_in --shard 1/2"
+roll_out="$python -m data_prep.roll_out --input $out/roll_ins --output $out/roll_outs
+    --model $out/policy --num_cuts 4 $sampling"
+roll_out=${roll_out//$'\n'/ }
+in_parallel roll_out-0 "$roll_out --shard 0/2" roll_out-1 "$roll_out --shard 1/2"
+$python -m data_prep.label --input $out/roll_outs --output $out/data --tokenizer $out/policy \
+    --keep_unsolved
 
 stage "3/5 value model: trained on the roll-outs' outcomes, evaluated on held-out ones"
 OMP_NUM_THREADS=1 $python -m torch.distributed.run --standalone --nproc_per_node=2 \
