@@ -31,14 +31,9 @@ from tqdm import tqdm
 
 from classifier_lib.atomic_files import lock_file
 from classifier_lib.commands import InputError, exit_with_error
-from data_prep.clean_report import CleanReport
+from data_prep.clean_report import CleanReport, Place
 from data_prep.contamination import BenchmarkWords, load_benchmark_words
-from data_prep.duplicates import (
-    SIGNATURE_BYTES,
-    DuplicateIndex,
-    judge_duplicates,
-    signature,
-)
+from data_prep.duplicates import DuplicateIndex, judge_duplicates
 from data_prep.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.filters.rows import text
 from data_prep.normalise import normalise
@@ -58,7 +53,6 @@ KEPT_SCHEMA = pa.schema(
         "row": pa.int64(),  # in its split of the input
         "text": pa.string(),  # normalised problem
         "answer": pa.string(),
-        "signature": pa.binary(SIGNATURE_BYTES),
     }
 )
 
@@ -111,7 +105,7 @@ class SelectedRows:
         rows: (split, row) in the order of the data set.
     """
 
-    def __init__(self, sources: Mapping[str, RowSource], rows: Sequence[tuple[str, int]]):
+    def __init__(self, sources: Mapping[str, RowSource], rows: Sequence[Place]):
         self.num_rows = len(rows)
         self.column_names = next(iter(sources.values())).column_names
         self._sources, self._rows = sources, rows
@@ -240,14 +234,7 @@ def filter_chunk(
         if finding is not None:
             report.add(BadRow(str(number), finding.rule, finding.passage))
             continue
-        kept.append(
-            {
-                "row": number,
-                "text": spelling,
-                "answer": text(row, "answer"),
-                "signature": signature(spelling),
-            }
-        )
+        kept.append({"row": number, "text": spelling, "answer": text(row, "answer")})
     return pa.Table.from_pylist(kept, KEPT_SCHEMA), report
 
 
@@ -269,12 +256,12 @@ def divide_rows(
     """
     filtered = FinishedStage(args.output / FILTERED, "--output", PROGRAM)
     index = DuplicateIndex()
-    places: list[tuple[str, int]] = []
+    places: list[Place] = []
     matches, answers, order = [], [], []
     for chunk in list_chunks({"settings": filtered.settings, "inputs": filtered.inputs}):
         table = filtered.read(chunk)
         for row in table.to_pylist() if table is not None else ():
-            matches.append(index.add(len(places), row["text"], row["signature"]))
+            matches.append(index.add(len(places), row["text"]))
             places.append((chunk.split, row["row"]))
             answers.append(row["answer"])
             order.append(derive_seed(args.seed, "split", row["text"]))
@@ -284,9 +271,10 @@ def divide_rows(
     report = CleanReport(sources)
     for split, part in by_split.items():
         report.add_filtered(split, part)
-    for (split, number), finding in zip(places, findings, strict=True):
+    for place, finding, match in zip(places, findings, matches, strict=True):
         if finding is not None:
-            report.add(split, number, finding.rule, finding.passage)
+            repeats = None if match is None else places[match.first]
+            report.add(place, finding.rule, finding.passage, repeats)
 
     kept = [position for position, finding in enumerate(findings) if finding is None]
     check_counts(args, len(kept), "problems that are kept")

@@ -12,6 +12,9 @@ from data_prep.reports import NUM_EXAMPLES, BadRow, RowReport
 from data_prep.sources import RowSource
 from data_prep.stages import REPORT_FILE
 
+Place = tuple[str, int]
+"""A row of the input: its split and its number there."""
+
 MARKDOWN_FILE = "report.md"
 ID_COLUMNS = ("message_id", "uuid", "id")
 PROBLEM_CHARS = 200
@@ -40,8 +43,7 @@ class CleanReport:
     sources: Mapping[str, RowSource]
     rows_out: dict[str, int] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
-    # rule -> (split, row, what it objects to)
-    _examples: dict[str, list[tuple[str, int, str]]] = field(default_factory=dict)
+    _examples: dict[str, list[tuple[Place, str, Place | None]]] = field(default_factory=dict)
 
     @property
     def rows_in(self) -> int:
@@ -58,20 +60,20 @@ class CleanReport:
         for rule, count in report.bad_rows.items():
             self._count(rule, count)
             for number, detail in report.examples[rule]:
-                self._add_example(split, int(number), rule, detail)
+                self._add_example((split, int(number)), rule, detail, None)
 
-    def add(self, split: str, row: int, rule: str, passage: str) -> None:
-        """Adds one row that is left out."""
+    def add(self, place: Place, rule: str, passage: str, repeats: Place | None) -> None:
+        """Adds one row that is left out, perhaps because it repeats another one."""
         self._count(rule, 1)
-        self._add_example(split, row, rule, passage)
+        self._add_example(place, rule, passage, repeats)
 
     def _count(self, rule: str, count: int) -> None:
         self._counts[rule] = self._counts.get(rule, 0) + count
 
-    def _add_example(self, split: str, row: int, rule: str, passage: str) -> None:
+    def _add_example(self, place: Place, rule: str, passage: str, repeats: Place | None) -> None:
         examples = self._examples.setdefault(rule, [])
         if len(examples) < NUM_EXAMPLES:
-            examples.append((split, row, passage))
+            examples.append((place, passage, repeats))
 
     def write(self, folder: Path) -> None:
         """Writes both files; the JSON one can be read as that of any stage."""
@@ -102,7 +104,15 @@ class CleanReport:
         lines += [f"{count:{width},}  rows out: {split}" for split, count in self.rows_out.items()]
         return "\n".join(lines)
 
-    def _read_example(self, split: str, row: int, passage: str) -> dict[str, str]:
+    def _read_example(self, place: Place, passage: str, repeats: Place | None) -> dict[str, str]:
+        example = self._read_row(place)
+        if repeats is not None and not passage:
+            earlier = self._read_row(repeats)
+            passage = f"{earlier['id']}: {earlier['problem']}"
+        return example | {"passage": passage}
+
+    def _read_row(self, place: Place) -> dict[str, str]:
+        split, row = place
         source = self.sources[split]
         id_column = next((name for name in ID_COLUMNS if name in source.column_names), None)
         columns = ["problem", "answer", *filter(None, [id_column])]
@@ -111,7 +121,6 @@ class CleanReport:
             "id": (text(content, id_column) if id_column else "") or f"{split} row {row}",
             "problem": text(content, "problem")[:PROBLEM_CHARS],
             "answer": text(content, "answer")[:PROBLEM_CHARS],
-            "passage": passage,
         }
 
     def _markdown(self, examples: Mapping[str, list[dict[str, str]]]) -> str:

@@ -6,8 +6,10 @@ they hold the same numbers, single letters, operators, LaTeX commands and words 
 least ``MIN_SIMILARITY``. So 3 + 4 and 3 + 5 are two problems, and so are the largest and the
 smallest value. The same problem in other words is not found.
 
-MinHash LSH proposes the candidates: it misses one in twenty pairs at the least similarity, one in
-a thousand at 0.9. What it proposes is checked.
+Problems with the same such words in the same order are a group, and only within it is anything
+compared. Most groups have one or two problems, which are compared directly. In a large one MinHash
+LSH proposes the pairs to compare: it misses one in twenty at the least similarity, and one in
+several thousand at 0.9.
 """
 
 import hashlib
@@ -15,7 +17,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from data_prep.filters import Finding
@@ -24,10 +25,9 @@ from search_lib.grading import Grader
 MIN_SIMILARITY = 0.8
 SHINGLE = 5  # characters
 BANDS, ROWS_PER_BAND = 16, 8
+SMALL_GROUP = 16  # problems; above that, MinHash is quicker than comparing all
 
-_TEMPLATE = MinHash(num_perm=BANDS * ROWS_PER_BAND)
-
-SIGNATURE_BYTES = 4 * len(_TEMPLATE)
+_EMPTY = MinHash(num_perm=BANDS * ROWS_PER_BAND)
 
 _TOKEN = re.compile(
     r"\d+(?:\.\d+)?|\\[a-z]+|[^\W\d_]+|[+*/^=<>|!]"
@@ -87,55 +87,78 @@ def similarity(one: str, other: str) -> float:
     return len(left & right) / len(left | right)
 
 
-def signature(text: str) -> bytes:
-    """MinHash of a normalised text, of ``SIGNATURE_BYTES``; costs a third of a millisecond."""
-    minhash = _TEMPLATE.copy()
-    minhash.update_batch(shingle.encode() for shingle in shingles(text))
-    return minhash.hashvalues.astype("<u4").tobytes()
+def min_hash(text: str) -> MinHash:
+    """The MinHash of a normalised text's shingles."""
+    minhash = _EMPTY.copy()
+    minhash.update_batch(shingle.encode("utf-8", "surrogatepass") for shingle in shingles(text))
+    return minhash
+
+
+class _Group:
+    """Problems with the same deciding tokens.
+
+    Attributes:
+        texts: normalised, by position.
+    """
+
+    __slots__ = ("_lsh", "texts")
+
+    def __init__(self) -> None:
+        self.texts: dict[int, str] = {}
+        self._lsh: MinHashLSH | None = None
+
+    def candidates(self, text: str) -> list[int]:
+        """Positions of what may be similar to a text, in order."""
+        return list(self.texts) if self._lsh is None else sorted(self._lsh.query(min_hash(text)))
+
+    def add(self, position: int, text: str) -> None:
+        """Adds a problem."""
+        self.texts[position] = text
+        if self._lsh is not None:
+            self._lsh.insert(position, min_hash(text))
+        elif len(self.texts) > SMALL_GROUP:
+            self._lsh = MinHashLSH(num_perm=len(_EMPTY), params=(BANDS, ROWS_PER_BAND))
+            for earlier, other in self.texts.items():
+                self._lsh.insert(earlier, min_hash(other))
 
 
 class DuplicateIndex:
     """Problems so far, to find out which of the next ones repeat one of them.
 
-    Holds about 5 kB a problem (the hash tables of the LSH) and its text.
+    Holds the text of each problem and half a kB more; 6 kB more in a large group.
     """
 
     def __init__(self) -> None:
-        self._lsh = MinHashLSH(num_perm=len(_TEMPLATE), params=(BANDS, ROWS_PER_BAND))
         self._exact: dict[bytes, int] = {}
-        self._texts: dict[int, str] = {}
+        self._groups: dict[bytes, _Group] = {}
 
-    def add(self, position: int, text: str, minhash: bytes) -> Match | None:
+    def add(self, position: int, text: str) -> Match | None:
         """Adds a problem, unless it repeats an earlier one.
 
         Args:
             position: greater than those so far.
             text: normalised.
-            minhash: its signature.
 
         Returns:
             The first problem that it repeats; None if it is new.
         """
-        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+        key = _digest(text)
         first = self._exact.get(key)
         if first is not None:
             return Match(first, "exact_duplicate")
-        hashes = MinHash(
-            hashvalues=np.frombuffer(minhash, "<u4").astype(np.uint32),
-            permutations=_TEMPLATE.permutations,
-            scheme=_TEMPLATE.scheme,
-        )
-        deciding = deciding_tokens(text)
-        for candidate in sorted(self._lsh.query(hashes)):
-            earlier = self._texts[candidate]
-            if deciding_tokens(earlier) == deciding and similarity(earlier, text) >= MIN_SIMILARITY:
+        group = self._groups.setdefault(_digest(" ".join(deciding_tokens(text))), _Group())
+        for candidate in group.candidates(text):
+            if similarity(group.texts[candidate], text) >= MIN_SIMILARITY:
                 # The next one with this very text repeats what this one repeats.
                 self._exact[key] = candidate
                 return Match(candidate, "near_duplicate")
         self._exact[key] = position
-        self._texts[position] = text
-        self._lsh.insert(position, hashes, check_duplication=False)
+        group.add(position, text)
         return None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def judge_duplicates(

@@ -108,8 +108,8 @@ _PART_STYLES: tuple[tuple[re.Pattern[str], Sequence[str]], ...] = (
 )
 # "Find x such that (a) ... (b) ..." numbers conditions, "Solve: (a) ... (b) ..." questions.
 _CONDITIONS = re.compile(
-    r"such that|satisf|with\b|where|\bif\b|when|given|condition|propert|rule|system|statement|"
-    r"\bcase|know|suppose|\blet\b|follows|following (?:two|three|four|five)",
+    r"\bthat\b|which|whose|both|subject|satisf|with\b|where|\bif\b|when|given|condition|propert|"
+    r"rule|system|statement|\bcase|know|suppose|\blet\b|follows|following (?:two|three|four|five)",
     re.IGNORECASE,
 )
 _LABELLED_ANSWER = re.compile(
@@ -212,6 +212,8 @@ _PICTURE = re.compile(
     rf"(?: \w+)? (?:in|on|by|from) (?:the |this )?(?:{_WHERE})?(?:{_NOUN}|fig\b)"
     r"|\b(?:shown|pictured|depicted)(?: \w+)? (?:in|on|by) the (?:following )?(?:graph|chart)\b"
     rf"|\b{_NOUN} (?:below|above|shows?\b|shown|(?:at|on|to) (?:the )?(?:right|left))"
+    r"|\b(?:triangle|square|circle|rectangle|quadrilateral|polygon|hexagon|shape|solid|region)s? "
+    r"(?:is |are )?(?:shown|pictured|drawn) (?:below|above|here)\b"
     rf"|\b(?:following|accompanying) (?:{_NOUN}|graph|chart)\b(?! of\b)"
     r"|(?<!venn )(?<!tree )\b(?:the|this) diagrams?\b"
     r"|\b(?:graph|chart|curve)s?(?: of [^.?!]{1,60})? (?:is |are )?(?:shown|pictured|depicted)"

@@ -141,6 +141,8 @@ def test_report_counts_every_row_and_shows_examples(cleaned) -> None:
         assert f"| left out: [{rule}](#{rule}) | {count} |" in text
         assert f"\n## {rule}\n" in text
     assert "because of `question_type: proof`" in text
+    repeated = everything["bad_rows"]["near_duplicate"]["examples"][0]
+    assert repeated["detail"].startswith("sample-073: A cyclist rides from Ham to Dell")
 
 
 def test_report_shows_text_that_looks_like_markup_as_it_is() -> None:

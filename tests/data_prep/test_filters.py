@@ -66,6 +66,7 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
             "Let $f(a) = 2$ and $f(b) = 3$. Find $f(a) + f(b)$. What holds for $c$ is irrelevant.",
             "$x + y = 3$ (1)\n$x - y = 1$ (2)\nFind $x$.",
             "Solve the system (1) $x + y = 3$ (2) $x - y = 1$.",
+            "Find all pairs for which $x + y = 3$ (1) and $x - y = 1$ (2).",
             "Find the distance between $(x, a)$ and $(y, b)$.",
             "How many integers lie in $[0, 1)$ or in $[1, 2)$?",
             "1. Find the area of a square with side 3.",
@@ -99,6 +100,7 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
             "As shown on the right, the lines meet. Where?",
             "How many squares does the following figure have?",
             "The picture below has 3 squares. How large are they?",
+            "The triangle shown below has sides 3 and 4. What is its area?",
         ],
         [
             "What is the area of the figure formed by three squares?",
