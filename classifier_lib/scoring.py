@@ -1,8 +1,8 @@
 """Values of many continuations at once, each prefix computed once."""
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,10 +61,26 @@ class ScoringRequest(NamedTuple):
     Args:
         prefix_ids: prompt and response so far.
         blocks: token ids of each continuation.
+        last: for each block, whether nothing will ever continue it, so that its states need not
+            be kept. Empty if any block may go on.
     """
 
     prefix_ids: list[int]
     blocks: list[list[int]]
+    last: Sequence[bool] = ()
+
+
+class Scores(NamedTuple):
+    """The values of one request's blocks, and what they cost.
+
+    Args:
+        values: P(correct) at the end of each block, in [0, 1].
+        tokens_cached: tokens that did not have to be computed, of prefix + block summed over the
+            blocks; None if that is not known.
+    """
+
+    values: list[float]
+    tokens_cached: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +89,114 @@ class PathStates:
 
     Args:
         parent: the path before this part; None at the start of a prompt.
+        key: of the whole path, see `_Path`.
         length: tokens of the whole path.
         states: [layers, 2, heads, tokens of this part, head size], keys and values.
     """
 
     parent: "PathStates | None"
+    key: bytes
     length: int
     states: torch.Tensor
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of this part."""
+        return self.states.shape[3]
+
+
+class _Path(NamedTuple):
+    """Token ids with the hash that names them: a path's key is the digest of all its ids."""
+
+    ids: list[int]
+    hash: "hashlib.blake2b"
+
+    @classmethod
+    def of(cls, ids: list[int]) -> "_Path":
+        return cls(ids, hashlib.blake2b(_as_bytes(ids), digest_size=16))
+
+    @property
+    def key(self) -> bytes:
+        return self.hash.digest()
+
+    def key_with(self, block: list[int]) -> bytes:
+        """The key of this path continued by a block."""
+        longer = self.hash.copy()
+        longer.update(_as_bytes(block))
+        return longer.digest()
+
+
+def _as_bytes(ids: list[int]) -> bytes:
+    return np.asarray(ids, dtype=np.int64).tobytes()
+
+
+class StateCache:
+    """Key-value states of paths, within a budget of tokens; the least recently used go first.
+
+    Args:
+        max_tokens: whose states are kept.
+
+    Attributes:
+        num_tokens: whose states are there.
+    """
+
+    def __init__(self, max_tokens: int):
+        self.max_tokens = max_tokens
+        self.num_tokens = 0
+        # Oldest use first. Using a path uses its parents after it, so that a parent is always
+        # younger than its children, and dropping the oldest never strands one.
+        self._paths: OrderedDict[bytes, PathStates] = OrderedDict()
+        self._lengths: Counter[int] = Counter()
+
+    def __iter__(self) -> Iterator[PathStates]:
+        return iter(self._paths.values())
+
+    def longest(self, path: _Path) -> PathStates | None:
+        """The longest start of a path that is there, and marks it as used."""
+        found = self._paths.get(path.key)
+        if found is None:
+            data = _as_bytes(path.ids)
+            size = len(data) // len(path.ids)
+            start_hash, start = hashlib.blake2b(digest_size=16), 0
+            for length in sorted(n for n in self._lengths if n < len(path.ids)):
+                start_hash.update(data[start * size : length * size])
+                start = length
+                found = self._paths.get(start_hash.digest(), found)
+        if found is not None:
+            self._use(found)
+        return found
+
+    def keep(self, path: PathStates) -> None:
+        """Adds a path, unless its parent was dropped, then drops what is too much."""
+        if path.parent is not None and self._paths.get(path.parent.key) is not path.parent:
+            return
+        if path.key not in self._paths:
+            self._paths[path.key] = path
+            self._lengths[path.length] += 1
+            self.num_tokens += path.num_tokens
+        self._use(self._paths[path.key])
+        while self.num_tokens > self.max_tokens:
+            _, oldest = self._paths.popitem(last=False)
+            self.num_tokens -= oldest.num_tokens
+            self._lengths[oldest.length] -= 1
+            if not self._lengths[oldest.length]:
+                del self._lengths[oldest.length]
+
+    def _use(self, path: PathStates | None) -> None:
+        while path is not None:
+            self._paths.move_to_end(path.key)
+            path = path.parent
+
 
 class _Row(NamedTuple):
-    """One sequence of a forward pass: new tokens behind the states of a path."""
+    """One sequence of a forward pass: new tokens behind the states of a path.
+
+    `key` names the two together; None if the new states are not wanted.
+    """
 
     past: PathStates | None
     new_ids: list[int]
-    key: bytes
+    key: bytes | None
 
 
 class ValueScorer:
@@ -95,18 +204,21 @@ class ValueScorer:
 
     The continuations of one prefix share its states, and each block's states are kept for the
     blocks that will continue it: over a search, every token of its tree is computed once. What was
-    used longest ago is dropped when there is too much, and computed again if it comes back.
+    used longest ago is dropped when there is too much; if it comes back, it is computed again from
+    the longest start of it that is still there.
 
     Args:
         model: the value model; is put into eval mode.
         max_batch_tokens: tokens of one forward pass, cached ones included: its sequences times the
             longest of them. Cached and new tokens are padded apart, which can come to twice as
             much. A longer sequence runs alone.
-        max_cached_tokens: tokens whose states are kept. One token takes
+        max_cached_tokens: tokens whose states are kept between forward passes; during one,
+            those of its own sequences are held besides. One token takes
             2 x layers x key-value heads x head size numbers: 28 KiB for the published model in
             bfloat16.
 
     Attributes:
+        cache: the states that are kept.
         tokens_computed: new tokens that went through the model so far, without padding.
     """
 
@@ -118,56 +230,86 @@ class ValueScorer:
     ):
         self.model = model.eval()
         self.max_batch_tokens = max_batch_tokens
-        self.max_cached_tokens = max_cached_tokens
+        self.cache = StateCache(max_cached_tokens)
         self.tokens_computed = 0
-        # Oldest use first. Using a path uses its parents after it, so that a parent is always
-        # younger than its children, and dropping the oldest never strands one.
-        self._cached: OrderedDict[bytes, PathStates] = OrderedDict()
-        self._key_of: dict[PathStates, bytes] = {}
-        self._cached_tokens = 0
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[ScoringRequest]) -> list[list[float]]:
-        """The values of each request's blocks, in [0, 1], in order.
+    def score(self, requests: Sequence[ScoringRequest]) -> list[Scores]:
+        """The values of each request's blocks, in order.
 
         Raises:
-            ValueError: for an empty prefix or block.
+            ValueError: for an empty prefix or block, or a `last` of another length than `blocks`.
         """
-        if any(not r.prefix_ids or not all(r.blocks) for r in requests):
-            raise ValueError("cannot score an empty prefix or block")
-        prefix_keys = [_key(request.prefix_ids) for request in requests]
-        # The paths of this call are held here, whatever the cache drops meanwhile.
-        paths: dict[bytes, PathStates] = {}
-        missing: dict[bytes, _Row] = {}
-        for key, request in zip(prefix_keys, requests, strict=True):
-            if key in self._cached:
-                paths[key] = self._cached[key]
-            elif key not in missing:
-                missing[key] = _Row(None, request.prefix_ids, key)
-        prefix_rows = list(missing.values())
-        for row, (states, _) in zip(prefix_rows, self._forward(prefix_rows), strict=True):
-            paths[row.key] = states
+        for request in requests:
+            if not request.prefix_ids or not all(request.blocks):
+                raise ValueError("cannot score an empty prefix or block")
+            if request.last and len(request.last) != len(request.blocks):
+                raise ValueError(f"{len(request.blocks)} blocks, {len(request.last)} marks of last")
+        prefixes = [_Path.of(request.prefix_ids) for request in requests]
+        values: list[list[float]] = [[0.0] * len(request.blocks) for request in requests]
+        computed = [0] * len(requests)
 
-        rows = [
-            _Row(paths[key], block, _key(request.prefix_ids + block))
-            for key, request in zip(prefix_keys, requests, strict=True)
-            for block in request.blocks
+        places = [(i, j) for i, request in enumerate(requests) for j in range(len(request.blocks))]
+        # By the longest of a request, so that its blocks stay together and need its states once.
+        longest = [len(r.prefix_ids) + max(map(len, r.blocks), default=0) for r in requests]
+        batches = batch_by_length([longest[i] for i, _ in places], self.max_batch_tokens)
+        # What is needed last is marked as used first: it is the first to go if room is short.
+        for batch in reversed(batches):
+            for place in reversed(batch):
+                self.cache.longest(prefixes[places[place][0]])
+        for batch in batches:
+            members = [places[place] for place in batch]
+            of_batch = self._score_batch(requests, prefixes, members, computed)
+            for (i, j), value in zip(members, of_batch, strict=True):
+                values[i][j] = value
+        sent = [sum(len(r.prefix_ids) + len(block) for block in r.blocks) for r in requests]
+        return [
+            Scores(of_request, all_tokens - new_tokens)
+            for of_request, all_tokens, new_tokens in zip(values, sent, computed, strict=True)
         ]
-        values = iter([value for _, value in self._forward(rows)])
-        return [[next(values) for _ in request.blocks] for request in requests]
 
-    def _forward(self, rows: Sequence[_Row]) -> list[tuple[PathStates, float]]:
-        """Computes rows in batches of similar length and keeps their states."""
-        lengths = [len(row.new_ids) + (row.past.length if row.past else 0) for row in rows]
-        results: dict[int, tuple[PathStates, float]] = {}
-        for batch in batch_by_length(lengths, self.max_batch_tokens):
-            computed = self._forward_batch([rows[index] for index in batch])
-            for index, (path, value) in zip(batch, computed, strict=True):
-                results[index] = path, value
-                self._keep(rows[index].key, path)
-        return [results[index] for index in range(len(rows))]
+    def _score_batch(
+        self,
+        requests: Sequence[ScoringRequest],
+        prefixes: list[_Path],
+        members: list[tuple[int, int]],
+        computed: list[int],
+    ) -> list[float]:
+        """The values of blocks given as (request, block); adds to `computed`, by request.
 
-    def _forward_batch(self, rows: Sequence[_Row]) -> list[tuple[PathStates, float]]:
+        The states of the prefixes are let go of on return: only the cache outlives a batch.
+        """
+        pasts = self._states_of({i: prefixes[i] for i, _ in members}, computed)
+        rows = []
+        for i, j in members:
+            block, last = requests[i].blocks[j], requests[i].last
+            key = None if last and last[j] else prefixes[i].key_with(block)
+            rows.append(_Row(pasts[i], block, key))
+            computed[i] += len(block)
+        return self._forward(rows)[0]
+
+    def _states_of(self, prefixes: dict[int, _Path], computed: list[int]) -> dict[int, PathStates]:
+        """The states of the prefixes of requests; adds to `computed` what each lacked."""
+        found: dict[bytes, PathStates] = {}
+        missing: dict[bytes, _Row] = {}
+        for request, prefix in prefixes.items():
+            key = prefix.key
+            if key in found or key in missing:
+                continue
+            start = self.cache.longest(prefix)
+            if start is not None and start.key == key:
+                found[key] = start
+                continue
+            missing[key] = _Row(start, prefix.ids[start.length if start else 0 :], key)
+            computed[request] += len(missing[key].new_ids)
+        _, paths = self._forward(list(missing.values()))
+        found |= {path.key: path for path in paths}
+        return {request: found[prefix.key] for request, prefix in prefixes.items()}
+
+    def _forward(self, rows: Sequence[_Row]) -> tuple[list[float], list[PathStates]]:
+        """Computes rows: the value at the end of each, and the states of those with a key."""
+        if not rows:
+            return [], []
         device = self.model.device
         new_lengths = [len(row.new_ids) for row in rows]
         past_lengths = [row.past.length if row.past else 0 for row in rows]
@@ -180,8 +322,7 @@ class ValueScorer:
         # Right padding needs no mask: attention is causal, so no real token sees it. Cached states
         # of unequal length are padded on the left, and that is masked.
         if past_width:
-            past = self._gather([row.past for row in rows], past_width)
-            cache = DynamicCache(ddp_cache_data=[(layer[0], layer[1]) for layer in past])
+            cache = _gather([row.past for row in rows], past_width)
             starts = torch.tensor(past_lengths, device=device)[:, None]
             columns = torch.arange(past_width + width, device=device)
             attention_mask = (columns >= past_width - starts).long()
@@ -196,57 +337,33 @@ class ValueScorer:
         self.tokens_computed += sum(new_lengths)
         ends = torch.tensor([length - 1 for length in new_lengths], device=device)
         values = output.success_probs.gather(1, ends[:, None])[:, 0].tolist()
-        states = torch.stack(
-            [
-                torch.stack([layer.keys[:, :, past_width:], layer.values[:, :, past_width:]])
-                for layer in cache.layers
-            ]
-        )  # [layers, 2, rows, heads, width, head size]
-        return [
-            (
-                PathStates(
-                    row.past,
-                    past_lengths[index] + new_lengths[index],
-                    states[:, :, index, :, : new_lengths[index]].clone(),
-                ),
-                values[index],
-            )
-            for index, row in enumerate(rows)
-        ]
-
-    def _gather(self, paths: Sequence[PathStates | None], width: int) -> torch.Tensor:
-        """States of whole paths, [layers, 2, rows, heads, width, head size], left-padded."""
-        some = next(path.states for path in paths if path is not None)
-        layers, _, heads, _, head_size = some.shape
-        gathered = some.new_zeros(layers, 2, len(paths), heads, width, head_size)
-        for index, path in enumerate(paths):
-            end = width
-            while path is not None:
-                start = end - path.states.shape[3]
-                gathered[:, :, index, :, start:end] = path.states
-                path, end = path.parent, start
-        return gathered
-
-    def _keep(self, key: bytes, path: PathStates) -> None:
-        if key not in self._cached and not self._parent_was_dropped(path):
-            self._cached[key] = path
-            self._key_of[path] = key
-            self._cached_tokens += path.states.shape[3]
-        used: PathStates | None = self._cached.get(key)
-        while used is not None:
-            self._cached.move_to_end(self._key_of[used])
-            used = used.parent
-        while self._cached_tokens > self.max_cached_tokens:
-            _, oldest = self._cached.popitem(last=False)
-            del self._key_of[oldest]
-            self._cached_tokens -= oldest.states.shape[3]
-
-    def _parent_was_dropped(self, path: PathStates) -> bool:
-        return path.parent is not None and path.parent not in self._key_of
+        paths = []
+        for index, (row, length) in enumerate(zip(rows, new_lengths, strict=True)):
+            if row.key is not None:
+                new = slice(past_width, past_width + length)
+                states = [
+                    torch.stack([layer.keys[index, :, new], layer.values[index, :, new]])
+                    for layer in cache.layers
+                ]
+                length += past_lengths[index]
+                paths.append(PathStates(row.past, row.key, length, torch.stack(states)))
+        for path in paths:
+            self.cache.keep(path)
+        return values, paths
 
 
-def _key(ids: list[int]) -> bytes:
-    return hashlib.blake2b(np.asarray(ids, dtype=np.int64).tobytes(), digest_size=16).digest()
+def _gather(paths: Sequence[PathStates | None], width: int) -> DynamicCache:
+    """The states of whole paths, left-padded to one width."""
+    some = next(path.states for path in paths if path is not None)
+    layers, _, heads, _, head_size = some.shape
+    gathered = some.new_zeros(layers, 2, len(paths), heads, width, head_size)
+    for index, path in enumerate(paths):
+        end = width
+        while path is not None:
+            start = end - path.num_tokens
+            gathered[:, :, index, :, start:end] = path.states
+            path, end = path.parent, start
+    return DynamicCache(ddp_cache_data=[(keys, values) for keys, values in gathered])
 
 
 def batch_by_length(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from classifier_lib.scoring import ScoringRequest, ValueScorer
+from classifier_lib.scoring import Scores, ScoringRequest, ValueScorer
 from search_lib.batching import Batcher
 from search_lib.engines.base import Block
 
@@ -12,8 +12,8 @@ from search_lib.engines.base import Block
 class Scorer(Protocol):
     """A source of values. Safe to call from many searches at once."""
 
-    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> list[float]:
-        """P(correct) at the end of each block, in [0, 1]."""
+    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
+        """P(correct) at the end of each block, and how many tokens a cache spared."""
         ...
 
     async def close(self) -> None:
@@ -31,7 +31,7 @@ class HfScorer:
 
     def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-scorer")
-        self._batcher: Batcher[ScoringRequest, list[float]] = Batcher(
+        self._batcher: Batcher[ScoringRequest, Scores] = Batcher(
             values.score,
             self._executor,
             # Several forward passes: enough sequences of about one length for each of them.
@@ -39,10 +39,15 @@ class HfScorer:
             size_of=lambda request: sum(len(request.prefix_ids) + len(b) for b in request.blocks),
         )
 
-    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> list[float]:
-        """P(correct) at the end of each block, in [0, 1]."""
+    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
+        """P(correct) at the end of each block, and how many tokens the cache spared."""
         return await self._batcher.submit(
-            ScoringRequest(prefix_ids, [block.token_ids for block in blocks])
+            ScoringRequest(
+                prefix_ids,
+                [block.token_ids for block in blocks],
+                # What the policy ended is continued by nothing.
+                last=[block.finish_reason == "stop" for block in blocks],
+            )
         )
 
     async def close(self) -> None:

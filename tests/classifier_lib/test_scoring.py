@@ -1,7 +1,9 @@
 """Values with cached prefixes against one whole sequence at a time."""
 
+import copy
 import json
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from classifier_lib import scoring
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import (
+    PathStates,
     ScoringRequest,
     ValueScorer,
     batch_by_length,
@@ -35,22 +39,32 @@ def value_of(classifier, ids: list[int]) -> float:
         return classifier(torch.tensor([ids])).success_probs[0, -1].item()
 
 
-def grow_trees(scorer: ValueScorer, classifier, seed: int) -> int:
+def grow_trees(scorer: ValueScorer, classifier, seed: int, tolerance: float = 2e-6) -> int:
     """Scores random trees round by round, checks every value, returns their unique tokens."""
     rng = random.Random(seed)
     frontier = [random_ids(rng, 20) for _ in range(5)]
     unique = sum(map(len, frontier))
     for _ in range(4):
-        requests = [
-            ScoringRequest(prefix, [random_ids(rng, 9) for _ in range(rng.randint(1, 3))])
-            for prefix in frontier
-        ]
-        values = scorer.score(requests)
-        for request, of_request in zip(requests, values, strict=True):
-            expected = [value_of(classifier, request.prefix_ids + b) for b in request.blocks]
-            assert of_request == pytest.approx(expected, abs=2e-6)
-        children = [r.prefix_ids + block for r in requests for block in r.blocks]
+        requests = []
+        for prefix in frontier:
+            blocks = [random_ids(rng, 9) for _ in range(rng.randint(1, 3))]
+            last = [rng.random() < 0.2 for _ in blocks[1:]]
+            requests.append(ScoringRequest(prefix, blocks, [False, *last]))
+        before = scorer.tokens_computed
+        for request, scores in zip(requests, scorer.score(requests), strict=True):
+            whole = [request.prefix_ids + block for block in request.blocks]
+            expected = [value_of(classifier, path) for path in whole]
+            assert scores.values == pytest.approx(expected, abs=tolerance)
+            assert 0 <= scores.tokens_cached < sum(map(len, whole))
+            before += sum(map(len, whole)) - scores.tokens_cached
+        assert scorer.tokens_computed == before
         unique += sum(len(block) for r in requests for block in r.blocks)
+        children = [
+            r.prefix_ids + block
+            for r in requests
+            for block, last in zip(r.blocks, r.last, strict=True)
+            if not last
+        ]
         frontier = rng.sample(children, 5)
     return unique
 
@@ -71,18 +85,70 @@ def test_values_stay_right_when_states_are_dropped(classifier, max_cached_tokens
     scorer = ValueScorer(classifier, 200, max_cached_tokens)
     unique = sum(grow_trees(scorer, classifier, seed) for seed in range(6))
     assert scorer.tokens_computed > unique
-    assert scorer._cached_tokens <= max_cached_tokens
-    held = {id(path): path.states.shape[3] for path in scorer._cached.values()}
-    for path in scorer._cached.values():
-        assert path.parent is None or id(path.parent) in held, "a kept path lost its parent"
-    assert sum(held.values()) == scorer._cached_tokens
+    held = set(scorer.cache)
+    assert all(path.parent is None or path.parent in held for path in held)
+    assert sum(path.num_tokens for path in held) == scorer.cache.num_tokens <= max_cached_tokens
+
+
+def test_bfloat16_differs_by_its_rounding_only(classifier):
+    rounded = copy.deepcopy(classifier).bfloat16()
+    scorer = ValueScorer(rounded, 200, 60)
+    grow_trees(scorer, rounded, 0, tolerance=0.03)
+    assert {path.states.dtype for path in scorer.cache} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("max_cached_tokens", [0, 40, 200])
+@pytest.mark.parametrize("max_batch_tokens", [60, 150])
+def test_states_that_are_held_never_exceed_the_budget_and_one_batch(
+    classifier, monkeypatch, max_batch_tokens, max_cached_tokens
+):
+    alive: weakref.WeakSet[PathStates] = weakref.WeakSet()
+    most = 0
+
+    class Watched(PathStates):
+        def __init__(self, *fields):
+            nonlocal most
+            super().__init__(*fields)
+            alive.add(self)
+            most = max(most, sum(path.num_tokens for path in alive))
+
+    monkeypatch.setattr(scoring, "PathStates", Watched)
+    scorer = ValueScorer(classifier, max_batch_tokens, max_cached_tokens)
+    grow_trees(scorer, classifier, 0)
+    grow_trees(scorer, classifier, 1)
+    assert max_cached_tokens < most <= max_cached_tokens + max_batch_tokens
+    assert sum(path.num_tokens for path in alive) == scorer.cache.num_tokens
 
 
 def test_searches_on_one_problem_share_its_prompt(classifier):
     scorer = ValueScorer(classifier)
-    scorer.score([ScoringRequest([1, 2, 3], [[4], [5]]), ScoringRequest([1, 2, 3], [[6]])])
-    scorer.score([ScoringRequest([1, 2, 3], [[7]])])
+    two = [ScoringRequest([1, 2, 3], [[4], [5]]), ScoringRequest([1, 2, 3], [[6]])]
+    assert sorted(scores.tokens_cached for scores in scorer.score(two)) == [3, 3]
+    (third,) = scorer.score([ScoringRequest([1, 2, 3], [[7]])])
+    assert third.tokens_cached == 3
     assert scorer.tokens_computed == 3 + 4
+
+
+def test_states_of_a_last_block_are_not_kept(classifier):
+    scorer = ValueScorer(classifier)
+    scorer.score([ScoringRequest([1, 2, 3], [[4, 5], [6, 7, 8, 9]], [True, False])])
+    assert sorted(path.length for path in scorer.cache) == [3, 7]
+    assert scorer.tokens_computed == 9
+
+
+def test_a_dropped_path_is_computed_again_from_its_longest_start(classifier):
+    root, first, second, third = [1, 2, 3], [4, 5], [6], [7, 8]
+    scorer = ValueScorer(classifier, max_cached_tokens=6)
+    scorer.score([ScoringRequest(root, [first])])
+    scorer.score([ScoringRequest(root + first, [second])])
+    assert sorted(path.length for path in scorer.cache) == [3, 5, 6]
+    scorer.score([ScoringRequest(root, [[9]])])  # drops the longest path, its end first
+    assert sorted(path.length for path in scorer.cache) == [3, 4, 5]
+    before = scorer.tokens_computed
+    path = root + first + second
+    (scores,) = scorer.score([ScoringRequest(path, [third])])
+    assert scores.values == pytest.approx([value_of(classifier, path + third)], abs=2e-6)
+    assert scorer.tokens_computed - before == len(second + third)
 
 
 def test_batches_hold_their_token_budget_and_every_sequence_once():
@@ -99,6 +165,11 @@ def test_batches_hold_their_token_budget_and_every_sequence_once():
 def test_nothing_to_score_is_refused(classifier, request_):
     with pytest.raises(ValueError, match="empty prefix or block"):
         ValueScorer(classifier).score([request_])
+
+
+def test_marks_that_do_not_fit_the_blocks_are_refused(classifier):
+    with pytest.raises(ValueError, match="2 blocks, 1 marks"):
+        ValueScorer(classifier).score([ScoringRequest([1], [[2], [3]], [True])])
 
 
 def load(folder: Path) -> Qwen2ForClassifier:

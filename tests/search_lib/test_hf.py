@@ -119,10 +119,15 @@ def test_the_scorer_values_each_block_of_each_search(classifier):
         scorer = HfScorer(values)
         try:
             return await asyncio.gather(
-                *(scorer.score(p, [Block(b, "length") for b in blocks]) for p, blocks in requests)
+                *(scorer.score(p, [Block(b, "stop") for b in blocks]) for p, blocks in requests)
             )
         finally:
             await scorer.close()
 
-    expected = values.score([ScoringRequest(*request) for request in requests])
-    assert asyncio.run(body()) == [pytest.approx(of_search, abs=1e-6) for of_search in expected]
+    found = asyncio.run(body())
+    # What the policy ended goes on nowhere: only the prefixes stay.
+    assert sorted(path.length for path in values.cache) == [1, 2]
+    expected = ValueScorer(classifier).score([ScoringRequest(*request) for request in requests])
+    for of_search, expected_of_search in zip(found, expected, strict=True):
+        assert of_search.values == pytest.approx(expected_of_search.values, abs=1e-6)
+        assert of_search.tokens_cached == expected_of_search.tokens_cached
