@@ -3,10 +3,15 @@
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, TypeVar
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
+
+
+search_order: ContextVar[int] = ContextVar("search_order", default=0)
+"""The place of the search that asks among those of its run: who comes first is served first."""
 
 
 class _Entry(NamedTuple):
@@ -17,14 +22,16 @@ class _Entry(NamedTuple):
     key: Hashable
     size: float
     length: int
+    order: int
 
 
 class Batcher(Generic[Request, Result]):
     """Runs a blocking batch function in a worker thread over whatever requests are waiting.
 
-    While one batch runs, new requests queue up and form the next. A batch starts with the oldest
-    request, so that none waits for ever, and takes those nearest to it in length, so that little
-    of it is padding; of equals the oldest first. A batch that fails is tried again in halves, so
+    While one batch runs, new requests queue up and form the next. A batch starts with a request of
+    the earliest search (``search_order``), the oldest of them, so that early searches end early;
+    since they do end, none waits for ever. It takes those nearest to it in length, so that little
+    of it is padding; of equals the earliest first. A batch that fails is tried again in halves, so
     that a request fails alone, and one batch that outgrows the memory is no end.
 
     Args:
@@ -65,6 +72,7 @@ class Batcher(Generic[Request, Result]):
                 self._key_of(request),
                 self._size_of(request),
                 self._length_of(request),
+                search_order.get(),
             )
         )
         if self._loop_task is None:
@@ -120,11 +128,12 @@ class Batcher(Generic[Request, Result]):
         self._waiting = [entry for entry in self._waiting if not entry.future.cancelled()]
         if not self._waiting:
             return []
-        oldest = self._waiting[0]
+        self._waiting.sort(key=lambda entry: entry.order)  # stable: else the oldest first
+        first = self._waiting[0]
         by_distance = sorted(
-            (abs(entry.length - oldest.length), index)
+            (abs(entry.length - first.length), index)
             for index, entry in enumerate(self._waiting)
-            if entry.key == oldest.key
+            if entry.key == first.key
         )
         taken: set[int] = set()
         size = 0.0

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from search_lib.batching import Batcher
+from search_lib.batching import Batcher, search_order
 
 
 def submit_all(requests, run_batch, **options):
@@ -51,6 +51,27 @@ def test_a_batch_is_the_oldest_request_and_those_nearest_to_it_in_length():
 
     submit_all([50, 1, 52, 2, 49, 51, 3], record, max_size=3, length_of=lambda x: x)
     assert batches == [[50, 49, 51], [1, 2, 3], [52]]
+
+
+def test_the_earliest_search_goes_first_whoever_asked_first():
+    batches = []
+
+    def record(batch):
+        batches.append(list(batch))
+        return batch
+
+    async def body():
+        async def ask(order, request):
+            search_order.set(order)
+            return await batcher.submit(request)
+
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(record, executor, max_size=2)
+            requests = ((3, "a"), (1, "b"), (2, "c"), (1, "d"), (2, "e"))
+            await asyncio.gather(*(ask(*request) for request in requests))
+
+    asyncio.run(body())
+    assert batches == [["b", "d"], ["c", "e"], ["a"]]
 
 
 def test_sizes_are_weighed_and_one_that_is_too_large_runs_alone():
