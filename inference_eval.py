@@ -41,6 +41,7 @@ from classifier_lib.hub import check_vocabulary, load_config
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer, load_value_model
 from loggers import open_trackers
+from search_lib.accounting import model_size
 from search_lib.benchmarks import (
     LOCAL_FORMATS,
     BenchmarkSource,
@@ -93,8 +94,15 @@ class Args:
     """Nucleus mass kept, in (0, 1]."""
     seed: int = 0
     """Every random draw derives from this, the problem, the repetition and the round."""
-    batch_size: int = 32
-    """Searches in flight at once."""
+    max_concurrent: int | None = None
+    """Searches in flight at once: the next one starts as soon as one ends. Default 32 with --engine
+    hf, 256 else."""
+    batch_size: int | None = None
+    """Published spelling of --max_concurrent."""
+    value_cache_tokens: int = 262_144
+    """Tokens whose key-value states the hf value model keeps between blocks: 28 KiB each for
+    DeepSeek-VM-1.5B in bfloat16. Too few for the searches in flight, and prefixes are computed
+    again."""
     attention_impl: str = "flash_attention_2"
     """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
     engine: EngineName = "hf"
@@ -118,7 +126,15 @@ class Args:
 
 
 # What may differ between two runs that fill the same output file: it changes no result.
-FREE_FLAGS = {"batch_size", "attention_impl", "sglang_port", "piref_gpu_util", "neptune_project"}
+FREE_FLAGS = {
+    "max_concurrent",
+    "batch_size",
+    "value_cache_tokens",
+    "attention_impl",
+    "sglang_port",
+    "piref_gpu_util",
+    "neptune_project",
+}
 
 
 def main(args: Args) -> int:
@@ -167,11 +183,15 @@ def check_flags(args: Args) -> None:
     check_engine(engine_settings(args))
     for flag, value in (
         ("num_repetitions", args.num_repetitions),
-        ("batch_size", args.batch_size),
+        ("max_concurrent (--batch_size)", max_concurrent(args)),
         ("max_problems", 1 if args.max_problems is None else args.max_problems),
     ):
         if value < 1:
             raise InputError(f"--{flag} must be at least 1, got {value}")
+    if args.value_cache_tokens < 0:
+        raise InputError(
+            f"--value_cache_tokens must not be negative, got {args.value_cache_tokens}"
+        )
     if args.temperature < 0:
         raise InputError(f"--temperature must not be negative, got {args.temperature}")
     if not 0 < args.top_p <= 1:
@@ -184,6 +204,26 @@ def engine_settings(args: Args) -> EngineSettings:
     """The engine that the flags ask for."""
     engine: EngineName = "sglang_server" if args.use_sglang_server else args.engine
     return EngineSettings(engine, args.attention_impl)
+
+
+def max_concurrent(args: Args) -> int:
+    """The size of the window, by either of its names.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if (
+        None not in (args.max_concurrent, args.batch_size)
+        and args.max_concurrent != args.batch_size
+    ):
+        raise InputError(
+            f"--max_concurrent {args.max_concurrent} and --batch_size {args.batch_size} are two "
+            "names of one thing: give one of them"
+        )
+    given = args.max_concurrent if args.batch_size is None else args.batch_size
+    if given is None:
+        return 32 if engine_settings(args).engine == "hf" else 256
+    return given
 
 
 def check_models(
@@ -321,7 +361,7 @@ async def search(
         raise InputError(f"--classifier_ckpt_path {error}") from error
     # A CPU is fastest on batches that fit its caches.
     max_batch_tokens = 16_384 if device.type == "cpu" else 65_536
-    scorer = HfScorer(ValueScorer(classifier, max_batch_tokens), shared)
+    scorer = HfScorer(ValueScorer(classifier, max_batch_tokens, args.value_cache_tokens), shared)
 
     with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
         tokens = 0
@@ -343,7 +383,13 @@ async def search(
 
         try:
             return await run_searches(
-                jobs, engine, scorer, args.temperature, args.top_p, args.batch_size, on_finished
+                jobs,
+                engine,
+                scorer,
+                args.temperature,
+                args.top_p,
+                max_concurrent(args),
+                on_finished,
             )
         finally:
             await engine.close()
@@ -358,7 +404,8 @@ def report(args: Args, num_problems: int) -> None:
         )
     rows = compute_metrics(graded, args.num_blocks, args.num_repetitions)
     path = args.output_path.with_name(METRICS_NAME)
-    write_json(path, metrics_document(graded, rows, summary))
+    sizes = model_size(args.piref_model), model_size(args.classifier_ckpt_path)
+    write_json(path, metrics_document(graded, rows, summary, *sizes))
     print(
         f"\n{args.benchmark}, {args.search_type}: {len(graded)} of {num_problems} problems "
         f"complete, {args.num_blocks} blocks x up to {args.num_repetitions} trees"

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-
-from classifier_lib.modeling import Qwen2ForClassifier
+from transformers import PreTrainedModel
 
 # Dense bf16 tensor-core FLOP/s of the data sheets, without sparsity; the first match counts.
 PEAK_FLOPS = (
@@ -61,15 +60,16 @@ class ModelSize:
     attention_width: int
 
     @classmethod
-    def of(cls, model: Qwen2ForClassifier) -> "ModelSize":
-        """Returns the size of a model that isn't sharded yet."""
+    def of(cls, model: PreTrainedModel) -> "ModelSize":
+        """Returns the size of a dense transformer that isn't sharded yet."""
         config = model.config
         head_dim = getattr(config, "head_dim", None)
         head_dim = head_dim or config.hidden_size // config.num_attention_heads
         return cls(
             sum(
                 parameter.numel()
-                for name, parameter in model.named_parameters()
+                # A language model's output matrix counts, also where it is the embedding, too.
+                for name, parameter in model.named_parameters(remove_duplicate=False)
                 if parameter.ndim >= 2 and "embed_tokens" not in name
             ),
             config.num_hidden_layers * config.num_attention_heads * head_dim,
@@ -81,8 +81,11 @@ class ModelSize:
         `6 N tokens + 12 width pairs`: a multiply-add is two FLOPs, the backward pass costs two
         forward passes, and a pair of tokens takes part in a score and in a weighted sum.
         """
-        linear = 6.0 * self.num_matmul_parameters * counts.computed
-        return linear + 12.0 * self.attention_width * counts.attended
+        return 3 * self.forward_flops(counts.computed, counts.attended)
+
+    def forward_flops(self, computed: int, attended: int) -> float:
+        """Returns the FLOPs of a forward pass: `2 N tokens + 4 width pairs`."""
+        return 2.0 * self.num_matmul_parameters * computed + 4.0 * self.attention_width * attended
 
 
 class Throughput:

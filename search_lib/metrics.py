@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from classifier_lib.throughput import ModelSize
+from search_lib.accounting import RunCost
 from search_lib.records import Record
 from search_lib.statistics import Estimate, estimate_mean
 from search_lib.voting import VOTES, Equivalence, group_answers
@@ -47,6 +49,7 @@ class RunSummary:
         mean_response_tokens: generated tokens of a kept response.
         tokens_generated: of all blocks, kept or not.
         search_seconds: summed over searches, which overlap.
+        cost: of the whole run.
     """
 
     num_searches: int
@@ -56,6 +59,7 @@ class RunSummary:
     mean_response_tokens: float
     tokens_generated: int
     search_seconds: float
+    cost: RunCost
 
 
 def grade_records(
@@ -107,6 +111,7 @@ def grade_records(
         mean_response_tokens=float(np.mean(lengths)) if lengths else 0.0,
         tokens_generated=sum(cost.tokens_generated for cost in costs),
         search_seconds=sum(cost.seconds for cost in costs),
+        cost=RunCost.of(costs),
     )
     return graded, summary
 
@@ -191,14 +196,22 @@ def _format_estimate(estimate: Estimate) -> str:
 
 
 def metrics_document(
-    graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary
+    graded: dict[str, GradedProblem],
+    rows: list[MetricRow],
+    summary: RunSummary,
+    policy: ModelSize | None = None,
+    value_model: ModelSize | None = None,
 ) -> dict[str, Any]:
     """The content of ``metrics.json``, as JSON types.
 
-    ``problem_ids`` are those of the complete problems, in the order of each ``per_problem``.
+    ``problem_ids`` are those of the complete problems, in the order of each ``per_problem``. The
+    sizes of the models, where they are known, give the FLOPs of the ``cost``.
     """
+    counts = asdict(summary)
+    del counts["cost"]
     return {
-        "summary": asdict(summary),
+        "summary": counts,
+        "cost": summary.cost.document(policy, value_model),
         "problem_ids": list(graded),
         "metrics": [asdict(row) for row in rows],
     }

@@ -1,11 +1,13 @@
 """Drives many searches at once over one engine and one scorer."""
 
 import asyncio
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from classifier_lib.scoring import Scores
+from search_lib.accounting import SearchCost, SearchMeter, SessionClock
+from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Engine, Sampling
 from search_lib.scorers import Scorer
@@ -35,19 +37,6 @@ class SearchJob:
 
 
 @dataclass(frozen=True)
-class SearchCost:
-    """What one search took.
-
-    Args:
-        tokens_generated: new tokens of all blocks, kept or not.
-        seconds: from its first request to its last answer; other searches ran meanwhile.
-    """
-
-    tokens_generated: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class SearchFailure:
     """A search that ended in an error, and is left out of the records."""
 
@@ -63,9 +52,16 @@ MAX_FAILURES_IN_A_ROW = 8
 
 
 async def run_search(
-    strategy: Strategy, engine: Engine, scorer: Scorer, temperature: float, top_p: float
+    strategy: Strategy,
+    engine: Engine,
+    scorer: Scorer,
+    temperature: float,
+    top_p: float,
+    clock: SessionClock | None = None,
 ) -> SearchCost:
     """Runs one search to its end: asks, generates, scores and tells, nothing in lock step.
+
+    Every block is scored once; the value of a response is that of its last block.
 
     Args:
         strategy: is told every answer as soon as it is there.
@@ -73,11 +69,12 @@ async def run_search(
         scorer: gives their values.
         temperature: see ``Sampling``.
         top_p: see ``Sampling``.
+        clock: learns when the engine has a request; by default one of this search alone.
     """
-    started = time.monotonic()
-    tokens_generated = 0
+    clock = clock or SessionClock()
+    meter = SearchMeter(clock)
 
-    async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], list[float]]:
+    async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], Scores]:
         sampling = Sampling(
             temperature,
             top_p,
@@ -85,7 +82,8 @@ async def run_search(
             expansion.stop_token_ids,
             expansion.seed,
         )
-        blocks = await engine.generate(expansion.prefix_ids, expansion.n, sampling)
+        with clock.request():
+            blocks = await engine.generate(expansion.prefix_ids, expansion.n, sampling)
         return expansion, blocks, await scorer.score(expansion.prefix_ids, blocks)
 
     running: set[asyncio.Task] = set()
@@ -96,15 +94,15 @@ async def run_search(
                 raise RuntimeError(f"{type(strategy).__name__} is not done, yet asks for nothing")
             answered, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
             for task in answered:
-                expansion, blocks, values = task.result()
+                expansion, blocks, scores = task.result()
                 running.remove(task)
-                tokens_generated += sum(len(block.token_ids) for block in blocks)
-                strategy.tell(expansion.path_id, blocks, values)
+                meter.add(len(expansion.prefix_ids), blocks, scores)
+                strategy.tell(expansion.path_id, blocks, scores.values)
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    return SearchCost(tokens_generated, time.monotonic() - started)
+    return meter.cost()
 
 
 async def run_searches(
@@ -117,6 +115,8 @@ async def run_searches(
     on_finished: Callable[[SearchJob, SearchCost], None],
 ) -> list[SearchFailure]:
     """Keeps ``max_concurrent`` searches in flight until ``jobs`` runs out.
+
+    Whatever batches requests serves those of earlier searches first.
 
     Args:
         jobs: consumed as slots fall free, so that memory does not grow with their number.
@@ -133,15 +133,20 @@ async def run_searches(
     Raises:
         TooManyFailures: when ``MAX_FAILURES_IN_A_ROW`` end in an error and none succeeds.
     """
-    waiting = iter(jobs)
+    clock = SessionClock()
+
+    async def run(order: int, job: SearchJob) -> SearchCost:
+        search_order.set(order)  # within this search's task
+        return await run_search(job.strategy, engine, scorer, temperature, top_p, clock)
+
+    waiting = enumerate(jobs)
     failures: list[SearchFailure] = []
     failed_in_a_row = 0
     running: dict[asyncio.Task[SearchCost], SearchJob] = {}
     try:
         while True:
-            while len(running) < max_concurrent and (job := next(waiting, None)) is not None:
-                search = run_search(job.strategy, engine, scorer, temperature, top_p)
-                running[asyncio.create_task(search)] = job
+            while len(running) < max_concurrent and (started := next(waiting, None)) is not None:
+                running[asyncio.create_task(run(*started))] = started[1]
             if not running:
                 return failures
             ended, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
@@ -155,7 +160,8 @@ async def run_searches(
                 elif isinstance(error, Exception):
                     if not failures:
                         traceback.print_exception(error)  # of the first one, for the cause
-                    failures.append(SearchFailure(job.name, error))
+                    # Without the frames, which hold the search.
+                    failures.append(SearchFailure(job.name, error.with_traceback(None)))
                     failed_in_a_row += 1
                     if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
                         raise TooManyFailures(

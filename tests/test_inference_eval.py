@@ -103,15 +103,40 @@ def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, ca
         assert len(record.responses) == {"bfs": 1, "bon": 4}.get(search_type, 2)
         assert all(1 <= r.num_tokens <= 32 for r in record.responses)
         assert sum(node.num_tokens for node in record.tree) == record.cost.tokens_generated
+        # Every token of the tree went through the value model once, the prompt at most once.
+        assert 0 <= record.cost.tokens_scored - record.cost.tokens_generated < 100
     document = json.loads((tmp_path / "metrics.json").read_text())
     assert {(row["method"], row["budget"]) for row in document["metrics"]} == {
         (method, budget) for method in ("MV", "WMV", "BoN", "pass@1", "pass@k") for budget in (4, 8)
     }
     assert document["summary"]["num_searches"] == 6
+    cost = document["cost"]
+    scored = sum(record.cost.tokens_scored for record in records)
+    assert cost["tokens_scored"] == scored
+    assert cost["tokens_cached"] > 0
+    size = cost["value_model_size"]
+    assert cost["value_model_flops"] == 2 * size["num_matmul_parameters"] * scored + 4 * size[
+        "attention_width"
+    ] * sum(record.cost.contexts_scored for record in records)
+    assert cost["policy_flops"] > 0
+    assert 0 < cost["engine_busy_share"] <= 1
+    assert len(cost["sessions"]) == 1
     assert json.loads((tmp_path / "run_config.json").read_text())["search_type"] == search_type
     table = capsys.readouterr().out
     assert "3 of 3 problems complete" in table
     assert ["budget", "4", "8"] in [line.split() for line in table.splitlines()]
+
+
+def test_the_window_has_two_names_and_a_default(models, tmp_path):
+    windows = [
+        ({}, 32),
+        ({"batch_size": 10}, 10),
+        ({"max_concurrent": 7}, 7),
+        ({"batch_size": 5, "max_concurrent": 5}, 5),
+        ({"use_sglang_server": True}, 256),
+    ]
+    for changes, expected in windows:
+        assert inference_eval.max_concurrent(make_args(models, tmp_path, **changes)) == expected
 
 
 def test_a_result_does_not_depend_on_how_many_searches_share_the_models(models, tmp_path):
@@ -162,6 +187,17 @@ def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
     assert sorted(keys(args.output_path)) == [
         (f"toy-{problem:03d}", repetition) for problem in range(200) for repetition in range(2)
     ]
+    # What the run took adds up over all sessions, those that were killed included.
+    costs = [record.cost for record in read_records(args.output_path)]
+    document = json.loads((tmp_path / "metrics.json").read_text())["cost"]
+    assert document["tokens_generated"] == sum(cost.tokens_generated for cost in costs)
+    assert document["tokens_scored"] == sum(cost.tokens_scored for cost in costs)
+    ends = {}
+    for cost in costs:
+        ends[cost.session] = max(ends.get(cost.session, 0.0), cost.session_seconds)
+    assert len(document["sessions"]) == len(ends) > 2
+    assert document["wall_seconds"] == pytest.approx(sum(ends.values()))
+    assert 0 < document["engine_busy_share"] <= 1
 
 
 def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
@@ -241,6 +277,9 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ({"block_size": 5}, "--block_size 5 does not divide --max_length 32"),
         ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),
         ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
+        ({"batch_size": 0}, r"--max_concurrent \(--batch_size\) must be at least 1, got 0"),
+        ({"batch_size": 3, "max_concurrent": 4}, "are two names of one thing"),
+        ({"value_cache_tokens": -1}, "--value_cache_tokens must not be negative"),
         ({"temperature": -1.0}, "--temperature must not be negative"),
         ({"top_p": 0.0}, r"--top_p must be in \(0, 1\]"),
         ({"engine": "sglang"}, "--engine sglang does not work yet"),

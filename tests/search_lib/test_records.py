@@ -4,11 +4,12 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from classifier_lib.commands import InputError
-from search_lib.records import Record, RecordedResponse, RecordFile, read_records
+from search_lib.records import Record, RecordedResponse, RecordFile, parse_record, read_records
 from search_lib.runner import SearchCost
 from search_lib.strategies import Node
 
@@ -37,6 +38,11 @@ def test_records_come_back_as_they_were(tmp_path):
     path = tmp_path / "new" / "out.jsonl"
     fill(path, 3)
     assert list(read_records(path)) == [make_record(f"p{index}") for index in range(3)]
+
+
+def test_records_of_an_earlier_version_are_read():
+    fields = asdict(make_record("p")) | {"cost": {"tokens_generated": 4, "seconds": 0.125}}
+    assert parse_record(json.dumps(fields).encode()) == make_record("p")
 
 
 def test_a_search_cannot_be_recorded_twice(tmp_path):

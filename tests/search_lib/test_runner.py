@@ -1,9 +1,16 @@
 """The runner with a fake engine and scorer: scheduling, costs and failures."""
 
 import asyncio
+import gc
+import random
+import weakref
+from collections import Counter
+from concurrent.futures import Executor, Future
 
 import pytest
 
+from classifier_lib.scoring import Scores
+from search_lib.batching import Batcher, search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block
 from search_lib.runner import SearchJob, TooManyFailures, run_search, run_searches
@@ -31,7 +38,7 @@ class CountingEngine:
 
 class HalfScorer:
     async def score(self, prefix_ids, blocks):
-        return [0.5] * len(blocks)
+        return Scores([0.5] * len(blocks), len(prefix_ids) * len(blocks))
 
 
 def make_jobs(count, search_type="beam2"):
@@ -51,7 +58,7 @@ def run(jobs, engine, max_concurrent=4):
             1.0,
             1.0,
             max_concurrent,
-            lambda job, cost: finished.append(job),
+            lambda job, cost: finished.append(job.problem.id),
         )
 
     return asyncio.run(body()), finished
@@ -61,6 +68,8 @@ def test_costs_count_every_block():
     (job,) = make_jobs(1)
     cost = asyncio.run(run_search(job.strategy, CountingEngine(), HalfScorer(), 1.0, 1.0))
     assert cost.tokens_generated == 3 * 2 * 2 * 2  # rounds x beams x blocks x tokens
+    assert cost.tokens_scored == cost.tokens_generated
+    assert cost.tokens_cached == sum(2 * 2 * prefix for prefix in (1, 3, 5))
 
 
 def test_every_search_ends_and_a_job_is_made_only_when_a_slot_is_free():
@@ -90,7 +99,7 @@ def test_a_failed_search_is_named_and_the_others_go_on():
         "problem p11, repetition 0",
     ]
     assert "engine fault" in str(failures[0].error)
-    assert {job.problem.id for job in finished} == {f"p{i}" for i in range(20)} - {"p3", "p11"}
+    assert set(finished) == {f"p{i}" for i in range(20)} - {"p3", "p11"}
 
 
 def test_an_engine_that_always_fails_stops_the_run():
@@ -111,7 +120,159 @@ def test_a_strategy_that_never_asks_is_an_error_not_a_hang():
         asyncio.run(run_search(Stuck(), CountingEngine(), HalfScorer(), 1.0, 1.0))
 
 
-def test_early_problems_finish_early():
-    _, finished = run(make_jobs(30), CountingEngine(), max_concurrent=5)
-    order = [int(job.problem.id[1:]) for job in finished]
-    assert all(abs(position - index) < 10 for position, index in enumerate(order))
+class Inline(Executor):
+    """Runs everything at once, in the thread of the loop: nothing is left to chance."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class SmallEngine:
+    """Two requests a batch, of whatever length; counts batches and checks who is served."""
+
+    def __init__(self):
+        self.batcher = Batcher(self._run, Inline(), max_size=2)
+        self.waiting = Counter()
+        self.batches = 0
+        self.served_at = {}
+
+    async def generate(self, prefix_ids, n, sampling):
+        self.waiting[search_order.get()] += 1
+        return await self.batcher.submit((search_order.get(), n, sampling))
+
+    def _run(self, batch):
+        orders = [order for order, *_ in batch]
+        assert orders == sorted(self.waiting.elements())[: len(batch)]
+        self.waiting -= Counter(orders)
+        self.batches += 1
+        for order in orders:
+            self.served_at.setdefault(order, []).append(self.batches)
+        return [
+            [Block([1] * sampling.max_new_tokens, "length") for _ in range(n)]
+            for _, n, sampling in batch
+        ]
+
+
+def test_searches_end_in_their_order_and_none_starves():
+    engine = SmallEngine()
+    failures, finished = run(make_jobs(40), engine, max_concurrent=8)
+    assert not failures
+    assert finished == [f"p{i}" for i in range(40)]
+    # Every search has 3 rounds of 2 requests, one batch each: the first does not wait for others.
+    assert engine.batches == 40 * 3
+    assert engine.served_at[0][-1] <= 2 * 3
+    # A search waits for the ones before it in the window, and no longer.
+    for order, batches in engine.served_at.items():
+        started = engine.served_at.get(order - 8, [0])[-1]  # its slot fell free
+        assert batches[-1] - started <= 8 * 3
+
+
+def test_no_search_starves_whatever_their_lengths():
+    rng = random.Random(0)
+
+    def jobs():
+        for index in range(60):
+            rounds = rng.choice([1, 1, 1, 2, 30])
+            limits = Limits(max_length=rounds, block_size=1, stop_token_ids=(9,))
+            new = strategy_factory("beam2", 4, limits)
+            yield SearchJob(Problem(f"p{index}", "", ""), 0, index, new([index], index))
+
+    failures, finished = run(jobs(), SmallEngine(), max_concurrent=8)
+    assert not failures
+    assert len(finished) == 60
+    for position, problem_id in enumerate(finished):
+        # Of the searches before it, at most those that share its window can still run.
+        assert int(problem_id[1:]) - position < 8
+
+
+def test_memory_does_not_grow_with_the_number_of_problems():
+    alive = weakref.WeakSet()
+    most = 0
+
+    def jobs():
+        nonlocal most
+        for job in make_jobs(300):
+            alive.add(job.strategy)
+            gc.collect()
+            most = max(most, len(alive))
+            yield job
+
+    gc.freeze()  # the collections need not look at all of torch
+    try:
+        failures, finished = run(jobs(), CountingEngine(fail_on=range(5, 300, 5)))
+    finally:
+        gc.unfreeze()
+    assert (len(failures), len(finished)) == (59, 241)
+    assert most <= 4 + 2  # the window, and what the loop has at hand
+    del finished
+    gc.collect()
+    assert not alive
+
+
+def test_some_generate_while_others_are_scored():
+    class OneAtATime(CountingEngine):
+        lock = asyncio.Lock()
+
+        async def generate(self, *request):
+            async with self.lock:
+                return await super().generate(*request)
+
+    engine = OneAtATime()
+    generated_meanwhile = []
+
+    class SlowScorer(HalfScorer):
+        async def score(self, prefix_ids, blocks):
+            before = engine.requests
+            for _ in range(20):
+                await asyncio.sleep(0)
+            generated_meanwhile.append(engine.requests - before)
+            return await super().score(prefix_ids, blocks)
+
+    async def body():
+        return await run_searches(
+            make_jobs(30), engine, SlowScorer(), 1.0, 1.0, 6, lambda job, cost: None
+        )
+
+    assert asyncio.run(body()) == []
+    assert len(generated_meanwhile) == 30 * 3 * 2
+    assert sum(count > 0 for count in generated_meanwhile) > 0.9 * len(generated_meanwhile)
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "bfs", "bon", "random2"])
+def test_no_block_is_scored_twice_and_a_response_has_its_last_blocks_value(search_type):
+    rng = random.Random(0)
+    scored = []
+
+    class Engine(CountingEngine):
+        async def generate(self, prefix_ids, n, sampling):
+            await asyncio.sleep(0)
+            blocks = []
+            for _ in range(n):  # no two blocks alike
+                ids = [rng.randrange(10, 10**9) for _ in range(sampling.max_new_tokens)]
+                stop = rng.random() < 0.3
+                blocks.append(Block([*ids[:-1], 9], "stop") if stop else Block(ids, "length"))
+            return blocks
+
+    class RandomScorer:
+        async def score(self, prefix_ids, blocks):
+            values = [rng.random() for _ in blocks]
+            for block, value in zip(blocks, values, strict=True):
+                scored.append((tuple(prefix_ids + block.token_ids), value))
+            return Scores(values, 0)
+
+    jobs = list(make_jobs(10, search_type))
+
+    async def body():
+        return await run_searches(jobs, Engine(), RandomScorer(), 1.0, 1.0, 4, lambda *_: None)
+
+    assert asyncio.run(body()) == []
+    assert len({path for path, _ in scored}) == len(scored)
+    assert len(scored) == sum(len(job.strategy.nodes) for job in jobs)
+    values = dict(scored)
+    for job in jobs:
+        prompt = (int(job.problem.id[1:]),)
+        for response in job.strategy.result():
+            assert response.value == values[prompt + tuple(response.token_ids)]
+            assert response.value == job.strategy.nodes[response.node].value
