@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from classifier_lib.commands import InputError
 from classifier_lib.data import ROLL_IN, ROLL_OUT
 from classifier_lib.throughput import TokenCounts
 from classifier_lib.training import StepResult
-from scripts.bench import data_loading, train_step
+from scripts.bench import data_loading, scoring, train_step
 from scripts.bench.data_loading import NUM_CUTS, draw_row
 
 
@@ -68,6 +69,35 @@ def test_data_loading_reads_the_same_and_reports_both_sizes(capsys):
     ]
     speeds = [number(row["samples/s"]) for row in table[2:]]
     assert ratio == pytest.approx(speeds[1] / speeds[0], rel=0.01)
+
+
+def test_scoring_computes_the_tokens_that_follow_from_the_procedures(capsys):
+    table, ratio = run(scoring.main, scoring.Args(max_length=256, rounds=1), capsys)
+    prompt = 2
+    for row, (parts, way) in zip(
+        table, itertools.product((4, 8, 16), (scoring.PUBLISHED, scoring.OURS)), strict=True
+    ):
+        assert (row["way"], number(row["block"])) == (way, 256 // parts)
+        if way == scoring.OURS:
+            assert number(row["tokens"]) == prompt + 8 * 256
+            assert number(row["passes"]) == 1 + parts
+            assert 0 < number(row["difference"]) < 1e-4
+        else:
+            candidates = 8 * sum(prompt + done * 256 // parts for done in range(1, parts + 1))
+            assert number(row["tokens"]) == candidates + 4 * (prompt + 256)
+            assert number(row["passes"]) == 8 * parts + 4
+    assert ratio > 1
+
+
+def test_scoring_refuses_values_that_differ(monkeypatch):
+    monkeypatch.setitem(scoring.TOLERANCE, torch.float32, 0.0)
+    with pytest.raises(RuntimeError, match=r"values differ by .* at blocks of 1/8"):
+        scoring.main(scoring.Args(max_length=64, rounds=1))
+
+
+def test_scoring_takes_whole_blocks():
+    with pytest.raises(InputError, match="--max_length 100 is not a multiple of 16"):
+        scoring.main(scoring.Args(max_length=100))
 
 
 def test_rows_have_the_published_lengths_and_share_their_roll_ins():

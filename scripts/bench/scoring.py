@@ -1,0 +1,280 @@
+"""Tokens and seconds of the value model for one search, scored in the published way and in ours.
+
+    python -m scripts.bench.scoring --quick          # CPU: within a minute
+    python -m scripts.bench.scoring                  # CPU: some minutes; on a GPU: the real shape
+
+- *published*: each candidate is scored alone, with its whole prefix; when the search is over, the
+  final beams are scored once more.
+- *prefix cache*, ours: `ValueScorer`. A round's candidates share batches and only their new blocks
+  are computed; the value of a response is that of its last block.
+
+One beam search of width 2 with 8 blocks in flight (`BeamSearch`, the paper's setting), at blocks of
+1/4, 1/8 and 1/16 of the maximum length. Blocks are random tokens and no response ends before the
+limit, so that the tokens can be told in advance: with k rounds the published way computes
+4 k (k + 1) + 4 k blocks and ours 8 k, which is (k + 2) / 2 times fewer, prompt aside: 3, 5 and 9.
+Our scorer guides the search; the published way then scores the candidates of that same search.
+The run fails unless all values agree (to 1e-4 in float32, 0.05 in bfloat16).
+
+The ways take turns, after one short search of each that doesn't count; the fastest of the rounds
+counts. On a CPU the seconds are CPU time of one thread, so what else runs on the machine matters
+little. Only the scoring is timed. A single search is the least that our way can batch.
+
+`--shape 1.5b`, the default on a GPU, is DeepSeek-R1-Distill-Qwen-1.5B with random weights in
+bfloat16, at 16,384 tokens; `--shape small`, the default on a CPU, has the same proportions at 2.3M
+parameters (`train_step.SHAPES`) in float32, at 2,048 tokens (512 with --quick).
+
+Columns: block size in tokens; forward passes; tokens that went through the model, without padding,
+and how many times fewer; seconds and how many times fewer; the largest difference of a value to the
+published way's. The ratio is that of the seconds at 1/8, the middle setting.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+
+from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.scoring import ScoringRequest, ValueScorer
+from scripts.bench import print_report
+from scripts.bench.train_step import SHAPES, build_model
+from search_lib.engines.base import Block
+from search_lib.strategies import BeamSearch, Limits
+
+PARTS = (4, 8, 16)
+"""Blocks of a response."""
+MIDDLE = 8
+NUM_BLOCKS, WIDTH = 8, 2
+PROMPT_SHARE = 128
+"""Tokens of a response at most to one of the prompt."""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+PUBLISHED, OURS = "published", "prefix cache"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Tokens and seconds of the value model for one search."""
+
+    quick: bool = False
+    """Responses of 512 tokens at most and 1 round, instead of 2,048 and 2."""
+    shape: Literal["small", "1.5b"] | None = None
+    """Model and lengths; by default 1.5b on a GPU, small on a CPU."""
+    max_length: int | None = None
+    """Tokens of a response, a multiple of 16."""
+    rounds: int | None = None
+    """Timed searches of each way and block size."""
+    seed: int = 0
+    """Of the tokens and the weights."""
+
+
+class Search(NamedTuple):
+    """What was to be scored in one search, and what our way made of it.
+
+    Attributes:
+        requests: Prefix and blocks of every expansion, by round.
+        values: Of each block.
+        final_paths: Prompt and response of each beam in the end.
+        final_values: Of these, as the search reports them.
+    """
+
+    requests: list[list[ScoringRequest]]
+    values: list[list[list[float]]]
+    final_paths: list[list[int]]
+    final_values: list[float]
+
+
+class Work(NamedTuple):
+    """What one way did for a search.
+
+    Attributes:
+        passes: Forward passes.
+        tokens: That went through the model, without padding.
+        seconds: Of scoring.
+        difference: Largest of a value to the published way's.
+    """
+
+    passes: int
+    tokens: int
+    seconds: float
+    difference: float
+
+
+def prompt_tokens(max_length: int) -> int:
+    """Tokens of the prompt."""
+    return max(1, max_length // PROMPT_SHARE)
+
+
+class Bench:
+    """A value model whose forward passes are counted.
+
+    Args:
+        model: The value model.
+        max_length: Tokens of a response.
+        seed: Of the tokens.
+    """
+
+    def __init__(self, model: Qwen2ForClassifier, max_length: int, seed: int):
+        self._model = model
+        self._max_length = max_length
+        self._seed = seed
+        self._on_gpu = model.device.type == "cuda"
+        self._clock = time.perf_counter if self._on_gpu else time.process_time
+        self._passes = 0
+        model.register_forward_hook(self._count)
+
+    def compare(self, parts: int) -> dict[str, Work]:
+        """Runs one search with `parts` blocks a response and scores it in both ways.
+
+        Raises:
+            RuntimeError: If the values differ by more than rounding.
+        """
+        search, ours = self._search_with_cache(parts)
+        published = self._score_alone(search)
+        tolerance = TOLERANCE[self._model.dtype]
+        if published.difference > tolerance:
+            raise RuntimeError(
+                f"values differ by {published.difference} at blocks of 1/{parts}, more than "
+                f"{tolerance}"
+            )
+        return {
+            PUBLISHED: published._replace(difference=0.0),
+            OURS: ours._replace(difference=published.difference),
+        }
+
+    def _search_with_cache(self, parts: int) -> tuple[Search, Work]:
+        rng = np.random.default_rng(self._seed)
+        vocab_size = self._model.config.vocab_size
+        size = self._max_length // parts
+
+        def draw(count: int) -> list[int]:
+            return rng.integers(0, vocab_size, count).tolist()
+
+        scorer = ValueScorer(self._model)
+        prompt = draw(prompt_tokens(self._max_length))
+        strategy = BeamSearch(prompt, Limits(self._max_length, size, ()), 0, NUM_BLOCKS, WIDTH)
+        requests, values = [], []
+        passes, seconds = self._passes, 0.0
+        while not strategy.done:
+            expansions = strategy.ask()
+            of_round = [
+                ScoringRequest(expansion.prefix_ids, [draw(size) for _ in range(expansion.n)])
+                for expansion in expansions
+            ]
+            took, scores = self._timed(lambda of_round=of_round: scorer.score(of_round))
+            seconds += took
+            requests.append(of_round)
+            values.append([of_request.values for of_request in scores])
+            for expansion, request, of_request in zip(expansions, of_round, scores, strict=True):
+                blocks = [Block(ids, "length") for ids in request.blocks]
+                strategy.tell(expansion.path_id, blocks, of_request.values)
+        responses = strategy.result()
+        search = Search(
+            requests,
+            values,
+            [prompt + response.token_ids for response in responses],
+            [response.value for response in responses],
+        )
+        return search, Work(self._passes - passes, scorer.tokens_computed, seconds, 0.0)
+
+    def _score_alone(self, search: Search) -> Work:
+        paths = [
+            request.prefix_ids + block
+            for of_round in search.requests
+            for request in of_round
+            for block in request.blocks
+        ]
+        ours = [value for of_round in search.values for values in of_round for value in values]
+        paths += search.final_paths
+        ours += search.final_values
+        passes = self._passes
+        seconds, values = self._timed(lambda: [self._value_of(path) for path in paths])
+        difference = max(abs(a - b) for a, b in zip(values, ours, strict=True))
+        return Work(self._passes - passes, sum(map(len, paths)), seconds, difference)
+
+    @torch.inference_mode()
+    def _value_of(self, path: list[int]) -> float:
+        input_ids = torch.tensor([path], device=self._model.device)
+        return self._model(input_ids, use_cache=False).success_probs[0, -1].item()
+
+    def _timed(self, function: Callable) -> tuple[float, list]:
+        """Seconds and result; all of these functions end by reading values off the device."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        start = self._clock()
+        result = function()
+        return self._clock() - start, result
+
+    def _count(self, *_: object) -> None:
+        self._passes += 1
+
+
+def report(work: dict[int, dict[str, Work]], max_length: int) -> None:
+    """Prints the table and the ratio."""
+    columns = ["way", "block", "passes", "tokens", "x fewer", "seconds", "x faster", "difference"]
+    rows = []
+    for parts, by_way in work.items():
+        published = by_way[PUBLISHED]
+        for way, done in by_way.items():
+            rows.append(
+                [
+                    way,
+                    f"{max_length // parts:,}",
+                    f"{done.passes}",
+                    f"{done.tokens:,}",
+                    f"{published.tokens / done.tokens:.2f}",
+                    f"{done.seconds:.2f}",
+                    f"{published.seconds / done.seconds:.2f}",
+                    f"{done.difference:.1e}",
+                ]
+            )
+    expected = ", ".join(f"{(parts + 2) / 2:.0f} at 1/{parts}" for parts in work)
+    notes = [
+        f"one search of {NUM_BLOCKS} blocks, width {WIDTH}; prompt of {prompt_tokens(max_length)} "
+        f"tokens, responses of {max_length:,}",
+        f"x fewer tokens that follow from the procedures, prompt aside: {expected}",
+        f"the ratio is that of the seconds at blocks of 1/{MIDDLE}",
+    ]
+    middle = work[MIDDLE]
+    print_report(columns, rows, notes, middle[PUBLISHED].seconds / middle[OURS].seconds)
+
+
+def main(args: Args) -> None:
+    """Prints the table and the ratio.
+
+    Raises:
+        InputError: If the blocks don't divide a response.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    name = args.shape or ("1.5b" if device.type == "cuda" else "small")
+    max_length = args.max_length or (512 if args.quick else 2048)
+    if args.max_length is None and name == "1.5b" and not args.quick:
+        max_length = SHAPES[name].max_length
+    if max_length < 1 or max_length % max(PARTS):
+        raise InputError(f"--max_length {max_length} is not a multiple of {max(PARTS)}")
+    model = build_model(SHAPES[name], device, args.seed).eval()
+    model.gradient_checkpointing_disable()  # it would forbid the cache
+    if name == "1.5b":
+        model = model.bfloat16()
+    Bench(model, max(PARTS), args.seed).compare(MIDDLE)  # warms up
+    bench = Bench(model, max_length, args.seed)
+    work: dict[int, dict[str, Work]] = {}
+    for _ in range(args.rounds or (1 if args.quick else 2)):
+        for parts in PARTS:
+            done = bench.compare(parts)
+            for way, best in work.get(parts, {}).items():
+                done[way] = min(done[way], best, key=lambda one: one.seconds)
+            work[parts] = done
+    report(work, max_length)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__, use_underscores=True))
+    except InputError as error:
+        exit_with_error("scoring.py", str(error))
