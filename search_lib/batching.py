@@ -1,7 +1,7 @@
 """Groups what concurrent searches wait for, so that a model sees batches."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -35,7 +35,8 @@ class Batcher(Generic[Request, Result]):
     that a request fails alone, and one batch that outgrows the memory is no end.
 
     Args:
-        run_batch: maps requests to their results, in order. Called in ``executor``.
+        run_batch: yields (index of a request, its result) as soon as it is there, in any order.
+            Called in ``executor``.
         executor: one thread. Two batchers that share it never run at the same time, which is
             what a CPU wants; on a GPU each has its own.
         max_size: requests in a batch at most, weighed by ``size_of``.
@@ -46,7 +47,7 @@ class Batcher(Generic[Request, Result]):
 
     def __init__(
         self,
-        run_batch: Callable[[Sequence[Request]], Sequence[Result]],
+        run_batch: Callable[[Sequence[Request]], Iterable[tuple[int, Result]]],
         executor: ThreadPoolExecutor,
         max_size: float,
         key_of: Callable[[Request], Hashable] = lambda request: None,
@@ -101,28 +102,37 @@ class Batcher(Generic[Request, Result]):
             await self._run(batch)
 
     async def _run(self, batch: list[_Entry]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def answer(entry: _Entry, result: Result) -> None:
+            if not entry.future.done():
+                entry.future.set_result(result)
+
+        def work() -> None:
+            for index, result in self._run_batch([entry.request for entry in batch]):
+                loop.call_soon_threadsafe(answer, batch[index], result)
+
         try:
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._run_batch, [entry.request for entry in batch]
-            )
-            if len(results) != len(batch):
-                raise RuntimeError(f"a batch of {len(batch)} requests has {len(results)} results")
+            await loop.run_in_executor(self._executor, work)
+            failed = [entry for entry in batch if not entry.future.done()]
+            if failed:
+                raise RuntimeError(
+                    f"of a batch of {len(batch)} requests, {len(failed)} got no result"
+                )
         except asyncio.CancelledError:
             for entry in batch:
                 entry.future.cancel()
             raise
         except Exception as error:
+            failed = [entry for entry in batch if not entry.future.done()]
             if len(batch) == 1:
-                if not batch[0].future.done():
-                    batch[0].future.set_exception(error)
+                for entry in failed:
+                    entry.future.set_exception(error)
                 return
             # One request is at fault, or all of them are too much at once: halves tell.
-            await self._run(batch[: len(batch) // 2])
-            await self._run(batch[len(batch) // 2 :])
-        else:
-            for entry, result in zip(batch, results, strict=True):
-                if not entry.future.done():
-                    entry.future.set_result(result)
+            for half in (failed[: len(failed) // 2], failed[len(failed) // 2 :]):
+                if half:
+                    await self._run(half)
 
     def _take_batch(self) -> list[_Entry]:
         self._waiting = [entry for entry in self._waiting if not entry.future.cancelled()]

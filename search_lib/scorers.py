@@ -32,7 +32,7 @@ class HfScorer:
     def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-scorer")
         self._batcher: Batcher[ScoringRequest, Scores] = Batcher(
-            values.score,
+            lambda requests: enumerate(values.score(requests)),
             self._executor,
             # Several forward passes: enough sequences of about one length for each of them.
             max_size=16 * values.max_batch_tokens,

@@ -1,4 +1,4 @@
-"""What only a GPU can show: each attention implementation trains to the loss of the CPU."""
+"""What only a GPU can show: training and scoring there give what they give on a CPU."""
 
 import importlib.util
 
@@ -11,6 +11,7 @@ from classifier_lib.batches import collate
 from classifier_lib.data import Rollout
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.scoring import ScoringRequest, ValueScorer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_flash = pytest.mark.skipif(
@@ -66,3 +67,20 @@ def test_layouts_equal_padding_on_a_cpu(tiny_config, packing, name):
     torch.testing.assert_close(found[0], expected[0], rtol=2e-2, atol=0)
     similarity = torch.cosine_similarity(found[1:], expected[1:], dim=0)
     assert similarity > 0.99
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
+def test_values_with_kept_prefixes_equal_those_of_a_cpu(tiny_config, dtype, tolerance):
+    config = type(tiny_config)(**{**tiny_config.to_dict(), "initializer_range": 0.1})
+    torch.manual_seed(0)
+    model = Qwen2ForClassifier(config)
+    rng = np.random.default_rng(0)
+    prefix, first, *others = (rng.integers(0, 64, n).tolist() for n in (50, 30, 20, 7, 1))
+    rounds = [[ScoringRequest(prefix, [first, *others])], [ScoringRequest(prefix + first, others)]]
+    expected = [ValueScorer(model).score(requests)[0].values for requests in rounds]
+    scorer = ValueScorer(model.to("cuda", dtype))
+    for requests, values in zip(rounds, expected, strict=True):
+        assert scorer.score(requests)[0].values == pytest.approx(values, abs=tolerance)
+    assert scorer.tokens_computed == 50 + 30 + 2 * (20 + 7 + 1)

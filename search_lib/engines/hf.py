@@ -1,6 +1,7 @@
 """Blocks from a transformers model in this process: the default engine, on a CPU or one GPU."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -64,6 +65,9 @@ class SeededSampling(LogitsProcessor):
 
 class HfEngine:
     """Batches waiting requests into calls of the library's ``generate``.
+
+    A request is answered when its own rows have ended, to within ``CHUNK_TOKENS``; those that come
+    meanwhile wait for the batch's last row.
 
     Args:
         model: a causal language model in eval mode.
@@ -155,7 +159,10 @@ class HfEngine:
         self._executor.shutdown(wait=False)
 
     @torch.inference_mode()
-    def _generate_batch(self, requests: Sequence[GenerationRequest]) -> list[list[Block]]:
+    def _generate_batch(
+        self, requests: Sequence[GenerationRequest]
+    ) -> Iterator[tuple[int, list[Block]]]:
+        """Yields the index and the blocks of each request when its last row has ended."""
         device = self.model.device
         request_of_row = [i for i, request in enumerate(requests) for _ in range(request.n)]
         limits = [requests[i].sampling.max_new_tokens for i in request_of_row]
@@ -172,6 +179,8 @@ class HfEngine:
         # A few tokens at a time: rows that have ended leave the batch, and the others go on from
         # their states without paying for them.
         blocks: dict[int, Block] = {}
+        ends = itertools.accumulate(request.n for request in requests)
+        rows_of = [range(end - r.n, end) for r, end in zip(requests, ends, strict=True)]
         alive = list(range(len(limits)))
         new_ids: list[list[int]] = [[] for _ in limits]
         done = 0
@@ -195,6 +204,9 @@ class HfEngine:
                     blocks[row] = block
             done += output.shape[1] - input_ids.shape[1]
             kept = [index for index, row in enumerate(alive) if row not in blocks]
+            for index in dict.fromkeys(request_of_row[row] for row in alive):
+                if all(row in blocks for row in rows_of[index]):
+                    yield index, [blocks[row] for row in rows_of[index]]
             mask = F.pad(mask, (0, output.shape[1] - mask.shape[1]), value=1)
             input_ids = output
             if len(kept) < len(alive):
@@ -202,9 +214,6 @@ class HfEngine:
                 cache.batch_select_indices(indices)
                 input_ids, mask = input_ids[indices], mask[indices]
                 alive = [alive[index] for index in kept]
-
-        in_order = (blocks[row] for row in range(len(limits)))
-        return [[next(in_order) for _ in range(request.n)] for request in requests]
 
     def _prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
         """Key-value states of all prefix tokens but the last, which ``generate`` starts from."""

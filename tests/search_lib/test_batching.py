@@ -9,10 +9,14 @@ import pytest
 from search_lib.batching import Batcher, search_order
 
 
+def in_order(run_batch):
+    return lambda batch: enumerate(run_batch(batch))
+
+
 def submit_all(requests, run_batch, **options):
     async def body():
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(run_batch, executor, **options)
+            batcher = Batcher(in_order(run_batch), executor, **options)
             return await asyncio.gather(
                 *(batcher.submit(request) for request in requests), return_exceptions=True
             )
@@ -66,7 +70,7 @@ def test_the_earliest_search_goes_first_whoever_asked_first():
             return await batcher.submit(request)
 
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(record, executor, max_size=2)
+            batcher = Batcher(in_order(record), executor, max_size=2)
             requests = ((3, "a"), (1, "b"), (2, "c"), (1, "d"), (2, "e"))
             await asyncio.gather(*(ask(*request) for request in requests))
 
@@ -106,7 +110,46 @@ def test_a_batch_that_is_too_much_at_once_is_halved():
 
 def test_a_missing_result_is_an_error_and_not_a_hang():
     for result in submit_all([1, 2], lambda batch: [], max_size=4):
-        assert "a batch of 1 requests has 0 results" in str(result)
+        assert "of a batch of 1 requests, 1 got no result" in str(result)
+
+
+def test_a_request_is_answered_while_its_batch_still_runs():
+    release = threading.Event()
+
+    def one_by_one(batch):
+        yield batch.index("quick"), "early"
+        assert release.wait(10)
+        yield batch.index("slow"), "late"
+
+    async def body():
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(one_by_one, executor, max_size=2)
+            slow = asyncio.create_task(batcher.submit("slow"))
+            assert await batcher.submit("quick") == "early"
+            assert not slow.done()
+            release.set()
+            assert await slow == "late"
+
+    asyncio.run(body())
+
+
+def test_after_a_failure_only_what_was_not_answered_is_tried_again():
+    batches = []
+
+    def small_memory(batch):
+        batches.append(list(batch))
+        yield len(batch) - 1, batch[-1]
+        if len(batch) > 2:
+            raise MemoryError
+        yield from enumerate(batch)
+
+    async def body():
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(small_memory, executor, max_size=4)
+            return await asyncio.gather(*(batcher.submit(x) for x in range(4)))
+
+    assert asyncio.run(body()) == [0, 1, 2, 3]
+    assert batches == [[0, 1, 2, 3], [0], [1, 2]]
 
 
 def test_requests_that_come_while_a_batch_runs_form_the_next_one():
@@ -122,7 +165,7 @@ def test_requests_that_come_while_a_batch_runs_form_the_next_one():
 
     async def body():
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(slow_first, executor, max_size=9)
+            batcher = Batcher(in_order(slow_first), executor, max_size=9)
             first = asyncio.create_task(batcher.submit(0))
             while not running.is_set():
                 await asyncio.sleep(0)
@@ -144,7 +187,7 @@ def test_close_cancels_what_waits():
 
     async def body():
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(wait, executor, max_size=1)
+            batcher = Batcher(in_order(wait), executor, max_size=1)
             tasks = [asyncio.create_task(batcher.submit(x)) for x in range(3)]
             await asyncio.sleep(0)
             await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """The embedded engine and scorer on small random models, against one sequence at a time."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -102,6 +103,36 @@ def test_each_request_keeps_its_own_length_limit(policy_path):
         ],
     )
     assert (len(short[0].token_ids), len(long[0].token_ids)) == (2, 9)
+
+
+def test_a_request_is_answered_when_its_own_rows_have_ended(policy_path):
+    lengths = {"short": 16, "long": 64}
+    short_is_there = threading.Event()
+    steps = []
+
+    def hold_the_batch(*_):
+        steps.append(1)
+        if len(steps) == 40:
+            assert short_is_there.wait(60)
+
+    async def body():
+        engine = HfEngine.load(policy_path, device="cpu")
+        engine.model.register_forward_hook(hold_the_batch)
+
+        async def ask(name):
+            request = ([5], 2, sampling(max_new_tokens=lengths[name], stop=()))
+            blocks = await engine.generate(*request)
+            if name == "short":
+                short_is_there.set()
+            return [len(block.token_ids) for block in blocks]
+
+        try:
+            return await asyncio.gather(*map(ask, lengths))
+        finally:
+            await engine.close()
+
+    assert asyncio.run(body()) == [[16, 16], [64, 64]]
+    assert len(steps) == 64  # they shared one batch
 
 
 def test_requests_that_no_model_can_serve_are_refused(policy_path):

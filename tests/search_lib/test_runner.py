@@ -149,10 +149,8 @@ class SmallEngine:
         self.batches += 1
         for order in orders:
             self.served_at.setdefault(order, []).append(self.batches)
-        return [
-            [Block([1] * sampling.max_new_tokens, "length") for _ in range(n)]
-            for _, n, sampling in batch
-        ]
+        for index, (_, n, sampling) in enumerate(batch):
+            yield index, [Block([1] * sampling.max_new_tokens, "length") for _ in range(n)]
 
 
 def test_searches_end_in_their_order_and_none_starves():
