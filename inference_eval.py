@@ -101,8 +101,8 @@ class Args:
     """Published spelling of --max_concurrent."""
     value_cache_tokens: int = 262_144
     """Tokens whose key-value states the hf value model keeps between blocks: 28 KiB each for
-    DeepSeek-VM-1.5B in bfloat16. Too few for the searches in flight, and prefixes are computed
-    again."""
+    DeepSeek-VM-1.5B in bfloat16. All beams of all searches in flight should fit; else prefixes are
+    computed again, which tokens_scored in metrics.json shows."""
     attention_impl: str = "flash_attention_2"
     """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
     engine: EngineName = "hf"

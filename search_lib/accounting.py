@@ -17,7 +17,8 @@ from search_lib.engines.base import Block
 
 DEFINITIONS = {
     "tokens_generated": "new tokens of all blocks, kept or not",
-    "tokens_scored": "tokens that the value model computed: new ones, and dropped ones again",
+    "tokens_scored": "tokens that the value model computed: new ones (blocks, prompts), and again "
+    "those that its cache had dropped",
     "tokens_cached": "tokens of the scored paths (prefix + block, each candidate's) that a cache "
     "gave; with tokens_scored, all that scoring every candidate alone would compute",
     "flops": "2 x N x tokens + 4 x layers x heads x head size x contexts. N: parameters but for "
