@@ -14,17 +14,18 @@ The same on a plain CPU, with the models that scripts/quickstart.sh makes:
         --output_path outputs/toy/records.jsonl
 
 Killed at any moment, the same command goes on; what is lost is the searches in flight. Beside the
-records stand `run_config.json` and `metrics.json`: one folder a run.
+records stand `run_config.json` and `metrics.json`: one folder a run. On n machines the same command
+with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then `python -m search_lib.records
+merge`.
 """
 
 import asyncio
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,33 +35,25 @@ import tyro
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.atomic_files import write_json
-from classifier_lib.commands import InputError
+from classifier_lib.commands import InputError, parse_shard
 from classifier_lib.fingerprints import MODEL_FILES, fingerprint
 from classifier_lib.hub import check_vocabulary, load_config
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer, load_value_model
 from loggers import open_trackers
-from search_lib.accounting import model_size
-from search_lib.benchmarks import (
-    LOCAL_FORMATS,
-    BenchmarkSource,
-    Problem,
-    find_benchmark,
-    load_problems,
-)
+from search_lib.benchmarks import Problem, find_benchmark, load_problems, problems_digest
 from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
-from search_lib.grading import Grader, extract_answer
-from search_lib.metrics import compute_metrics, format_table, grade_records, metrics_document
+from search_lib.grading import extract_answer
+from search_lib.metrics import MetricRow
 from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids, thought_mark
-from search_lib.records import RecordFile, make_record, read_records
+from search_lib.records import RecordFile, make_record
+from search_lib.report import report
+from search_lib.run_config import RunConfig, bind_folder
 from search_lib.runner import SearchCost, SearchFailure, SearchJob, TooManyFailures, run_searches
 from search_lib.scorers import HfScorer
 from search_lib.seeds import derive_seed
+from search_lib.shards import searches_of, shard_path
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
-
-CONFIG_NAME = "run_config.json"
-METRICS_NAME = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -113,6 +106,10 @@ class Args:
     """Port of the SGLang server. Unused by --engine hf."""
     piref_gpu_util: float = 0.75
     """Share of GPU memory that SGLang takes. Unused by --engine hf."""
+    shard: str | None = None
+    """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
+    go to the folder shard-i-of-n below that of --output_path; python -m search_lib.records merge
+    joins them and computes the metrics."""
     max_problems: int | None = None
     """Only the first so many problems of the benchmark."""
     split: str | None = None
@@ -125,21 +122,12 @@ class Args:
     """Also logs the metrics to this neptune project (offline without NEPTUNE_API_TOKEN)."""
 
 
-# What may differ between two runs that fill the same output file: it changes no result.
-FREE_FLAGS = {
-    "max_concurrent",
-    "batch_size",
-    "value_cache_tokens",
-    "attention_impl",
-    "sglang_port",
-    "piref_gpu_util",
-    "neptune_project",
-}
-
-
 def main(args: Args) -> int:
     """Runs or resumes an evaluation. Returns the exit status; 1 if searches failed."""
     check_flags(args)
+    index, count = parse_shard(args.shard or "0/1")
+    if args.shard:
+        args = replace(args, output_path=shard_path(args.output_path, index, count))
     source = find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
     problems = load_problems(source)[: args.max_problems]
     tokenizer = load_tokenizer(args.piref_model)
@@ -153,13 +141,13 @@ def main(args: Args) -> int:
 
     records = RecordFile(args.output_path)
     try:
-        check_configuration(args, source, records)
+        config = run_config(args, problems)
+        bind_folder(args.output_path, config)
         if damaged := records.recover():
             print(f"{damaged} damaged lines were moved aside; their searches run again")
         missing = [
             (problem, repetition)
-            for problem in problems
-            for repetition in range(args.num_repetitions)
+            for problem, repetition in searches_of(problems, args.num_repetitions, index, count)
             if (problem.id, repetition) not in records.finished
         ]
         print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
@@ -167,7 +155,12 @@ def main(args: Args) -> int:
         if missing:
             jobs = make_jobs(args, missing, prompts, new_strategy)
             failures = asyncio.run(search(args, jobs, len(missing), tokenizer, prompts, records))
-        report(args, len(problems))
+        if args.shard is None:
+            rows = report(args.output_path, config)
+            if args.neptune_project:
+                log_to_neptune(args, args.neptune_project, rows)
+        else:
+            print(f"shard {args.shard}: {len(records.finished)} searches in {args.output_path}")
     finally:
         records.close()
 
@@ -277,51 +270,17 @@ def check_tokens(classifier_path: str, vocab_size: int, tokenizer: PreTrainedTok
             )
 
 
-def check_configuration(args: Args, source: BenchmarkSource, records: RecordFile) -> None:
-    """Saves the configuration beside new records, or compares it with that of earlier ones.
-
-    Raises:
-        InputError: naming every flag that differs, or if records stand there without one.
-    """
-    config = as_json(args) | {"output_path": args.output_path.name}
-    fingerprints = {
-        "benchmark": fingerprint(source.path) if source.path.endswith(LOCAL_FORMATS) else None,
-        "piref_model": fingerprint(args.piref_model, MODEL_FILES),
-        "classifier_ckpt_path": fingerprint(args.classifier_ckpt_path, MODEL_FILES),
-    }
-    path = args.output_path.with_name(CONFIG_NAME)
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        earlier_output = args.output_path.with_name(earlier["output_path"])
-        earlier_fingerprints = earlier["fingerprints"]
-    except FileNotFoundError:
-        if not records.is_empty:
-            raise InputError(
-                f"{args.output_path} is not empty, and no {CONFIG_NAME} beside it says what run it "
-                "is of; it was left alone"
-            ) from None
-        write_json(path, config | {"fingerprints": fingerprints})
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    if not earlier_output.exists() or earlier_output.stat().st_size == 0:
-        # A run that never got as far as a record binds nobody.
-        write_json(path, config | {"fingerprints": fingerprints})
-        return
-    differing = [
-        f"--{flag} (was {earlier.get(flag)!r}, now {value!r})"
-        for flag, value in config.items()
-        if flag not in FREE_FLAGS and earlier.get(flag) != value
-    ] + [
-        f"--{flag} (the content of {config[flag]} has changed)"
-        for flag, value in fingerprints.items()
-        if earlier.get(flag) == config[flag] and earlier_fingerprints.get(flag) != value
-    ]
-    if differing:
-        raise InputError(
-            f"{earlier_output} is of another configuration; differing: {', '.join(differing)}. "
-            "Give this run a folder of its own with --output_path"
-        )
+def run_config(args: Args, problems: list[Problem]) -> RunConfig:
+    """What the results depend on, for ``run_config.json``."""
+    return RunConfig(
+        flags=as_json(args) | {"output_path": args.output_path.name},
+        fingerprints={
+            "benchmark": problems_digest(problems),
+            "piref_model": fingerprint(args.piref_model, MODEL_FILES),
+            "classifier_ckpt_path": fingerprint(args.classifier_ckpt_path, MODEL_FILES),
+        },
+        problem_ids=[problem.id for problem in problems],
+    )
 
 
 def as_json(args: Args) -> dict[str, Any]:
@@ -396,36 +355,18 @@ async def search(
             await scorer.close()
 
 
-def report(args: Args, num_problems: int) -> None:
-    """Grades all records, writes `metrics.json`, prints the table and logs to the trackers."""
-    with Grader(num_workers=2) as grader:
-        graded, summary = grade_records(
-            read_records(args.output_path), args.num_repetitions, grader.equivalent
-        )
-    rows = compute_metrics(graded, args.num_blocks, args.num_repetitions)
-    path = args.output_path.with_name(METRICS_NAME)
-    sizes = model_size(args.piref_model), model_size(args.classifier_ckpt_path)
-    write_json(path, metrics_document(graded, rows, summary, *sizes))
-    print(
-        f"\n{args.benchmark}, {args.search_type}: {len(graded)} of {num_problems} problems "
-        f"complete, {args.num_blocks} blocks x up to {args.num_repetitions} trees"
+def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:
+    """Logs the accuracies, by budget."""
+    trackers = open_trackers(
+        args.output_path.parent,
+        as_json(args),
+        ["neptune"],
+        run_name=args.output_path.stem,
+        neptune_project=project,
     )
-    if rows:
-        print(f"\n{format_table(rows)}\n")
-        print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
-        print("n: problems x groups of trees")
-    print(f"records: {args.output_path}\nmetrics: {path}")
-    if args.neptune_project:
-        trackers = open_trackers(
-            args.output_path.parent,
-            as_json(args),
-            ["neptune"],
-            run_name=args.output_path.stem,
-            neptune_project=args.neptune_project,
-        )
-        for row in rows:
-            trackers.log({f"accuracy/{row.method}": row.estimate.mean}, step=row.budget)
-        trackers.close()
+    for row in rows:
+        trackers.log({f"accuracy/{row.method}": row.estimate.mean}, step=row.budget)
+    trackers.close()
 
 
 if __name__ == "__main__":

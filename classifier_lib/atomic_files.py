@@ -52,6 +52,24 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a temporary file beside `path` that becomes `path` when the block succeeds.
+
+    What stood at `path` before is replaced. The file reaches the disk before the rename.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file.
 

@@ -1,5 +1,6 @@
 """What the command lines of this package have in common."""
 
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -29,3 +30,15 @@ def differing_flags(
         for name in sorted(saved.keys() | current.keys())
         if name not in may_change and saved.get(name) != current.get(name)
     ]
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """Returns the numbers of `--shard i/n`: (which part, of how many).
+
+    Raises:
+        InputError: If it is anything else, or i is not in [0, n).
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise InputError(f"--shard {shard}: expected i/n with i from 0 to n - 1, e.g. 0/2")
+    return int(match[1]), int(match[2])

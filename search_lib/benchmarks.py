@@ -1,8 +1,9 @@
 """Problem sets: the paper's benchmarks, the toy task, and any local file or hub data set."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,12 @@ def load_problems(source: BenchmarkSource) -> list[Problem]:
             raise InputError(f"benchmark {source.path}: the id {problem.id!r} occurs twice")
         seen.add(problem.id)
     return problems
+
+
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """Tells apart problem sets with the same name: a digest of all questions and answers."""
+    text = json.dumps([astuple(problem) for problem in problems])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_rows(source: BenchmarkSource) -> Iterable[dict[str, Any]]:

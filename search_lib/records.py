@@ -1,11 +1,17 @@
-"""Output records: one JSON line a search, appended whole, recovered after any kill."""
+"""Output records: one JSON line a search, appended whole, recovered after any kill.
+
+The shards of a run become one run by
+
+    python -m search_lib.records merge outputs/aime-24/shard-*-of-8/records.jsonl \\
+        --output_path outputs/aime-24/records.jsonl
+"""
 
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from classifier_lib.atomic_files import lock_file
 from classifier_lib.commands import InputError
@@ -117,15 +123,46 @@ def parse_record(line: bytes) -> Record | None:
         return None
 
 
+class Line(NamedTuple):
+    """One line of a file of records.
+
+    Args:
+        number: from 1.
+        start: its first byte in the file.
+        content: its bytes.
+        record: what it holds; None if it is torn.
+    """
+
+    number: int
+    start: int
+    content: bytes
+    record: Record | None
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """All lines of a file, one in memory at a time.
+
+    Raises:
+        InputError: at a line of JSON that is no record of this version.
+    """
+    start = 0
+    with path.open("rb") as file:
+        for number, content in enumerate(file, start=1):
+            record = parse_record(content)
+            if record is None and _is_json_object(content):
+                raise InputError(f"{path}, line {number}: JSON, but no record of this version")
+            # Without its end it may be whole by chance, but the next one would run into it.
+            yield Line(number, start, content, record if content.endswith(b"\n") else None)
+            start += len(content)
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """The whole records of a file, each search once, one in memory at a time."""
     seen: set[RecordKey] = set()
-    with path.open("rb") as file:
-        for line in file:
-            record = parse_record(line) if line.endswith(b"\n") else None
-            if record is not None and record.key not in seen:
-                seen.add(record.key)
-                yield record
+    for line in read_lines(path):
+        if line.record is not None and line.record.key not in seen:
+            seen.add(line.record.key)
+            yield line.record
 
 
 class RecordFile:
@@ -155,11 +192,6 @@ class RecordFile:
             raise InputError(f"another process is writing to {path.parent}") from error
         except OSError as error:
             raise InputError(f"--output_path {path} cannot be written: {error}") from error
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was ever written to it."""
-        return not self.path.exists() or self.path.stat().st_size == 0
 
     def recover(self) -> int:
         """Finds the searches that are there, and repairs what a kill or a disk fault left.
@@ -200,16 +232,13 @@ def _repair(path: Path) -> tuple[set[RecordKey], int]:
     finished: set[RecordKey] = set()
     damaged: list[bytes] = []
     whole = path.with_name(path.name + ".tmp")
-    with path.open("rb") as source, whole.open("wb") as target:
-        for number, line in enumerate(source, start=1):
-            record = parse_record(line) if line.endswith(b"\n") else None
-            if record is None and parse_record(line) is None and _is_json_object(line):
-                raise InputError(f"{path}, line {number}: JSON, but no record of this version")
-            if record is None or record.key in finished:
-                damaged.append(line.rstrip(b"\n") + b"\n")
+    with whole.open("wb") as target:
+        for line in read_lines(path):
+            if line.record is None or line.record.key in finished:
+                damaged.append(line.content.rstrip(b"\n") + b"\n")
             else:
-                finished.add(record.key)
-                target.write(line)
+                finished.add(line.record.key)
+                target.write(line.content)
         target.flush()
         os.fsync(target.fileno())
     if damaged:
@@ -226,3 +255,9 @@ def _is_json_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
+
+
+if __name__ == "__main__":
+    from search_lib.shards import main  # here: it imports this module
+
+    main()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import inference_eval
 from classifier_lib.commands import InputError
 from inference_eval import Args
-from search_lib.records import parse_record, read_records
+from search_lib.records import Record, parse_record, read_records
+from search_lib.shards import merge
 from tests.tiny_models import save_tiny_classifier, save_tiny_policy
 
 ROOT = Path(inference_eval.__file__).parent
@@ -161,6 +163,49 @@ def test_a_finished_run_loads_no_model_and_reports_again(models, tmp_path, monke
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
 
 
+def comparable(path: Path) -> list[Record]:
+    """Sorted, without what was timed, and values to rounding."""
+    return [
+        replace(
+            record,
+            responses=[replace(r, value=round(r.value, 4)) for r in record.responses],
+            tree=[replace(node, value=round(node.value, 4)) for node in record.tree],
+            cost=replace(record.cost, seconds=0.0),
+        )
+        for record in sorted(read_records(path), key=lambda record: record.key)
+    ]
+
+
+def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch, capsys):
+    whole = make_args(models, tmp_path / "whole")
+    inference_eval.main(whole)
+    args = make_args(models, tmp_path / "sharded")
+    paths = []
+    for shard in ("0/2", "1/2"):
+        part = replace(args, shard=shard, batch_size=2)
+        assert inference_eval.main(part) == 0
+        paths.append(tmp_path / "sharded" / f"shard-{shard[0]}-of-2" / "records.jsonl")
+        # Half of the searches are no run: there are no metrics to be taken for one.
+        assert not list((tmp_path / "sharded").rglob("metrics.json"))
+        assert inference_eval.main(part) == 0
+        assert f"3 searches are there, 0 to run\nshard {shard}: 3 searches in" in (
+            capsys.readouterr().out
+        )
+    merge(tuple(paths), args.output_path)
+    assert comparable(args.output_path) == comparable(whole.output_path)
+    documents = [
+        json.loads(path.with_name("metrics.json").read_text())
+        for path in (args.output_path, whole.output_path)
+    ]
+    for document in documents:
+        del document["summary"]["search_seconds"]
+    assert documents[0] == documents[1]
+    # The one machine's command takes it for its own.
+    monkeypatch.setattr(inference_eval, "open_engine", None)
+    assert inference_eval.main(args) == 0
+    assert "6 searches are there, 0 to run" in capsys.readouterr().out
+
+
 def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
     args = make_args(
         models, tmp_path, max_problems=None, num_repetitions=2, batch_size=4, max_length=24
@@ -223,7 +268,7 @@ def test_retrained_weights_in_the_same_folder_are_another_configuration(models, 
     args = make_args(tmp_path / "models", tmp_path / "run")
     inference_eval.main(args)
     save_tiny_classifier(tmp_path / "models" / "value_model", seed=9)
-    message = r"differing: --classifier_ckpt_path \(the content of .* has changed\)\."
+    message = r"differing: --classifier_ckpt_path \(the content of .* differs\)\."
     with pytest.raises(InputError, match=message):
         inference_eval.main(args)
 
@@ -282,6 +327,7 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ({"value_cache_tokens": -1}, "--value_cache_tokens must not be negative"),
         ({"temperature": -1.0}, "--temperature must not be negative"),
         ({"top_p": 0.0}, r"--top_p must be in \(0, 1\]"),
+        ({"shard": "3/3"}, "--shard 3/3: expected i/n with i from 0 to n - 1"),
         ({"engine": "sglang"}, "--engine sglang does not work yet"),
         ({"use_sglang_server": True}, "--engine sglang_server does not work yet"),
         ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from classifier_lib.atomic_files import atomic_folder, write_json
+from classifier_lib.atomic_files import atomic_file, atomic_folder, write_json
 
 
 def test_values_that_json_does_not_know_leave_the_old_file(tmp_path):
@@ -29,3 +29,20 @@ def test_a_folder_appears_only_when_its_block_succeeds_and_replaces_the_old_one(
     with atomic_folder(target) as folder:
         (folder / "c").write_text("second")
     assert [path.name for path in target.iterdir()] == ["c"]
+
+
+def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
+    path = tmp_path / "file"
+    with atomic_file(path) as file:
+        file.write(b"first")
+        assert not path.exists()
+
+    def fail_half_way():
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail_half_way()
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]

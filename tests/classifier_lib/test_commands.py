@@ -1,6 +1,6 @@
 import pytest
 
-from classifier_lib.commands import differing_flags, exit_with_error
+from classifier_lib.commands import InputError, differing_flags, exit_with_error, parse_shard
 
 
 def test_differing_flags_are_named():
@@ -20,3 +20,10 @@ def test_an_error_is_one_line_and_exit_code_2(capsys):
     output = capsys.readouterr()
     assert output.err == "program: error: no such file: x\n"
     assert output.out == ""
+
+
+def test_a_shard_is_one_of_so_many():
+    assert [parse_shard(text) for text in ("0/1", "0/12", "11/12")] == [(0, 1), (0, 12), (11, 12)]
+    for text in ("", "1", "1/1", "12/12", "-1/2", "0/0", "1/2/3", "a/b"):
+        with pytest.raises(InputError, match=f"--shard {text}: expected i/n with i from"):
+            parse_shard(text)
