@@ -44,10 +44,15 @@ def test_ci_runs_the_two_commands_of_the_readme_and_nothing_else():
 
 
 def test_the_evaluation_commands_of_the_documentation_parse():
-    found = commands(README, "inference_eval.py") + commands(
-        inference_eval.__doc__, "inference_eval.py"
+    script = re.sub(
+        "^# ?", "", (ROOT / "scripts" / "search_slurm.sh").read_text(), flags=re.MULTILINE
     )
-    assert len(found) == 3
+    found = [
+        *commands(README, "inference_eval.py"),
+        *commands(inference_eval.__doc__, "inference_eval.py"),
+        *commands(script, "scripts/search_slurm.sh"),
+    ]
+    assert len(found) == 4
     for arguments in found:
         args = tyro.cli(
             Annotated[inference_eval.Args, tyro.conf.FlagCreatePairsOff],
@@ -152,6 +157,88 @@ def test_a_slurm_job_is_put_back_while_it_gets_on(slurm_job, tmp_path):
     assert output.endswith("finished, exit status 0\n")
     status, output = slurm_job(arguments[:2], "", 0)
     assert (status, output) == (2, "train_slurm.sh: error: no --run_name\n")
+
+
+@pytest.fixture
+def slurm_search(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Runs a task of search_slurm.sh as Slurm would; returns the exit status and what it wrote."""
+    programs = {
+        "scontrol": """echo "scontrol $*" """,
+        "srun": """echo "srun $*"
+                   mkdir -p "$SHARD"
+                   for record in $RECORDS; do echo $record >>"$SHARD/r.jsonl"; done
+                   exit $STATUS""",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def run(
+        arguments: list[str], records: str, status: int, tasks: str = "0 3 4", num_shards: str = ""
+    ) -> tuple[int, str]:
+        least, largest, count = tasks.split()
+        environment = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "4012348",
+            "SLURM_ARRAY_JOB_ID": "4012345",
+            "SLURM_ARRAY_TASK_ID": "3",
+            "SLURM_ARRAY_TASK_MIN": least,
+            "SLURM_ARRAY_TASK_MAX": largest,
+            "SLURM_ARRAY_TASK_COUNT": count,
+            "SLURM_SUBMIT_DIR": str(ROOT),
+            "NUM_SHARDS": num_shards,
+            "SHARD": str(tmp_path / "run" / f"shard-3-of-{num_shards or count}"),
+            "RECORDS": records,
+            "STATUS": str(status),
+        }
+        result = subprocess.run(
+            ["bash", ROOT / "scripts" / "search_slurm.sh", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return result.returncode, result.stdout
+
+    return run
+
+
+def test_a_slurm_search_is_put_back_while_it_gets_on(slurm_search, tmp_path):
+    arguments = [f"--output_path={tmp_path}/run/r.jsonl", "--seed", "1"]
+    python = ROOT / ".venv" / "bin" / "python"
+    command = f"srun {python if python.exists() else 'python'} -u inference_eval.py "
+    # Its time was up.
+    status, output = slurm_search(arguments, "a b", 143)
+    assert status == 143
+    assert output.splitlines() == [
+        command + " ".join(arguments) + " --shard 3/4",
+        "search_slurm.sh: not finished, back into the queue with 2 records",
+        "scontrol requeue 4012345_3",
+    ]
+    # Nothing new: it would fail again. Bad input would, whatever was written.
+    status, output = slurm_search(arguments, "", 1)
+    assert status == 1
+    assert output.endswith("search_slurm.sh: failed, 0 new records, exit status 1\n")
+    status, output = slurm_search(arguments, "c", 2)
+    assert status == 2
+    assert output.endswith("search_slurm.sh: failed, 1 new records, exit status 2\n")
+    status, output = slurm_search(arguments, "d", 0)
+    assert status == 0
+    assert output.endswith("search_slurm.sh: finished, 4 records\n")
+
+
+def test_a_part_of_a_slurm_array_must_know_the_whole(slurm_search, tmp_path):
+    arguments = ["--output_path", f"{tmp_path}/run/r.jsonl"]
+    message = "search_slurm.sh: error: the array is not 0-1; say NUM_SHARDS=<of the whole run>\n"
+    assert slurm_search(arguments, "", 0, tasks="3 5 2") == (2, message)
+    status, output = slurm_search(arguments, "a", 0, tasks="3 5 2", num_shards="8")
+    assert status == 0
+    assert "--shard 3/8" in output
+    assert output.endswith("finished, 1 records\n")
+    status, output = slurm_search([*arguments, "--shard", "0/2"], "", 0)
+    assert (status, output) == (2, "search_slurm.sh: error: --shard follows from the array\n")
 
 
 def test_the_value_model_snippet_runs_as_printed(tmp_path):
