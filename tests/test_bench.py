@@ -12,7 +12,7 @@ from classifier_lib.commands import InputError
 from classifier_lib.data import ROLL_IN, ROLL_OUT
 from classifier_lib.throughput import TokenCounts
 from classifier_lib.training import StepResult
-from scripts.bench import data_loading, scoring, train_step
+from scripts.bench import data_loading, scoring, train_step, voting
 from scripts.bench.data_loading import NUM_CUTS, draw_row
 
 
@@ -116,3 +116,27 @@ def test_rows_have_the_published_lengths_and_share_their_roll_ins():
         cuts = sorted((roll_in for roll_in, _ in pairs[first : first + NUM_CUTS]), key=len)
         for shorter, longer in itertools.pairwise(cuts):
             np.testing.assert_array_equal(longer[: len(shorter)], shorter)
+
+
+def test_voting_finds_the_same_winners_with_fewer_comparisons(capsys):
+    args = voting.Args(problems=2, num_blocks=2, num_repetitions=4)
+    table, ratio = run(voting.main, args, capsys)
+    assert [row["answers"] for row in table] == [
+        f"{kind}, {way}" for kind in voting.KINDS for way in ("published", "ours")
+    ]
+    comparisons = [number(row["comparisons"]) for row in table]
+    assert comparisons[1] == 0  # integers are told apart without math-verify
+    assert 0 < comparisons[3] < comparisons[2] / 2
+    assert ratio > 1
+
+
+def test_voting_refuses_other_winners():
+    records = list(voting.draw_records("integers", 1, 2, 2, seed=0))
+    votes = voting.vote_as_published(records, 2, voting.PublishedVotes())
+    with voting.Grader() as grader:
+        graded, _ = voting.grade_records(records, 2, grader.equivalent)
+    voting.check_agreement(votes, graded)
+    (problem,) = graded.values()
+    problem.classes = [[9, 9], [9, 0]]
+    with pytest.raises(RuntimeError, match=r"integers-000, MV, 1 trees, group \d: published "):
+        voting.check_agreement(votes, graded)
