@@ -1,8 +1,10 @@
 """The benchmarks run, and end in the one line that tells how much better ours is."""
 
+import asyncio
 import dataclasses
 import itertools
 import re
+import time
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from classifier_lib.commands import InputError
 from classifier_lib.data import ROLL_IN, ROLL_OUT
 from classifier_lib.throughput import TokenCounts
 from classifier_lib.training import StepResult
-from scripts.bench import data_loading, scoring, train_step, voting
+from scripts.bench import data_loading, scheduling, scoring, simulation, train_step, voting
 from scripts.bench.data_loading import NUM_CUTS, draw_row
+from search_lib.engines.base import Sampling
 
 
 def run(main, args, capsys) -> tuple[list[dict[str, str]], float]:
@@ -116,6 +119,78 @@ def test_rows_have_the_published_lengths_and_share_their_roll_ins():
         cuts = sorted((roll_in for roll_in, _ in pairs[first : first + NUM_CUTS]), key=len)
         for shorter, longer in itertools.pairwise(cuts):
             np.testing.assert_array_equal(longer[: len(shorter)], shorter)
+
+
+def test_scheduling_compares_ways_with_equal_responses(capsys):
+    args = scheduling.Args(quick=True, problems=4, simulated=60)
+    table, ratio = run(scheduling.main, args, capsys)
+    cases = [("hf", "4"), ("on paper", "4"), ("on paper", "60")]
+    assert [(row["way"], row["searches"], row["in flight"]) for row in table] == [
+        (f"{part}, {way}", searches, str(in_flight))
+        for part, searches in cases
+        for way, in_flight in scheduling.WAYS
+    ]
+    ours = [number(row["x faster"]) for row in table[3::4]]
+    assert ratio == min(ours)
+    # Real models' times are the machine's. On paper nothing is left to chance.
+    large = {(row["way"], row["in flight"]): row for row in table[8:]}
+    lock_step, window = large["on paper, lock step", "10"], large["on paper, window", "64"]
+    assert number(window["seconds"]) < number(lock_step["seconds"]) / 1.3
+    assert float(lock_step["busy"].rstrip("%")) < 96 < float(window["busy"].rstrip("%"))
+
+
+def simulated(body):
+    """Runs a coroutine function in virtual time; also returns when it ended."""
+
+    async def timed():
+        result = await body()
+        return result, asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=simulation.VirtualLoop) as runner:
+        return runner.run(timed())
+
+
+def test_virtual_time_jumps_and_a_deadlock_is_an_error():
+    started = time.monotonic()
+    year = 86_400 * 365
+    assert simulated(lambda: asyncio.sleep(year, "woken")) == ("woken", pytest.approx(year))
+    assert time.monotonic() - started < 30
+    with pytest.raises(RuntimeError, match="no timer will ever wake one"):
+        simulated(lambda: asyncio.get_running_loop().create_future())
+
+
+def test_a_simulated_server_shares_its_steps_as_stated():
+    sampling = Sampling(1.0, 1.0, 50, (simulation.STOP_ID,), 3)
+
+    async def generate(max_rows: int):
+        # Medians far beyond the limit: every block has 50 tokens.
+        server = simulation.SimulatedGenerator(
+            simulation.Lengths(1e6, 0.1, 0.1), 1, 0.25, 0.5, max_rows
+        )
+        blocks = await asyncio.gather(*(server.generate([p], 2, sampling) for p in (1, 2)))
+        return blocks, server.busy_seconds, server.tokens
+
+    for max_rows, seconds in ((4, 50 * (0.25 + 4 * 0.5)), (2, 2 * 50 * (0.25 + 2 * 0.5))):
+        (blocks, busy, tokens), end = simulated(lambda rows=max_rows: generate(rows))
+        assert [len(block.token_ids) for pair in blocks for block in pair] == [50] * 4
+        assert end == pytest.approx(seconds)
+        assert (busy, tokens) == (pytest.approx(seconds), 200)
+
+
+def test_simulated_responses_have_the_stated_lengths_however_they_are_cut_into_blocks():
+    lengths, limit = scheduling.LENGTHS, scheduling.MAX_LENGTH
+    assert lengths.mean(limit) == pytest.approx(11_219, rel=0.002)
+    rng = np.random.default_rng(0)
+    for block in (limit, 2048):
+        drawn = []
+        for problem in range(4000):
+            own = lengths.of_problem(problem)
+            for done in range(0, limit, block):
+                total = simulation.draw_length(own, done, rng.random())
+                if total <= done + block:
+                    break
+            drawn.append(min(total, limit))
+        assert np.mean(drawn) == pytest.approx(lengths.mean(limit), rel=0.02)
 
 
 def test_voting_finds_the_same_winners_with_fewer_comparisons(capsys):

@@ -1,0 +1,347 @@
+"""Searches of many problems: a window of them in flight against batches that move in lock step.
+
+    python -m scripts.bench.scheduling --quick     # within a minute: 40 searches, 1,000 on paper
+    python -m scripts.bench.scheduling             # some minutes: 40 searches, 10,000 on paper
+    python -m scripts.bench.scheduling --policy outputs/quickstart/policy \
+        --classifier outputs/quickstart/value_model/final
+
+- *lock step*, the published way: 10 problems at a time. Every round all their beams are continued,
+  then all new blocks are scored, then the next round begins; the next 10 problems begin when the
+  last of these has ended. So the generator waits for scoring and for the slowest problem.
+- *window*, ours: `search_lib.runner`. No search waits for another, and as one ends the next begins.
+
+Both drive the same strategies (beam2) with the same engine and the same scorer: how little a scorer
+computes is the business of another benchmark, and scoring costs the two ways the same here. Two
+things differ at once between the published way and ours, so the table has all four combinations:
+who waits for whom, and how many searches are in flight (10, or 64, which keeps the server full).
+All ways must end in the same responses, or the run fails (in the first part, where rounding depends
+on the batch, those of nine searches in ten).
+
+First part, measured: the embedded transformers engine and value model on one CPU thread, which the
+two share, so that neither can overlap the other; what is gained is fuller batches. The seconds are
+CPU time, which is the wall time of a machine that does nothing else. 40 problems of the toy task, 4
+blocks of 12 tokens, 96 at most: the settings of the quickstart. By default both models have the toy
+task's size and random weights, whose responses end at random lengths.
+
+Second part, on paper: the real runner and strategies over a simulated server, in virtual time (see
+`simulation.py`). 8 blocks of 4,096 tokens, 16,384 at most: the published settings. Response
+lengths are log-normal, with the standard deviations of `data_loading.draw_row` and the median that
+gives the published mean of 11.2k tokens at that limit. The server is a 1.5B model in bfloat16 on
+one H100, by arithmetic, not measured: a step takes 4 ms (3.1 GB of weights and the launches) and
+0.1 ms more for each sequence (28 KiB of states for each of 6,000 tokens at 70 % of 3.35 TB/s, and
+sampling); 256 sequences fit. Its value model reads 80,000 new tokens a second on a device of its
+own.
+
+Columns: searches; searches in flight; seconds; share of them in which the generator
+computes; generated tokens a second; how many times faster than the published way. The ratio is the
+smallest of the gains of ours over the published way.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import process_time
+from typing import Any, cast
+
+import torch
+import transformers
+import tyro
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.scoring import ValueScorer, load_value_model
+from data_prep.toy.policy import build_model
+from data_prep.toy.tokenizer import build_tokenizer
+from scripts.bench import print_report
+from scripts.bench.data_loading import BETWEEN_PROBLEMS, WITHIN_PROBLEM
+from scripts.bench.simulation import (
+    STOP_ID,
+    Lengths,
+    SimulatedGenerator,
+    SimulatedScorer,
+    VirtualLoop,
+)
+from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
+from search_lib.engines.base import Engine, Sampling
+from search_lib.engines.hf import GenerationRequest, HfEngine
+from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids
+from search_lib.runner import SearchJob, run_searches
+from search_lib.scorers import HfScorer, Scorer
+from search_lib.seeds import derive_seed
+from search_lib.strategies import Limits, StrategyFactory, strategy_factory
+
+TOY_BLOCKS, TOY_BLOCK_SIZE, TOY_MAX_LENGTH = 4, 12, 96
+NUM_BLOCKS, BLOCK_SIZE, MAX_LENGTH = 8, 4096, 16_384
+
+LENGTHS = Lengths(11_090, BETWEEN_PROBLEMS, WITHIN_PROBLEM)
+STEP_SECONDS, ROW_SECONDS, MAX_ROWS = 4e-3, 1e-4, 256
+SCORED_PER_SECOND = 80_000
+
+LOCK_STEP, WINDOW = "lock step", "window"
+PUBLISHED, OURS = (LOCK_STEP, 10), (WINDOW, 64)
+WAYS = (PUBLISHED, (LOCK_STEP, 64), (WINDOW, 10), OURS)
+
+
+@dataclass(frozen=True)
+class Args:
+    """Wall time and busy share of the generator for two ways to schedule searches."""
+
+    quick: bool = False
+    """Measure one round instead of three, and simulate 1,000 searches instead of 10,000."""
+    problems: int = 40
+    """Searches of the first part, and of the small case of the second."""
+    simulated: int | None = None
+    """Searches of the large case of the second part."""
+    policy: str | None = None
+    """Folder of a trained toy policy; by default random weights."""
+    classifier: str | None = None
+    """Folder of its value model; by default random weights."""
+    seed: int = 0
+    """Of searches and random weights."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way to run all searches.
+
+    Attributes:
+        seconds: Of the whole run: CPU time where it is measured, else virtual wall time.
+        busy_seconds: In which the generator computed.
+        tokens: Generated.
+        responses: By problem, a digest of the tokens of all its responses.
+    """
+
+    seconds: float
+    busy_seconds: float
+    tokens: int
+    responses: dict[str, int]
+
+
+async def run_lock_step(
+    jobs: Iterable[SearchJob],
+    engine: Engine,
+    scorer: Scorer,
+    temperature: float,
+    top_p: float,
+    batch_size: int,
+    on_finished: Callable[[SearchJob, Any], None],
+) -> None:
+    """Runs batches of searches in lock step: the published way (see the module)."""
+    waiting = iter(jobs)
+    while batch := list(islice(waiting, batch_size)):
+        while active := [job for job in batch if not job.strategy.done]:
+            asked = [(job, expansion) for job in active for expansion in job.strategy.ask()]
+            generated = await asyncio.gather(
+                *(
+                    engine.generate(
+                        expansion.prefix_ids,
+                        expansion.n,
+                        Sampling(
+                            temperature,
+                            top_p,
+                            expansion.max_new_tokens,
+                            expansion.stop_token_ids,
+                            expansion.seed,
+                        ),
+                    )
+                    for _, expansion in asked
+                )
+            )
+            values = await asyncio.gather(
+                *(
+                    scorer.score(expansion.prefix_ids, blocks)
+                    for (_, expansion), blocks in zip(asked, generated, strict=True)
+                )
+            )
+            for (job, expansion), blocks, of_blocks in zip(asked, generated, values, strict=True):
+                job.strategy.tell(expansion.path_id, blocks, of_blocks)
+        for job in batch:
+            on_finished(job, None)
+
+
+async def time_way(
+    way: str,
+    in_flight: int,
+    jobs: Iterator[SearchJob],
+    engine: "TimedHfEngine | SimulatedGenerator",
+    scorer: Scorer,
+    clock: Callable[[], float],
+) -> Timing:
+    """Runs all jobs in one way."""
+    tokens = 0
+    responses: dict[str, int] = {}
+
+    def on_finished(job: SearchJob, cost: Any) -> None:
+        nonlocal tokens
+        tokens += sum(node.num_tokens for node in job.strategy.nodes)
+        results = job.strategy.result()
+        responses[job.problem.id] = hash(tuple(tuple(r.token_ids) for r in results))
+
+    started, busy = clock(), engine.busy_seconds
+    if way == LOCK_STEP:
+        await run_lock_step(jobs, engine, scorer, 1.0, 1.0, in_flight, on_finished)
+    elif failures := await run_searches(jobs, engine, scorer, 1.0, 1.0, in_flight, on_finished):
+        raise RuntimeError(f"{len(failures)} searches failed") from failures[0].error
+    return Timing(clock() - started, engine.busy_seconds - busy, tokens, responses)
+
+
+def make_jobs(
+    prompts: Iterable[tuple[str, list[int]]], new_strategy: StrategyFactory, seed: int
+) -> Iterator[SearchJob]:
+    """Yields a fresh search of each (problem id, prompt)."""
+    for problem_id, prompt in prompts:
+        own = derive_seed(seed, problem_id, 0)
+        yield SearchJob(Problem(problem_id, "", ""), 0, own, new_strategy(prompt, own))
+
+
+class TimedHfEngine(HfEngine):
+    """An engine that knows how long it computed.
+
+    Attributes:
+        busy_seconds: In batches.
+    """
+
+    busy_seconds = 0.0
+
+    def _generate_batch(self, requests: Sequence[GenerationRequest]) -> list:
+        start = process_time()
+        try:
+            return super()._generate_batch(requests)
+        finally:
+            self.busy_seconds += process_time() - start
+
+
+def save_random_models(folder: Path, seed: int) -> tuple[str, str]:
+    """Writes a policy and a value model of the toy task's size, with random weights."""
+    tokenizer = build_tokenizer()
+    # With tied embeddings random weights repeat the last token, and nothing ever ends.
+    own = build_model(tokenizer, seed).config.to_diff_dict() | {"tie_word_embeddings": False}
+    policy, classifier = folder / "policy", folder / "value_model"
+    torch.manual_seed(seed)
+    Qwen2ForCausalLM(Qwen2Config(**own)).save_pretrained(policy)
+    tokenizer.save_pretrained(policy)
+    Qwen2ForClassifier(Qwen2Config(**own | {"num_labels": 3})).save_pretrained(classifier)
+    return str(policy), str(classifier)
+
+
+def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], Timing]:
+    """Times all ways on real models, in turns; of each the fastest round."""
+    tokenizer = load_tokenizer(policy, "--policy")
+    ends = stop_token_ids(policy, tokenizer)
+    source = BENCHMARKS["toy"]
+    prompts = [
+        (problem.id, build_prompt(tokenizer, problem.problem, source.instruction))
+        for problem in load_problems(source)[: args.problems]
+    ]
+    limits = Limits(TOY_MAX_LENGTH, TOY_BLOCK_SIZE, ends)
+    new_strategy = strategy_factory("beam2", TOY_BLOCKS, limits)
+    device = torch.device("cpu")
+    thread = ThreadPoolExecutor(1)
+    thread.submit(torch.set_num_threads, 1).result()
+    engine = cast(TimedHfEngine, TimedHfEngine.load(policy, "sdpa", device, thread))
+    classifier_model = load_value_model(classifier, "sdpa", torch.float32, device)
+
+    def run(way: str, in_flight: int, num_searches: int) -> Timing:
+        # A new one each time: what it had kept of the same searches would be found again.
+        scorer = HfScorer(ValueScorer(classifier_model, 16_384), thread)
+        jobs = make_jobs(prompts[:num_searches], new_strategy, args.seed)
+        return asyncio.run(time_way(way, in_flight, jobs, engine, scorer, process_time))
+
+    run(*OURS, num_searches=4)  # warm-up
+    timings: dict[tuple[str, int], Timing] = {}
+    for _ in range(1 if args.quick else 3):
+        for way in WAYS:
+            timing = run(*way, num_searches=len(prompts))
+            best = timings.get(way, timing)
+            timings[way] = min(timing, best, key=lambda timing: timing.seconds)
+    return timings
+
+
+def simulate(num_searches: int, seed: int) -> dict[tuple[str, int], Timing]:
+    """Times all ways on paper."""
+    limits = Limits(MAX_LENGTH, BLOCK_SIZE, (STOP_ID,))
+    new_strategy = strategy_factory("beam2", NUM_BLOCKS, limits)
+
+    async def run(way: str, in_flight: int) -> Timing:
+        prompts = ((str(problem), [problem]) for problem in range(num_searches))
+        engine = SimulatedGenerator(LENGTHS, 1, STEP_SECONDS, ROW_SECONDS, MAX_ROWS)
+        scorer = SimulatedScorer(SCORED_PER_SECOND)
+        jobs = make_jobs(prompts, new_strategy, seed)
+        clock = asyncio.get_running_loop().time
+        return await time_way(way, in_flight, jobs, engine, scorer, clock)
+
+    timings = {}
+    for way, in_flight in WAYS:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            timings[way, in_flight] = runner.run(run(way, in_flight))
+    return timings
+
+
+def check_agreement(timings: dict[tuple[str, int], Timing], least: float) -> None:
+    """Raises RuntimeError unless enough searches have the responses of the published way."""
+    expected = timings[PUBLISHED].responses
+    for way, timing in timings.items():
+        same = sum(timing.responses.get(name) == digest for name, digest in expected.items())
+        if len(timing.responses) != len(expected) or same < least * len(expected):
+            raise RuntimeError(f"{way} agrees with {PUBLISHED} in {same} of {len(expected)}")
+
+
+def table_rows(part: str, timings: dict[tuple[str, int], Timing]) -> list[list[str]]:
+    """Returns the lines of one part."""
+    published = timings[PUBLISHED].seconds
+    return [
+        [
+            f"{part}, {way}",
+            f"{len(timing.responses):,}",
+            f"{in_flight}",
+            f"{timing.seconds:,.1f}",
+            f"{timing.busy_seconds / timing.seconds:.1%}",
+            f"{timing.tokens / timing.seconds:,.0f}",
+            f"{published / timing.seconds:.2f}",
+        ]
+        for (way, in_flight), timing in timings.items()
+    ]
+
+
+def main(args: Args) -> None:
+    """Prints the table and the ratio.
+
+    Raises:
+        InputError: If one of the two models was given without the other.
+    """
+    if (args.policy is None) != (args.classifier is None):
+        raise InputError("--policy and --classifier go together")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="bench_scheduling_") as folder:
+        policy, classifier = args.policy, args.classifier
+        if policy is None or classifier is None:
+            policy, classifier = save_random_models(Path(folder), args.seed)
+        measured = measure(policy, classifier, args)
+    check_agreement(measured, least=0.9)
+    parts = [("hf", measured)]
+    for num_searches in (args.problems, args.simulated or (1000 if args.quick else 10_000)):
+        simulated = simulate(num_searches, args.seed)
+        check_agreement(simulated, least=1.0)
+        parts.append(("on paper", simulated))
+    columns = ["way", "searches", "in flight", "seconds", "busy", "tokens/s", "x faster"]
+    rows = [row for part, timings in parts for row in table_rows(part, timings)]
+    weights = "random weights" if args.policy is None else "trained"
+    notes = [
+        f"hf: measured on one CPU thread, toy models ({weights}); on paper: simulated",
+        f"mean response on paper, before selection: {LENGTHS.mean(MAX_LENGTH):,.0f} tokens",
+    ]
+    gains = [timings[PUBLISHED].seconds / timings[OURS].seconds for _, timings in parts]
+    print_report(columns, rows, notes, min(gains))
+
+
+if __name__ == "__main__":
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        main(tyro.cli(Args, description=__doc__, use_underscores=True))
+    except InputError as error:
+        exit_with_error("scheduling.py", str(error))

@@ -1,0 +1,222 @@
+"""A generator and a value model on paper, under a clock that jumps: nobody waits for them.
+
+The search itself is real: `search_lib.runner` and the strategies run as they are, in an event loop
+whose time goes straight to the next event.
+
+The generator is a continuous-batching server. A decoding step of `b` sequences takes
+`step_seconds + b * row_seconds` and gives each of them a token; a sequence that has ended makes
+room at once; those beyond `max_rows` wait in order of arrival. Prefill is free. The value model
+reads `tokens_per_second` new tokens, one request after the other, on a device of its own; prefixes
+are in its cache.
+"""
+
+import asyncio
+import heapq
+import math
+import selectors
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+
+from search_lib.engines.base import Block, Sampling
+
+STOP_ID = 0
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that never sleeps: when nothing is ready, its clock jumps to the next timer.
+
+    Attributes:
+        now: Seconds since its start.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(_JumpingSelector(self))
+
+    def time(self) -> float:
+        """Returns the virtual time."""
+        return self.now
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop):
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list:
+        if timeout is None:
+            raise RuntimeError("all tasks wait, and no timer will ever wake one")
+        # The loop calls nothing whose time is now unless it is past by a nanosecond, which late in
+        # a long run is less than the clock can tell apart.
+        self._loop.now = math.nextafter(self._loop.now + max(timeout, 0.0), math.inf)
+        return super().select(0)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of responses: log-normal, cut at the search's limit.
+
+    Attributes:
+        median: Of all responses, in tokens.
+        between: Standard deviation of the logarithm of the problems' medians.
+        within: Of the logarithm of the lengths of one problem.
+        seed: Of the problems' medians.
+    """
+
+    median: float
+    between: float
+    within: float
+    seed: int = 0
+
+    def of_problem(self, problem: int) -> NormalDist:
+        """Returns the distribution of the logarithm of a problem's lengths."""
+        offset = np.random.default_rng((self.seed, problem)).standard_normal()
+        return NormalDist(math.log(self.median) + self.between * offset, self.within)
+
+    def mean(self, limit: int) -> float:
+        """Returns the mean length of responses that end at a limit at the latest."""
+        everything = math.hypot(self.between, self.within)
+        standard = NormalDist()
+        at = (math.log(limit) - math.log(self.median)) / everything
+        below = self.median * math.exp(everything**2 / 2) * standard.cdf(at - everything)
+        return below + limit * (1 - standard.cdf(at))
+
+
+def draw_length(log_length: NormalDist, beyond: int, uniform: float) -> int:
+    """Draws the length of a response that is known to be longer than `beyond`."""
+    least = log_length.cdf(math.log(beyond)) if beyond else 0.0
+    share = min(least + (1 - least) * uniform, 1 - 1e-12)
+    return max(math.ceil(math.exp(log_length.inv_cdf(share))), beyond + 1)
+
+
+@dataclass
+class _Request:
+    blocks: list[Block]
+    future: asyncio.Future[list[Block]]
+    running: int = 0
+
+
+@dataclass(order=True)
+class _Row:
+    end: float
+    number: int
+    request: _Request = field(compare=False)
+
+
+class SimulatedGenerator:
+    """A continuous-batching server (see the module) as an `Engine`.
+
+    The first token of a prompt tells the problem; the length of a response depends on problem and
+    seed alone, whatever else is running.
+
+    Args:
+        lengths: Of responses.
+        prompt_tokens: Of every prompt.
+        step_seconds: Of a decoding step, whatever its size.
+        row_seconds: What each running sequence adds.
+        max_rows: Sequences that run at once.
+
+    Attributes:
+        busy_seconds: With a sequence running.
+        tokens: Generated.
+    """
+
+    def __init__(
+        self,
+        lengths: Lengths,
+        prompt_tokens: int,
+        step_seconds: float,
+        row_seconds: float,
+        max_rows: int,
+    ):
+        self.busy_seconds = 0.0
+        self.tokens = 0
+        self._lengths = lengths
+        self._prompt_tokens = prompt_tokens
+        self._step_seconds = step_seconds
+        self._row_seconds = row_seconds
+        self._max_rows = max_rows
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time()
+        self._steps = 0.0
+        self._started = 0
+        self._running: list[_Row] = []
+        self._waiting: deque[tuple[int, _Request]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def generate(self, prefix_ids: list[int], n: int, sampling: Sampling) -> list[Block]:
+        """Returns `n` blocks when they would be there."""
+        blocks = [self._draw(prefix_ids, sampling, index) for index in range(n)]
+        request = _Request(blocks, self._loop.create_future(), n)
+        self._waiting += [(len(block.token_ids), request) for block in blocks]
+        self._turn()
+        return await request.future
+
+    async def close(self) -> None:
+        """Does nothing."""
+
+    def _draw(self, prefix_ids: list[int], sampling: Sampling, index: int) -> Block:
+        seed = sampling.seed + index
+        done = len(prefix_ids) - self._prompt_tokens
+        uniform = np.random.default_rng(seed).random()
+        length = draw_length(self._lengths.of_problem(prefix_ids[0]), done, uniform) - done
+        tokens = [1 + seed % 2**30] * min(length, sampling.max_new_tokens)
+        if length > sampling.max_new_tokens:
+            return Block(tokens, "length")
+        tokens[-1] = STOP_ID
+        return Block(tokens, "stop")
+
+    def _turn(self) -> None:
+        """Ends the sequences that are through, starts those that wait, sets the next alarm."""
+        passed = self._loop.time() - self._time
+        self._time += passed
+        if self._running:
+            self.busy_seconds += passed
+            self._steps += passed / self._seconds_of_step
+        while self._running and self._running[0].end <= self._steps + 1e-6:
+            request = heapq.heappop(self._running).request
+            request.running -= 1
+            if not request.running and not request.future.done():
+                request.future.set_result(request.blocks)
+        while self._waiting and len(self._running) < self._max_rows:
+            length, request = self._waiting.popleft()
+            self._started += 1
+            self.tokens += length
+            heapq.heappush(self._running, _Row(self._steps + length, self._started, request))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running:
+            steps = self._running[0].end - self._steps
+            self._timer = self._loop.call_later(steps * self._seconds_of_step, self._turn)
+
+    @property
+    def _seconds_of_step(self) -> float:
+        return self._step_seconds + self._row_seconds * len(self._running)
+
+
+class SimulatedScorer:
+    """A value model (see the module) as a `Scorer`; values are noise that depends on the block.
+
+    Args:
+        tokens_per_second: That it reads.
+    """
+
+    def __init__(self, tokens_per_second: float):
+        self._tokens_per_second = tokens_per_second
+        self._free_at = 0.0
+
+    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> list[float]:
+        """Returns the values when they would be there."""
+        now = asyncio.get_running_loop().time()
+        tokens = sum(len(block.token_ids) for block in blocks)
+        self._free_at = max(self._free_at, now) + tokens / self._tokens_per_second
+        await asyncio.sleep(self._free_at - now)
+        return [(block.token_ids[0] * 2_654_435_761 % 2**32) / 2**32 for block in blocks]
+
+    async def close(self) -> None:
+        """Does nothing."""
