@@ -67,7 +67,7 @@ from scripts.bench.simulation import (
     VirtualLoop,
 )
 from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
-from search_lib.engines.base import Engine, Sampling
+from search_lib.engines.base import Block, Engine, Sampling
 from search_lib.engines.hf import GenerationRequest, HfEngine
 from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids
 from search_lib.runner import SearchJob, run_searches
@@ -152,14 +152,14 @@ async def run_lock_step(
                     for _, expansion in asked
                 )
             )
-            values = await asyncio.gather(
+            scores = await asyncio.gather(
                 *(
                     scorer.score(expansion.prefix_ids, blocks)
                     for (_, expansion), blocks in zip(asked, generated, strict=True)
                 )
             )
-            for (job, expansion), blocks, of_blocks in zip(asked, generated, values, strict=True):
-                job.strategy.tell(expansion.path_id, blocks, of_blocks)
+            for (job, expansion), blocks, of_blocks in zip(asked, generated, scores, strict=True):
+                job.strategy.tell(expansion.path_id, blocks, of_blocks.values)
         for job in batch:
             on_finished(job, None)
 
@@ -208,10 +208,12 @@ class TimedHfEngine(HfEngine):
 
     busy_seconds = 0.0
 
-    def _generate_batch(self, requests: Sequence[GenerationRequest]) -> list:
+    def _generate_batch(
+        self, requests: Sequence[GenerationRequest]
+    ) -> Iterator[tuple[int, list[Block]]]:
         start = process_time()
         try:
-            return super()._generate_batch(requests)
+            yield from super()._generate_batch(requests)
         finally:
             self.busy_seconds += process_time() - start
 

@@ -21,6 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from classifier_lib.scoring import Scores
 from search_lib.engines.base import Block, Sampling
 
 STOP_ID = 0
@@ -210,13 +211,14 @@ class SimulatedScorer:
         self._tokens_per_second = tokens_per_second
         self._free_at = 0.0
 
-    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> list[float]:
+    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
         """Returns the values when they would be there."""
         now = asyncio.get_running_loop().time()
         tokens = sum(len(block.token_ids) for block in blocks)
         self._free_at = max(self._free_at, now) + tokens / self._tokens_per_second
         await asyncio.sleep(self._free_at - now)
-        return [(block.token_ids[0] * 2_654_435_761 % 2**32) / 2**32 for block in blocks]
+        values = [(block.token_ids[0] * 2_654_435_761 % 2**32) / 2**32 for block in blocks]
+        return Scores(values, tokens_cached=len(prefix_ids) * len(blocks))
 
     async def close(self) -> None:
         """Does nothing."""
