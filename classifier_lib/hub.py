@@ -7,6 +7,8 @@ import huggingface_hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from classifier_lib.commands import InputError
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -203,18 +205,31 @@ def push_folder(folder: Path, repo_id: str) -> str:
     return str(url)
 
 
+def create_dataset(repo_id: str) -> str:
+    """Creates a data set repository if there is none, and returns its id.
+
+    Raises:
+        InputError: If the Hub doesn't let us.
+    """
+    try:
+        return (
+            huggingface_hub.HfApi().create_repo(repo_id, repo_type="dataset", exist_ok=True).repo_id
+        )
+    except Exception as error:  # the Hub's client has no common base for what can go wrong
+        raise InputError(f"--push_to_hub {load_failure(repo_id, error)}") from error
+
+
 def push_dataset(folder: Path, repo_id: str) -> str:
-    """Uploads the card and the Parquet files of a data set, creating the repository if needed.
+    """Uploads the card and the Parquet files of a data set, in place of those that are there.
 
     Returns:
         Address of the repository.
     """
-    api = huggingface_hub.HfApi()
-    url = api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-    api.upload_folder(
-        repo_id=url.repo_id,
+    commit = huggingface_hub.HfApi().upload_folder(
+        repo_id=create_dataset(repo_id),
         repo_type="dataset",
         folder_path=folder,
         allow_patterns=["README.md", "*/*.parquet"],
+        delete_patterns="*/*.parquet",
     )
-    return str(url)
+    return str(commit.repo_url)

@@ -26,10 +26,11 @@ row is a problem. Its lists have one entry for each completion: `roll_in_ids` (p
 
 ## Recipe
 
+- Problems: `{problems}`.
 - Roll-ins a problem: {roll_ins}.
 - Each is cut at {num_cuts} places (`--cut {cut}`), and `{model}` completes each prefix
-  {num_completions} times.
-- Temperature {temperature}, top-p {top_p}, at most {max_length:,} tokens a response, seed {seed}.
+  {num_completions} times, at temperature {temperature} and top-p {top_p}, to at most
+  {max_length:,} tokens a response (seed {seed}).
 - Labelled with math-verify on the last box after the thought. {unsolved}
 
 ## Left out
@@ -39,13 +40,13 @@ row is a problem. Its lists have one entry for each completion: `roll_in_ids` (p
 
 
 def data_card(
-    reports: Mapping[str, RowReport], roll_outs: Mapping[str, Any], keep_unsolved: bool
+    reports: Mapping[str, RowReport], origin: Mapping[str, Any], keep_unsolved: bool
 ) -> str:
     """The card of a data set, from its own counts.
 
     Args:
         reports: of ``data_prep.label``, by split.
-        roll_outs: settings of ``data_prep.roll_out``.
+        origin: settings and counts of the stages before: see ``data_prep.label``.
         keep_unsolved: whether problems without a correct response are in it.
     """
     metadata = DatasetCardData(
@@ -66,10 +67,12 @@ def data_card(
     rows = [("problems", [report.rows_out for report in reports.values()])] + [
         (name, [report.totals[name] for report in reports.values()]) for name in names
     ]
-    total = RowReport()
-    for report in reports.values():
-        total.merge(report)
-    left_out = [f"- {count:,} {reason}" for reason, count in total.bad_rows.most_common()]
+    roll_outs, roll_ins = origin["roll_outs"], origin["roll_ins"]
+    left_out = [
+        *(("roll_in", f"`{model['model']}`", model["left_out"]) for model in roll_ins),
+        ("roll_out", "", origin["left_out"]),
+        ("label", "", RowReport.sum(reports.values()).bad_rows),
+    ]
     return CARD.format(
         metadata=metadata.to_yaml(),
         splits=" | ".join(reports),
@@ -77,15 +80,23 @@ def data_card(
         counts="\n".join(
             f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |" for name, counts in rows
         ),
-        roll_ins=", ".join(
-            f"{count} of `{model}`" for model, count in roll_outs["roll_in_models"].items()
+        problems=", ".join(dict.fromkeys(model["input"] for model in roll_ins)),
+        roll_ins="; ".join(
+            f"{model['roll_ins']} of `{model['model']}` (temperature {model['temperature']}, "
+            f"top-p {model['top_p']}, at most {model['max_length']:,} tokens)"
+            for model in roll_ins
         ),
         unsolved=(
             "Problems without a correct response are kept."
             if keep_unsolved
             else "Problems without a correct response are dropped."
         ),
-        left_out="\n".join(left_out) or "Nothing.",
+        left_out="\n".join(
+            f"- {stage}{' ' if of else ''}{of}: {count:,} {reason}"
+            for stage, of, reasons in left_out
+            for reason, count in sorted(reasons.items())
+        )
+        or "Nothing.",
         **{
             name: roll_outs[name]
             for name in (

@@ -30,7 +30,7 @@ import tyro
 from tqdm import tqdm
 
 from classifier_lib.atomic_files import lock_file
-from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.commands import InputError, exit_with_error, parse_shard
 from data_prep.clean_report import CleanReport, Place
 from data_prep.contamination import BenchmarkWords, load_benchmark_words
 from data_prep.duplicates import DuplicateIndex, judge_duplicates
@@ -39,7 +39,7 @@ from data_prep.filters.rows import text
 from data_prep.normalise import normalise
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources
-from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage, list_chunks, parse_shard
+from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage, list_chunks
 from search_lib.grading import Grader
 from search_lib.seeds import derive_seed
 
@@ -149,10 +149,9 @@ def clean(args: CleanArgs) -> CleanReport | None:
     stage = Stage(folder, settings, sources, args.rows_per_file, args.shard)
     try:
         filter_rows(args, stage, sources, benchmark_words)
-        if stage.finish() is None:
-            print(f"{args.output}: {len(stage.missing())} parts of other shards are missing")
+        by_split = stage.finish()
+        if by_split is None:
             return None
-        by_split = stage.split_reports()
     finally:
         stage.close()
     try:

@@ -1,7 +1,5 @@
 """What the two stages that generate have in common: flags, the policy, and draws from it."""
 
-import os
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +9,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.commands import InputError, parse_shard
 from classifier_lib.fingerprints import MODEL_FILES, fingerprint
 from classifier_lib.hub import load_config
+from data_prep.command_line import EngineRefuses
 from data_prep.reports import BadRow, RowReport
-from data_prep.stages import Chunk, Stage, parse_shard
+from data_prep.stages import Chunk, Stage
 from data_prep.window import run_rows
-from search_lib.engines.base import Block, Engine, EngineUnavailable, Sampling
+from search_lib.engines.base import Block, Engine, Sampling
 from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
 from search_lib.prompts import load_tokenizer, stop_token_ids
 from search_lib.seeds import derive_seed
@@ -39,7 +37,6 @@ LOG_SECONDS = 30
 """Between two lines of progress, where there is no terminal."""
 
 Row = TypeVar("Row")
-Args = TypeVar("Args", bound="GenerationArgs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +57,9 @@ class GenerationArgs:
     """Tokens of a whole response at most, those before a cut included."""
     seed: int = 0
     """Every random draw derives from this, the row's id and the place of the draw in the row."""
-    window: int = 48
-    """Problems in flight at once, those that wait for the rest of their file included. Bounds the
-    memory; the engine sees the requests of all of them."""
+    window: int = 32
+    """Problems in flight at once: the engine sees the requests of all of them. At most three times
+    as many are in memory, those that wait for the rest of their file included."""
     shard: str = "0/1"
     """Part i/n of the work, i from 0. The rows do not depend on n."""
 
@@ -123,24 +120,23 @@ def load_policy(name: str, flag: str) -> Policy:
     tokenizer = load_tokenizer(name, flag)
     try:
         config = load_config(name)
+        context, vocab_size = config.max_position_embeddings, config.vocab_size
+    except AttributeError as error:
+        raise InputError(f"{flag} {name} is no language model: {error}") from error
     except ValueError as error:
         raise InputError(f"{flag} {error}") from error
     return Policy(
         name,
         tokenizer,
         stop_token_ids(name, tokenizer),
-        config.max_position_embeddings,
-        config.vocab_size,
+        context,
+        vocab_size,
         fingerprint(name, MODEL_FILES),
     )
 
 
 class EmptyGeneration(ValueError):
     """The policy wrote nothing, time and again."""
-
-
-class EngineRefuses(RuntimeError):
-    """The engine refuses one row after the other."""
 
 
 class Sampler:
@@ -206,7 +202,12 @@ class Sampler:
             self.policy.stop_ids,
             derive_seed(self.args.seed, *purpose),
         )
-        blocks = await self.engine.generate(prefix, n, sampling)
+        try:
+            blocks = await self.engine.generate(prefix, n, sampling)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"out of memory with {len(prefix)} + {max_new_tokens} tokens"
+            ) from error
         self.num_tokens += sum(len(block.token_ids) for block in blocks)
         return blocks
 
@@ -266,6 +267,21 @@ async def generate_stage(
         rows, read_reports[chunk] = read(chunk)
         return rows
 
+    refusals = 0
+    # Whole, but with rows that were refused: not written until the engine has taken another row,
+    # so that none is given up because the engine is at fault.
+    held: dict[Chunk, list[Generated]] = {}
+
+    def on_chunk(chunk: Chunk, results: list[Generated]) -> None:
+        if refusals and any(REFUSED in result.report.bad_rows for result in results):
+            held[chunk] = results
+        else:
+            write_chunk(chunk, results)
+
+    def write_held() -> None:
+        while held:
+            write_chunk(*held.popitem())
+
     def write_chunk(chunk: Chunk, results: list[Generated]) -> None:
         nonlocal last_line
         report = read_reports.pop(chunk)
@@ -280,13 +296,13 @@ async def generate_stage(
             last_line = time.monotonic()
             print(f"{what}: {chunk.split} {chunk.name}, {rate}", flush=True)
 
-    refusals = 0
-
     async def build_row(row: Row) -> Generated:
         nonlocal refusals
         result = await build(sampler, row)
         refusals = refusals + 1 if REFUSED in result.report.bad_rows else 0
-        if refusals == MAX_REFUSALS:
+        if not refusals:
+            write_held()
+        elif refusals == MAX_REFUSALS:
             ((row_id, detail),) = result.report.examples[REFUSED]
             raise EngineRefuses(
                 f"the engine refused {refusals} rows in a row, the last one ({row_id}) with: "
@@ -295,7 +311,8 @@ async def generate_stage(
         return result
 
     try:
-        await run_rows(pending, read_chunk, build_row, write_chunk, args.window)
+        await run_rows(pending, read_chunk, build_row, on_chunk, args.window)
+        write_held()
     finally:
         progress.close()
         await engine.close()
@@ -308,14 +325,10 @@ async def generate_stage(
 
 
 def print_finish(stage: Stage) -> None:
-    """Completes a stage whose chunks are all there, and says how it stands."""
-    report = stage.finish()
-    if report is None:
-        missing = len(stage.missing())
-        print(f"{stage.output}: {missing} files of other shards are missing")
-    else:
-        print(f"{stage.output}\n{report.format()}")
-    sys.stdout.flush()
+    """Completes a stage whose files are all there, and says how it stands."""
+    reports = stage.finish()
+    if reports is not None:
+        print(f"{stage.output}\n{RowReport.sum(reports.values()).format()}", flush=True)
 
 
 def left_out(row_id: str, reason: str, detail: str = "") -> Generated:
@@ -323,18 +336,3 @@ def left_out(row_id: str, reason: str, detail: str = "") -> Generated:
     report = RowReport()
     report.add(BadRow(row_id, reason, detail))
     return Generated(None, report)
-
-
-def run_command(program: str, stage: Callable[[Args], None], args: Args) -> None:
-    """Runs a stage as a command: a line instead of a traceback for what a user can mend."""
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        stage(args)
-    except InputError as error:
-        exit_with_error(program, str(error))
-    except (EngineUnavailable, EngineRefuses) as error:
-        print(f"{program}: stopped: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # at once: a normal exit would wait for the batch that is running
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        os._exit(130)  # likewise; whole files are on disk

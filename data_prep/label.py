@@ -22,29 +22,28 @@ The output is `<split>/*.parquet` and a data card with the counts, `README.md`. 
 `<output>/train`.
 """
 
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import transformers
 import tyro
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.atomic_files import replace_file
-from classifier_lib.commands import InputError, exit_with_error
-from classifier_lib.hub import push_dataset
+from classifier_lib.atomic_files import lock_file, replace_file
+from classifier_lib.commands import InputError, parse_shard
+from classifier_lib.hub import create_dataset, push_dataset
 from data_prep.card import data_card
+from data_prep.command_line import run_command
 from data_prep.reports import BadRow, RowReport
 from data_prep.roll_in import IDS
 from data_prep.roll_out import PROGRAM as ROLL_OUT
 from data_prep.sources import open_sources
-from data_prep.stages import FinishedStage, Stage, parse_shard
+from data_prep.stages import FinishedStage, Stage
 from search_lib.grading import Grader, extract_answer
 from search_lib.prompts import THOUGHT_END, load_tokenizer, prompt_holds, thought_mark
 
@@ -86,11 +85,12 @@ class LabelArgs:
     tokenizer: str
     """Folder or hub id of the policy whose token ids these are."""
     soft_labels: bool = False
-    """Adds the column soft_labels; of use when prefixes have several completions."""
+    """Adds the column soft_labels; of use when prefixes have several completions.
+    train_classifier.py --loss mse works them out itself."""
     keep_unsolved: bool = False
     """Keep problems without a correct response, too."""
     rows_per_file: int = 64
-    """Problems that make one file; so many are in memory at once."""
+    """Problems that make one file, and are in memory together."""
     num_workers: int = 2
     """Processes that check answers."""
     push_to_hub: str | None = None
@@ -104,6 +104,9 @@ class LabelArgs:
             raise InputError(f"--num_workers must be at least 1, got {self.num_workers}")
         if self.push_to_hub is not None and self.push_to_hub.count("/") != 1:
             raise InputError(f"--push_to_hub {self.push_to_hub}: expected owner/name")
+        # Not after hours of grading.
+        if self.push_to_hub is not None:
+            create_dataset(self.push_to_hub)
         parse_shard(self.shard)
 
 
@@ -272,9 +275,12 @@ def label(args: LabelArgs) -> None:
         "tokenizer": args.tokenizer,
         "soft_labels": args.soft_labels,
         "keep_unsolved": args.keep_unsolved,
-        "roll_outs": roll_outs.settings,
     }
-    stage = Stage(args.output, settings, sources, args.rows_per_file, args.shard)
+    origin = roll_outs.origin | {
+        "roll_outs": roll_outs.settings,
+        "left_out": dict(roll_outs.report.bad_rows),
+    }
+    stage = Stage(args.output, settings, sources, args.rows_per_file, args.shard, origin)
     try:
         pending = list(stage.pending())
         started = time.monotonic()
@@ -283,11 +289,15 @@ def label(args: LabelArgs) -> None:
             tqdm(total=len(pending), unit="file", disable=None) as progress,
         ):
             labeller = Labeller(tokenizer, grader, args.keep_unsolved, args.soft_labels)
+            statistics = grader.statistics
             for chunk in pending:
                 rows = sources[chunk.split].read(chunk.start, chunk.stop, READ_COLUMNS)
-                stage.write(chunk, *labeller.label(rows.combine_chunks()))
+                before = statistics.timed_out, statistics.crashed
+                table, report = labeller.label(rows.combine_chunks())
+                report.totals["checks timed out"] = statistics.timed_out - before[0]
+                report.totals["checks crashed"] = statistics.crashed - before[1]
+                stage.write(chunk, table, report)
                 progress.update()
-            statistics = grader.statistics
         print(
             f"{args.output}, shard {args.shard}: {stage.num_own_chunks - len(pending)} files were "
             f"there, {len(pending)} made in {time.monotonic() - started:.1f} s"
@@ -297,38 +307,41 @@ def label(args: LabelArgs) -> None:
             f"{statistics.checked:,} checked ({statistics.timed_out} timed out, "
             f"{statistics.crashed} crashed)"
         )
-        finish(stage, args, roll_outs)
+        finish(stage, args, origin)
     finally:
         stage.close()
 
 
-def finish(stage: Stage, args: LabelArgs, roll_outs: FinishedStage) -> None:
-    """Writes the report and the data card once all files are there, and uploads."""
-    report = stage.finish()
-    if report is None:
-        print(f"{args.output}: {len(stage.missing())} files of other shards are missing")
+def finish(stage: Stage, args: LabelArgs, origin: Mapping[str, Any]) -> None:
+    """Writes the report and the data card once all files are there, and uploads.
+
+    When the shards end together, one of them does so.
+    """
+    try:
+        lock = lock_file(args.output / ".finish.lock")
+    except BlockingIOError:
+        print(f"{args.output}: another process finishes the data set")
         return
-    card = data_card(stage.split_reports(), roll_outs.settings, args.keep_unsolved)
-    replace_file(args.output / "README.md", card.encode())
-    print(report.format())
-    if args.push_to_hub:
-        url = push_dataset(args.output, args.push_to_hub)
-        print(f"uploaded to {url}")
-    sys.stdout.flush()
+    with lock:
+        reports = stage.finish()
+        if reports is None:
+            return
+        replace_file(
+            args.output / "README.md", data_card(reports, origin, args.keep_unsolved).encode()
+        )
+        print(RowReport.sum(reports.values()).format(), flush=True)
+        if args.push_to_hub:
+            print(f"uploaded to {push_dataset(args.output, args.push_to_hub)}", flush=True)
 
 
 def main() -> None:
     """Command line."""
-    transformers.utils.logging.disable_progress_bar()
     args = tyro.cli(
         Annotated[LabelArgs, tyro.conf.FlagCreatePairsOff],
         description=__doc__,
         use_underscores=True,
     )
-    try:
-        label(args)
-    except InputError as error:
-        exit_with_error(PROGRAM, str(error))
+    run_command(PROGRAM, label, args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What became of the rows of a stage: how many, and which were left out for what reason."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,14 @@ class RowReport:
     def _add_examples(self, reason: str, examples: list[tuple[str, str]]) -> None:
         shown = self.examples.setdefault(reason, [])
         shown += examples[: NUM_EXAMPLES - len(shown)]
+
+    @classmethod
+    def sum(cls, reports: Iterable["RowReport"]) -> "RowReport":
+        """One report of all their rows, in this order."""
+        total = cls()
+        for report in reports:
+            total.merge(report)
+        return total
 
     def as_json(self) -> dict[str, Any]:
         """What ``from_json`` reads."""

@@ -11,6 +11,7 @@ The input has the columns `problem` and `answer`, and may have `solution` and an
 of `--splits`. Each model gets a folder below `--output`, and further models may be added later. A
 row of such a folder is a problem:
 
+    row                                     int32: of the problem in its split of the input
     message_id, problem, solution, answer   strings
     prompt_ids                              list of int32: up to where the policy's thought begins
     response_ids                            lists of int32, one a roll-in
@@ -21,6 +22,7 @@ named in `report.json`.
 """
 
 import asyncio
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ import pyarrow as pa
 import tyro
 
 from classifier_lib.commands import InputError
+from data_prep.command_line import run_command
 from data_prep.generation import (
     REFUSED,
     EmptyGeneration,
@@ -43,21 +46,19 @@ from data_prep.generation import (
     left_out,
     load_policy,
     print_finish,
-    run_command,
 )
 from data_prep.reports import BadRow, RowReport
-from data_prep.sources import RowSource, open_sources
+from data_prep.sources import ID_COLUMNS, RowSource, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
 from search_lib.engines.base import Block
 from search_lib.prompts import MATH_INSTRUCTION, build_prompt
 
 PROGRAM = "data_prep.roll_in"
 
-ID_COLUMNS = ("message_id", "uuid", "id")
-
 IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     {
+        "row": pa.int32(),
         "message_id": pa.string(),
         "problem": pa.string(),
         "solution": pa.string(),
@@ -88,8 +89,9 @@ class RollInArgs(GenerationArgs):
 
 
 class Problem(NamedTuple):
-    """A row of the input."""
+    """A row of the input, with its number in its split."""
 
+    row: int
     id: str
     problem: str
     solution: str
@@ -142,9 +144,9 @@ def read_problems(source: RowSource, chunk: Chunk) -> tuple[list[Problem], RowRe
     id_column = next((name for name in ID_COLUMNS if name in source.column_names), None)
     optional = [name for name in (id_column, "solution") if name in source.column_names]
     table = source.read(chunk.start, chunk.stop, ["problem", "answer", *filter(None, optional)])
-    problems: dict[str, Problem] = {}
+    problems: list[Problem] = []
     report = RowReport()
-    for number, row in enumerate(table.to_pylist(), start=chunk.start):
+    for number, row in enumerate(read_texts(table), start=chunk.start):
         problem = _text(row["problem"])
         row_id = _text(row[id_column]) if id_column else ""
         if not row_id:
@@ -154,11 +156,9 @@ def read_problems(source: RowSource, chunk: Chunk) -> tuple[list[Problem], RowRe
             report.add(BadRow(row_id, "no problem", f"row {number} of {chunk.split}"))
         elif not answer:
             report.add(BadRow(row_id, "no answer", problem))
-        elif row_id in problems:
-            report.add(BadRow(row_id, "repeated id", problem))
         else:
-            problems[row_id] = Problem(row_id, problem, _text(row.get("solution")), answer)
-    return list(problems.values()), report
+            problems.append(Problem(number, row_id, problem, _text(row.get("solution")), answer))
+    return problems, report
 
 
 def _text(value: Any) -> str:
@@ -202,6 +202,7 @@ async def build_row(sampler: Sampler, problem: Problem, count: int, args: RollIn
     report.totals["tokens"] += sum(len(block.token_ids) for block in blocks)
     report.totals["unfinished"] += sum(block.finish_reason == "length" for block in blocks)
     columns = {
+        "row": problem.row,
         "message_id": problem.id,
         "problem": problem.problem,
         "solution": problem.solution,
@@ -229,6 +230,7 @@ def roll_in(args: RollInArgs) -> None:
     policies = [load_policy(name, "--models") for name in counts]
     for policy in policies:
         roll_in_with(policy, counts[policy.name], sources, args)
+        gc.collect()  # the weights of the last model, before the next ones come
 
 
 def roll_in_with(
@@ -242,7 +244,12 @@ def roll_in_with(
         "roll_ins": count,
     }
     stage = Stage(
-        model_folder(args.output, policy.name), settings, sources, args.rows_per_file, args.shard
+        model_folder(args.output, policy.name),
+        settings,
+        sources,
+        args.rows_per_file,
+        args.shard,
+        origin={"input": args.input},
     )
 
     async def build(sampler: Sampler, problem: Problem) -> Generated:

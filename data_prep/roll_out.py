@@ -31,6 +31,7 @@ import pyarrow as pa
 import tyro
 
 from classifier_lib.commands import InputError
+from data_prep.command_line import run_command
 from data_prep.cuts import CutLaw, draw_cuts, draw_step_cuts, step_ends
 from data_prep.generation import (
     REFUSED,
@@ -44,7 +45,6 @@ from data_prep.generation import (
     left_out,
     load_policy,
     print_finish,
-    run_command,
 )
 from data_prep.reports import BadRow, RowReport
 from data_prep.roll_in import IDS
@@ -70,6 +70,10 @@ SCHEMA = pa.schema(
         "finish_reasons": pa.list_(pa.string()),
     }
 )
+
+
+ORIGIN_SETTINGS = ("model", "roll_ins", "temperature", "top_p", "max_length", "seed")
+"""Of the roll-ins, what the next stages are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +131,8 @@ class RollInFolders:
         folder: output of ``data_prep.roll_in``.
 
     Attributes:
-        models: in the order of their roll-ins.
+        origin: of the roll-ins, for ``Stage``.
         rows_per_file: problems of a chunk.
-        instruction: of the prompts.
         inputs: splits of the problems, for ``Stage``.
 
     Raises:
@@ -155,8 +158,17 @@ class RollInFolders:
         self.models = {
             stage.settings["model"]: stage.settings["roll_ins"] for stage in self._stages
         }
+        self.origin = {
+            "roll_ins": [
+                {
+                    **stage.origin,
+                    **{name: stage.settings[name] for name in ORIGIN_SETTINGS},
+                    "left_out": dict(stage.report.bad_rows),
+                }
+                for stage in self._stages
+            ]
+        }
         self.rows_per_file: int = first.settings["rows_per_file"]
-        self.instruction: str = first.settings["instruction"]
         digest = hashlib.sha256("".join(stage.digest for stage in self._stages).encode())
         self.inputs = {
             split: SplitOfRollIns(source["num_rows"], digest.hexdigest())
@@ -166,18 +178,19 @@ class RollInFolders:
     def read(self, chunk: Chunk) -> tuple[list[RollIns], RowReport]:
         """The problems of a chunk that all models have roll-ins for, and a report of the others."""
         tables = [stage.read(chunk) for stage in self._stages]
-        found: dict[str, list[tuple[pa.Table, int]]] = {}
+        found: dict[int, list[tuple[pa.Table, int]]] = {}
         for table in tables:
-            ids = table.column("message_id").to_pylist() if table is not None else []
-            for index, row_id in enumerate(ids):
-                found.setdefault(row_id, []).append((table, index))
+            rows = table.column("row").to_pylist() if table is not None else []
+            for index, row in enumerate(rows):
+                found.setdefault(row, []).append((table, index))
         problems, report = [], RowReport()
-        for row_id, places in found.items():
+        for _, places in sorted(found.items()):
+            problem = join_roll_ins(places)
             if len(places) == len(tables):
-                problems.append(join_roll_ins(row_id, places))
+                problems.append(problem)
             else:
                 detail = f"{len(places)} of {len(tables)} models have roll-ins"
-                report.add(BadRow(row_id, "missing roll-ins", detail))
+                report.add(BadRow(problem.id, "missing roll-ins", detail))
         # Rows that no model has roll-ins for were reported there.
         nowhere = chunk.stop - chunk.start - len(found)
         if nowhere:
@@ -192,9 +205,10 @@ class SplitOfRollIns(NamedTuple):
     digest: str
 
 
-def join_roll_ins(row_id: str, places: Sequence[tuple[pa.Table, int]]) -> RollIns:
-    """One problem from the tables of all models, each with the row that it is in."""
+def join_roll_ins(places: Sequence[tuple[pa.Table, int]]) -> RollIns:
+    """One problem from the tables of some models, each with the row that it is in."""
     table, index = places[0]
+    row_id = table.column("message_id")[index].as_py()
     texts = {name: table.column(name)[index].as_py() for name in ("problem", "solution", "answer")}
     responses = [
         response.values.to_numpy()
@@ -314,10 +328,15 @@ def roll_out(args: RollOutArgs) -> None:
         "num_completions": args.num_completions,
         "cut": args.cut,
         "step_delimiter": args.step_delimiter,
-        "roll_in_models": roll_ins.models,
-        "instruction": roll_ins.instruction,
     }
-    stage = Stage(args.output, settings, roll_ins.inputs, roll_ins.rows_per_file, args.shard)
+    stage = Stage(
+        args.output,
+        settings,
+        roll_ins.inputs,
+        roll_ins.rows_per_file,
+        args.shard,
+        origin=roll_ins.origin,
+    )
 
     async def build(sampler: Sampler, problem: RollIns) -> Generated:
         return await build_row(sampler, problem, args)

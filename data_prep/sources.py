@@ -4,31 +4,20 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from classifier_lib.commands import InputError
 from classifier_lib.fingerprints import fingerprint
+from data_prep.stages import REPORT_FILE, STAGE_FILE, FinishedStage, StageInput
 
 SPLITS = ("train", "validation", "test")
+ID_COLUMNS = ("message_id", "uuid", "id")
+"""Where the id of a problem may be, in this order."""
 
 _SPLIT_PREFIX = re.compile(rf"({'|'.join(SPLITS)})[-.]")
-
-
-class StageInput(Protocol):
-    """What a stage must know of one split of its input.
-
-    Attributes:
-        num_rows: in it.
-        digest: of its content; another digest is another input.
-    """
-
-    @property
-    def num_rows(self) -> int: ...  # noqa: D102
-    @property
-    def digest(self) -> str: ...  # noqa: D102
 
 
 class RowSource(StageInput, Protocol):
@@ -64,32 +53,42 @@ class ParquetRows:
     Args:
         paths: in order.
         root: folder that the names in ``digest`` are relative to.
+        digest: of the content; by default from the beginnings and ends of the files.
 
     Raises:
-        InputError: if a file is no Parquet file, or its columns differ from those of the first.
+        InputError: if a file is no Parquet file, or its columns differ from those of the others.
     """
 
-    def __init__(self, paths: Sequence[Path], root: Path):
+    def __init__(self, paths: Sequence[Path], root: Path, digest: str | None = None):
         self.num_rows = 0
         self.column_names: Sequence[str] = []
         self._groups: list[_RowGroup] = []
         self._last: tuple[_RowGroup, tuple[str, ...], pa.Table] | None = None
-        digest = hashlib.sha256()
+        schemas: list[pa.Schema] = []
         for path in paths:
             try:
                 metadata = pq.read_metadata(path)
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{path} can't be read as Parquet: {error}") from error
-            names = metadata.schema.to_arrow_schema().names
-            if self._groups and names != self.column_names:
-                raise InputError(f"{path} has the columns {names}, not {list(self.column_names)}")
-            self.column_names = names
+            schemas.append(metadata.schema.to_arrow_schema().remove_metadata())
+            self.column_names = schemas[0].names
+            if schemas[-1].names != self.column_names:
+                raise InputError(
+                    f"{path} has the columns {schemas[-1].names}, not {self.column_names}"
+                )
+            try:
+                # A column that is all null in one file may have a type in the next.
+                pa.unify_schemas([schemas[0], schemas[-1]])
+            except pa.ArrowException as error:
+                raise InputError(f"{path} has columns of other types: {error}") from error
             for number in range(metadata.num_row_groups):
                 rows = metadata.row_group(number).num_rows
                 self._groups.append(_RowGroup(path, number, self.num_rows, rows))
                 self.num_rows += rows
-            digest.update(f"{path.relative_to(root)} {fingerprint(path)}\n".encode())
-        self.digest = digest.hexdigest()
+        if digest is None:
+            contents = [f"{path.relative_to(root)} {fingerprint(path)}\n" for path in paths]
+            digest = hashlib.sha256("".join(contents).encode()).hexdigest()
+        self.digest = digest
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """The columns of rows ``start`` to ``stop - 1``."""
@@ -101,7 +100,7 @@ class ParquetRows:
                 parts.append(
                     table.slice(max(start - first, 0), min(stop, last) - max(start, first))
                 )
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts, promote_options="default")
 
     def _read_group(self, group: _RowGroup, columns: tuple[str, ...]) -> pa.Table:
         if self._last is None or self._last[:2] != (group, columns):
@@ -162,8 +161,9 @@ def open_sources(
         if not files:
             raise InputError(f"{flag} {source}: no .parquet file in this folder")
         root = path if path.is_dir() else path.parent
+        digest = _stage_digest(path, flag)
         sources: dict[str, RowSource] = {
-            split: ParquetRows(paths, root) for split, paths in files.items()
+            split: ParquetRows(paths, root, digest) for split, paths in files.items()
         }
     elif source.startswith(("/", ".")) or source.count("/") != 1 or path.suffix == ".parquet":
         raise InputError(f"{flag} {source}: no such file or folder")
@@ -179,6 +179,33 @@ def open_sources(
     if not sum(rows.num_rows for rows in sources.values()):
         raise InputError(f"{flag} {source} has no rows")
     return sources
+
+
+def _stage_digest(path: Path, flag: str) -> str | None:
+    """The digest of a stage's output; None for what is no stage's.
+
+    Raises:
+        InputError: if the stage is not complete.
+    """
+    if not (path / STAGE_FILE).exists():
+        return None
+    if not (path / REPORT_FILE).exists():
+        raise InputError(f"{flag} {path} is not complete: run the command that fills it to its end")
+    return FinishedStage(path, flag, "a stage").digest
+
+
+def read_texts(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table, as ``to_pylist`` has them; bytes that are no UTF-8 are replaced."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except UnicodeDecodeError:
+            encoded = column.cast(pa.binary()).to_pylist()
+            columns[name] = [
+                None if text is None else text.decode("utf-8", errors="replace") for text in encoded
+            ]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _parquet_files(path: Path) -> dict[str, list[Path]]:

@@ -14,21 +14,22 @@ depend on n: a stage may be started again with another number of shards, and fin
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from classifier_lib.atomic_files import TEMPORARY_FILES, lock_file, replace_file, write_json
-from classifier_lib.commands import InputError, differing_flags
+from classifier_lib.commands import InputError, differing_flags, parse_shard
 from data_prep.reports import RowReport
-from data_prep.sources import StageInput
 
 STAGE_FILE, REPORT_FILE, MANIFESTS = "stage.json", "report.json", "manifests"
+
+ROW_GROUP = 16
+"""Rows that are read at once, at 3 MB a row of 56 responses."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,18 @@ class Chunk:
         return f"{self.number:05d}-of-{self.num_chunks:05d}"
 
 
-def parse_shard(shard: str) -> tuple[int, int]:
-    """``"i/n"`` as (i, n).
+class StageInput(Protocol):
+    """What a stage must know of one split of its input.
 
-    Raises:
-        InputError: if it is anything else, or i is not in [0, n).
+    Attributes:
+        num_rows: in it.
+        digest: of its content; another digest is another input.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise InputError(f"--shard {shard}: expected i/n with i from 0 to n - 1, e.g. 0/2")
-    return int(match[1]), int(match[2])
+
+    @property
+    def num_rows(self) -> int: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
 
 
 class Stage:
@@ -77,6 +80,7 @@ class Stage:
         inputs: by split.
         rows_per_file: rows of the input that make one file.
         shard: ``i/n``.
+        origin: what made the input, for the next stages and for people; binds nobody.
 
     Raises:
         InputError: if the folder holds anything else, or another process works on this shard.
@@ -89,17 +93,19 @@ class Stage:
         inputs: Mapping[str, StageInput],
         rows_per_file: int,
         shard: str = "0/1",
+        origin: Mapping[str, Any] | None = None,
     ):
         if rows_per_file < 1:
             raise InputError(f"--rows_per_file must be at least 1, got {rows_per_file}")
         self.output = output
         index, count = parse_shard(shard)
-        self._saved = {
+        self._saved: dict[str, Any] = {
             "settings": {**settings, "rows_per_file": rows_per_file},
             "inputs": {
                 split: {"num_rows": source.num_rows, "digest": source.digest}
                 for split, source in inputs.items()
             },
+            "origin": origin,
         }
         self.chunks = list_chunks(self._saved)
         self._own_chunks = self.chunks[index::count]
@@ -126,7 +132,14 @@ class Stage:
                 )
             write_json(path, self._saved)
             return
-        differing = differing_flags(saved["settings"], self._saved["settings"], frozenset())
+        settings = self._saved["settings"]
+        # The digest of what a flag names says nothing to a reader.
+        contents = {name for name in settings if name.endswith("_digest")}
+        differing = differing_flags(saved["settings"], settings, frozenset(contents)) + [
+            f"the content of --{name.removesuffix('_digest')}"
+            for name in sorted(contents)
+            if saved["settings"].get(name) != settings[name]
+        ]
         if saved["inputs"] != self._saved["inputs"]:
             differing.append("the rows of the input")
         if differing:
@@ -162,7 +175,9 @@ class Stage:
             path.parent.mkdir(exist_ok=True)
             sink = pa.BufferOutputStream()
             # Ids are stored plain: dictionaries don't pay for numbers that hardly repeat.
-            pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+            pq.write_table(
+                table, sink, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False
+            )
             replace_file(path, sink.getvalue())
         manifest = {
             "split": chunk.split,
@@ -174,14 +189,19 @@ class Stage:
             "report": report.as_json(),
         }
         write_json(manifest_path(self.output, chunk), manifest)
+        # A sign of life for scripts that start a shard again for as long as it gets on.
+        self._lock.write(f"{chunk.split} {chunk.name}\n".encode())
+        self._lock.flush()
 
-    def finish(self) -> RowReport | None:
+    def finish(self) -> dict[str, RowReport] | None:
         """Writes the report, if all chunks of all shards are complete.
 
         Returns:
-            The report; None if chunks are missing.
+            The report of each split; None if chunks are missing.
         """
-        if self.missing():
+        missing = len(self.missing())
+        if missing:
+            print(f"{self.output}: {missing} files of other shards are missing", flush=True)
             return None
         by_split: dict[str, RowReport] = {}
         for chunk in self.chunks:
@@ -190,25 +210,16 @@ class Stage:
                 raise RuntimeError(f"{manifest_path(self.output, chunk)} has vanished")
             report = RowReport.from_json(manifest["report"])
             by_split.setdefault(chunk.split, RowReport()).merge(report)
-        total = RowReport()
-        for report in by_split.values():
-            total.merge(report)
+            # What was cut off in the middle of a file is not needed any more.
+            for path in (data_path(self.output, chunk), manifest_path(self.output, chunk)):
+                for left_over in path.parent.glob(f".{path.name}{TEMPORARY_FILES[1:]}"):
+                    left_over.unlink(missing_ok=True)
         content = {
-            "all": total.as_json(),
+            "all": RowReport.sum(by_split.values()).as_json(),
             "splits": {split: report.as_json() for split, report in by_split.items()},
         }
         write_json(self.output / REPORT_FILE, content)
-        # What was cut off in the middle of a file is not needed any more.
-        for left_over in self.output.rglob(TEMPORARY_FILES):
-            left_over.unlink(missing_ok=True)
-        return total
-
-    def split_reports(self) -> dict[str, RowReport]:
-        """The reports of the splits of a finished stage."""
-        report = read_json(self.output / REPORT_FILE)
-        if report is None:
-            raise RuntimeError(f"{self.output} is not finished")
-        return {split: RowReport.from_json(part) for split, part in report["splits"].items()}
+        return by_split
 
     def close(self) -> None:
         """Lets another process have the shard."""
@@ -234,6 +245,8 @@ class FinishedStage:
 
     Attributes:
         settings: of the stage.
+        inputs: of the stage by split: number of rows, and digest.
+        origin: what made its input.
         report: of all its rows.
         digest: of all its manifests.
 
@@ -250,6 +263,7 @@ class FinishedStage:
         self.folder = folder
         self.settings: dict[str, Any] = stage["settings"]
         self.inputs: dict[str, Any] = stage["inputs"]
+        self.origin: dict[str, Any] = stage.get("origin") or {}
         self.report = RowReport.from_json(report["all"])
         digest = hashlib.sha256()
         for chunk in list_chunks(stage):

@@ -10,6 +10,9 @@ from typing import Generic, TypeVar, cast
 
 from data_prep.stages import Chunk
 
+HELD_WINDOWS = 3
+"""Rows in memory at most, in windows: in flight, or waiting for the rest of their chunk."""
+
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
@@ -39,10 +42,11 @@ async def run_rows(
             stay so.
         on_chunk: is handed each chunk with the results of its rows, in order, as soon as it has
             them all. Chunks may come in another order than they were taken in.
-        window: rows in memory at most, those that wait for the rest of their chunk included.
+        window: rows in flight at once. ``HELD_WINDOWS`` times as many are in memory at most: one
+            slow row doesn't hold back the others at once, and not for ever.
 
     Raises:
-        ValueError: if a chunk has more rows than that.
+        ValueError: if a chunk has more rows than a window.
     """
     waiting = iter(chunks)
     started: list[tuple[_OpenChunk[Result], int, Row]] = []  # of the chunk read last, to be started
@@ -56,7 +60,7 @@ async def run_rows(
 
     try:
         while True:
-            while held < window:
+            while len(running) < window and held < HELD_WINDOWS * window:
                 if not started:
                     chunk = next(waiting, None)
                     if chunk is None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from classifier_lib.commands import InputError
 from data_prep import label, roll_in, roll_out
+from data_prep.sources import read_texts
 from tests.data_prep.chain import (
     ScriptedEngine,
     label_args,
@@ -50,7 +51,6 @@ def test_bad_problems_are_counted_and_named(hasty_policy, tmp_path, monkeypatch)
         {
             0: {"answer": None},
             1: {"problem": "  "},
-            2: {"uuid": "row-5"},
             3: {"problem": "start" + " +2" * 450},
             4: {"problem": "start 7 *9"},
         },
@@ -64,14 +64,16 @@ def test_bad_problems_are_counted_and_named(hasty_policy, tmp_path, monkeypatch)
     assert bad_rows(folder) == {
         "no answer": ["row-0"],
         "no problem": ["row-1"],
-        "repeated id": ["row-5"],
         "prompt too long": ["row-3"],
         "empty generation": ["row-4"],
     }
-    (row,) = read_rows(folder)
-    assert (row["message_id"], row["problem"], row["solution"]) == ("row-5", "start 2 +3 *2", "")
+    rows = read_rows(folder)
+    assert [(row["row"], row["message_id"], row["problem"], row["solution"]) for row in rows] == [
+        (2, "row-2", "start 2 +3 *2", ""),
+        (5, "row-5", "start 5 +3 *2", ""),
+    ]
     report = read_report(folder)
-    assert (report["rows_in"], report["rows_out"]) == (6, 1)
+    assert (report["rows_in"], report["rows_out"]) == (6, 2)
 
     # Drawn again with another seed, an answer may come.
     use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, empty="7 *9", empty_draws=2))
@@ -85,6 +87,25 @@ def test_bad_problems_are_counted_and_named(hasty_policy, tmp_path, monkeypatch)
     roll_in.roll_in(dataclasses.replace(args, output=tmp_path / "refused"))
     (folder,) = (tmp_path / "refused").iterdir()
     assert bad_rows(folder)["refused by the engine"] == ["row-4"]
+
+
+def test_problems_with_one_id_are_told_apart_by_their_rows(hasty_policy, tmp_path, monkeypatch):
+    write_problems(tmp_path / "in", {n: {"uuid": "same"} for n in (1, 2, 4)})
+    use_engine(monkeypatch, ScriptedEngine(AutoTokenizer.from_pretrained(hasty_policy), 20))
+    roll_in.roll_in(roll_in_args(tmp_path / "in", hasty_policy, tmp_path / "a"))
+    roll_out.roll_out(roll_out_args(tmp_path / "a", hasty_policy, tmp_path / "b"))
+    ids = ["row-0", "same", "same", "row-3", "same", "row-5"]
+    assert [row["message_id"] for row in read_rows(tmp_path / "b")] == ids
+
+
+def test_bytes_that_are_no_text_are_replaced(tmp_path):
+    binary = pa.array([b"start 1 \xff", None, b"\xc3\xa9"])
+    table = pa.table({"problem": binary.cast(pa.string(), safe=False), "answer": ["1", "2", "3"]})
+    assert read_texts(table) == [
+        {"problem": "start 1 \ufffd", "answer": "1"},
+        {"problem": None, "answer": "2"},
+        {"problem": "é", "answer": "3"},
+    ]
 
 
 def test_ids_fall_back_to_hashes(hasty_policy, tmp_path, monkeypatch):

@@ -235,8 +235,8 @@ def test_several_models_share_a_problem(chain, toy_problems, hasty_policy, tmp_p
         assert [prefix[len(row["prompt_ids"]) :] for prefix in row["roll_in_ids"]] == [
             response[:cut] for response, cut in zip(responses, row["cut"], strict=True)
         ]
-    settings = json.loads((tmp_path / "roll_outs" / "stage.json").read_text())["settings"]
-    assert sorted(settings["roll_in_models"].values()) == [1, 2]
+    origin = json.loads((tmp_path / "roll_outs" / "stage.json").read_text())["origin"]
+    assert sorted(model["roll_ins"] for model in origin["roll_ins"]) == [1, 2]
 
     # One of them over other problems: they can't be joined.
     shutil.rmtree(roll_in.model_folder(output, str(other)))
@@ -327,21 +327,23 @@ def test_token_shares_are_near_60_to_40(hasty_policy, toy_problems, tmp_path, mo
     assert chi_square < 21.7  # the 99 % quantile at 9 degrees of freedom
 
 
-@pytest.mark.parametrize(("law", "ends"), [("step", True), ("uniform", False)])
-def test_cuts_at_the_ends_of_steps(chain, tmp_path, hasty_policy, law, ends):
-    args = dataclasses.replace(chain.roll_out, output=tmp_path, cut=law, step_delimiter=" ok")
+def test_cuts_at_the_ends_of_steps(chain, tmp_path, hasty_policy):
+    args = dataclasses.replace(chain.roll_out, output=tmp_path, cut="step", step_delimiter=" ok")
     roll_out.roll_out(args)
     tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
-    rows = read_rows(tmp_path)
-    texts = [tokenizer.decode(prefix) for row in rows for prefix in row["roll_in_ids"]]
-    shares = np.mean([text.endswith(" ok") for text in texts])
-    without = read_report(tmp_path)["totals"].get("roll-ins without a step end", 0)
-    if ends:
-        assert shares > 0.3
-        assert 0 < without < 26 * 3
-    else:
-        assert shares < 0.3
-        assert without == 0
+    (folder,) = chain.roll_in.output.iterdir()
+    without = 0
+    for roll_ins, row in zip(read_rows(folder), read_rows(tmp_path), strict=True):
+        for number, ids in enumerate(roll_ins["response_ids"]):
+            has_step = " ok" in tokenizer.decode(ids[:-1])
+            without += not has_step
+            for of, prefix in zip(row["roll_in"], row["roll_in_ids"], strict=True):
+                if of == number and has_step:
+                    assert tokenizer.decode(prefix).endswith(" ok")
+    for roll_ins in read_rows(folder, "validation"):
+        without += sum(" ok" not in tokenizer.decode(ids[:-1]) for ids in roll_ins["response_ids"])
+    assert 0 < without < 26 * 3
+    assert read_report(tmp_path)["totals"]["roll-ins without a step end"] == without
 
 
 # Around them
@@ -381,7 +383,31 @@ def test_an_engine_that_refuses_everything_ends_the_run(hasty_policy, toy_proble
             roll_in.roll_in(args)
     roll_in.roll_in(args)
     (folder,) = tmp_path.iterdir()
-    assert read_report(folder)["rows_out"] >= 26 - 8  # a file or two may have been complete
+    # None of them was given up.
+    assert read_report(folder)["rows_out"] == 26
+
+
+def test_rows_refused_now_and_then_are_left_out(hasty_policy, toy_problems, tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(hasty_policy)
+    use_engine(monkeypatch, ScriptedEngine(tokenizer, 20, refuse="+9"))
+    texts = [row["problem"] for s in ("train", "validation") for row in read_rows(toy_problems, s)]
+    refused = ["+9" in text for text in texts]
+    streaks = "".join("x" if bad else " " for bad in refused)
+    assert "x" * 8 not in streaks
+    roll_in.roll_in(roll_in_args(toy_problems, hasty_policy, tmp_path))
+    (folder,) = tmp_path.iterdir()
+    report = read_report(folder)
+    assert report["rows_out"] == refused.count(False)
+    assert report["bad_rows"]["refused by the engine"]["count"] == sum(refused)
+
+
+def test_a_stage_reads_no_half_of_another(chain, hasty_policy, tmp_path):
+    half = shutil.copytree(chain.label.output, tmp_path / "half")
+    (half / "report.json").unlink()
+    with pytest.raises(InputError, match=r"--input .*half is not complete"):
+        roll_in.roll_in(roll_in_args(half, hasty_policy, tmp_path / "out"))
+    whole = roll_in_args(chain.label.output, hasty_policy, tmp_path / "out", splits=("validation",))
+    roll_in.roll_in(whole)
 
 
 def test_the_finished_data_set_is_uploaded(chain, tmp_path, monkeypatch):
@@ -394,6 +420,12 @@ def test_the_finished_data_set_is_uploaded(chain, tmp_path, monkeypatch):
 
         def upload_folder(self, **options):
             uploads.append(options)
+            return huggingface_hub.CommitInfo(
+                commit_url="https://huggingface.co/datasets/me/rollouts/commit/1",
+                commit_message="",
+                commit_description="",
+                oid="1",
+            )
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     args = dataclasses.replace(

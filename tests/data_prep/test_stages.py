@@ -6,10 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from classifier_lib.commands import InputError
+from classifier_lib.commands import InputError, parse_shard
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import TableRows
-from data_prep.stages import MANIFESTS, Chunk, FinishedStage, Stage, parse_shard
+from data_prep.stages import MANIFESTS, Chunk, FinishedStage, Stage
+from tests.distributed import Job
 
 SETTINGS = {"temperature": 0.6, "models": ["a", "b"]}
 
@@ -63,13 +64,14 @@ def test_chunks_become_files_and_a_report(tmp_path):
     with pytest.raises(InputError, match=r"is not complete: run data_prep.x to its end first"):
         FinishedStage(tmp_path, "--input", "data_prep.x")
     fill(stage)
-    report = stage.finish()
+    reports = stage.finish()
+    report = RowReport.sum(reports.values())
     assert read_numbers(tmp_path) == {"train": [0, 2, 4, 6, 8], "validation": [0, 2]}
     assert (report.rows_in, report.rows_out) == (13, 7)
     assert report.totals == {"sum": 22}
     assert report.bad_rows == {"odd": 6}
     assert report.examples["odd"] == [(f"train-{n}", f"the number {n}") for n in (1, 3, 5, 7, 9)]
-    assert stage.split_reports()["validation"].examples["odd"] == [("validation-1", "the number 1")]
+    assert reports["validation"].examples["odd"] == [("validation-1", "the number 1")]
     manifest = json.loads((tmp_path / MANIFESTS / "train-00001-of-00003.json").read_text())
     assert manifest["input"] == "train 10"
     assert manifest["settings"] == {**SETTINGS, "rows_per_file": 4}
@@ -128,7 +130,7 @@ def test_any_shards_make_the_same_files(tmp_path):
 def test_a_chunk_without_rows_makes_no_file(tmp_path):
     stage = open_stage(tmp_path, make_inputs(train=1, validation=2), rows_per_file=1)
     fill(stage)
-    assert stage.finish().rows_out == 2
+    assert stage.finish()["validation"].rows_out == 1
     assert not (tmp_path / "validation" / "00001-of-00002.parquet").exists()
     assert not list(stage.pending())
     assert FinishedStage(tmp_path, "--input", "x").read(stage.chunks[-1]) is None
@@ -164,6 +166,45 @@ def test_one_process_a_shard(tmp_path):
     open_stage(tmp_path, shard="1/2").close()
     first.close()
     open_stage(tmp_path, shard="0/2").close()
+
+
+def finish_together(connection, folder, num_rows) -> None:
+    stage = open_stage(folder, make_inputs(num_rows), 1, shard=connection.recv())
+    fill(stage)
+    connection.send("filled")
+    connection.recv()
+    stage.finish()
+    connection.send("finished")
+
+
+def test_shards_that_end_together_all_finish(tmp_path):
+    num_shards = 8
+    args = [(tmp_path / "stage", 60)] * num_shards
+    with Job(tmp_path, finish_together, args, {}) as job:
+        for index, connection in enumerate(job.connections):
+            connection.send(f"{index}/{num_shards}")
+        assert [job.receive(index) for index in range(num_shards)] == ["filled"] * num_shards
+        for connection in job.connections:
+            connection.send("go")
+        assert [job.receive(index) for index in range(num_shards)] == ["finished"] * num_shards
+    assert FinishedStage(tmp_path / "stage", "--input", "x").report.rows_in == 63
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_shard_leaves_signs_of_life(tmp_path):
+    stage = open_stage(tmp_path, shard="1/2")
+    log = tmp_path / ".shard-1-of-2.lock"
+    assert log.stat().st_size == 0
+    fill(stage, limit=1)
+    first = log.stat().st_size
+    fill(stage)
+    assert log.stat().st_size > first > 0
+
+
+def test_the_content_of_a_model_is_told_apart_in_words(tmp_path):
+    open_stage(tmp_path, settings={**SETTINGS, "model_digest": "abc"}).close()
+    with pytest.raises(InputError, match=r"other settings: the content of --model[.]"):
+        open_stage(tmp_path, settings={**SETTINGS, "model_digest": "def"})
 
 
 @pytest.mark.parametrize("shard", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0"])

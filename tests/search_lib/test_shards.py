@@ -35,6 +35,8 @@ def make_config(**flags) -> RunConfig:
             "search_type": "beam2",
             "num_blocks": 4,
             "num_repetitions": REPETITIONS,
+            "piref_model": "policy",
+            "classifier_ckpt_path": "value_model",
             "seed": 7,
             "batch_size": 32,
             "shard": None,
