@@ -1,0 +1,239 @@
+"""A client of model servers over HTTP that outlives their faults."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import resource
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from search_lib.engines.base import EngineUnavailable
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+CONNECT_SECONDS = 10.0
+FIRST_DELAY, LONGEST_DELAY = 0.25, 20.0
+"""Seconds before the first repetition, and before the later ones at most."""
+MAX_BAD_REPLIES = 5
+SPARE_FILES = 256
+"""Open files that connections leave to the rest of the process."""
+
+
+class BadReply(RuntimeError):
+    """The server's reply is not what was asked for; the message says what came back."""
+
+
+class _Fault(Exception):
+    """What went wrong in one attempt, and may go well in the next.
+
+    Args:
+        message: for the user.
+        away: the server may be gone; other requests had better try another one first.
+        wait: seconds that the server asks for.
+    """
+
+    def __init__(self, message: str, away: bool = False, wait: float = 0.0):
+        super().__init__(message)
+        self.away = away
+        self.wait = wait
+
+
+class HttpService:
+    """One service behind one or several base URLs: a server, a router, or equal servers.
+
+    A request that fails for reasons that may pass (refused, reset, timed out, 429, 5xx) is made
+    again, at the next URL or after a pause that grows, for ``patience`` seconds. With several URLs
+    each key has a URL of its own as long as that answers, so that requests that share a prefix find
+    it in that server's cache.
+
+    Args:
+        urls: ``http://host:port``, one or several.
+        patience: seconds from a request's first failure until it is given up.
+        request_timeout: seconds for one attempt, the time in the server's queue included.
+        max_connections: requests in flight; the others wait here. Lowered to what the limit of
+            open files allows.
+
+    Raises:
+        ValueError: for a URL that is none.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        patience: float = 600.0,
+        request_timeout: float = 3600.0,
+        max_connections: int = 4096,
+    ):
+        self.urls = [check_url(url) for url in urls]
+        self.patience = patience
+        self.request_timeout = request_timeout
+        self._slots = asyncio.Semaphore(allow_connections(max_connections))
+        self._session: aiohttp.ClientSession | None = None
+        self._away_until = dict.fromkeys(self.urls, 0.0)
+
+    async def post(
+        self, path: str, payload: Any, parse: Callable[[Any], Result], key: str = ""
+    ) -> Result:
+        """Sends JSON, and returns what ``parse`` makes of the JSON that comes back.
+
+        Args:
+            path: below the URL, with its slash.
+            payload: of JSON types.
+            parse: raises ``BadReply`` for a reply that the server must not give; the request is
+                then made again, ``MAX_BAD_REPLIES`` times in all.
+            key: requests with equal keys go to the same URL.
+
+        Raises:
+            EngineUnavailable: if the service stays away longer than ``patience``.
+            BadReply: if bad replies don't stop.
+            ValueError: if the server refuses the request (4xx), with its message.
+        """
+        body = json.dumps(payload).encode()
+        deadline = 0.0  # until the first failure
+        delay = FIRST_DELAY
+        bad_replies = 0
+        while True:
+            wait = 0.0
+            for url in self._in_order(key):
+                try:
+                    reply = await self._post_once(url, path, body)
+                    return parse(reply)
+                except BadReply as error:
+                    bad_replies += 1
+                    last = f"{url}{path}: {error}"
+                    if bad_replies == MAX_BAD_REPLIES:
+                        raise BadReply(f"{last} ({bad_replies} bad replies)") from error
+                except _Fault as fault:
+                    last = f"{url}{path}: {fault}"
+                    wait = max(wait, fault.wait)
+                    self._note(url, fault)
+                deadline = deadline or time.monotonic() + self.patience
+            # Jitter, so that the requests of one outage don't come back as one wave.
+            pause = max(wait, delay * random.uniform(0.5, 1.0))
+            if time.monotonic() + pause > deadline:
+                raise EngineUnavailable(f"{last}; given up after {self.patience:.0f} s")
+            await asyncio.sleep(pause)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    async def close(self) -> None:
+        """Closes all connections; requests in flight fail."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _in_order(self, key: str) -> list[str]:
+        """The key's URLs by rendezvous hashing, those that were away of late at the end."""
+        now = time.monotonic()
+
+        def rank(url: str) -> tuple[bool, bytes]:
+            return self._away_until[url] > now, hashlib.blake2b(f"{url} {key}".encode()).digest()
+
+        return sorted(self.urls, key=rank)
+
+    async def _post_once(self, url: str, path: str, body: bytes) -> Any:
+        async with self._slots:
+            if self._session is None:
+                self._session = aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
+                    headers={"Content-Type": "application/json"},
+                    timeout=aiohttp.ClientTimeout(
+                        total=self.request_timeout, sock_connect=CONNECT_SECONDS
+                    ),
+                )
+            try:
+                async with self._session.post(f"{url}{path}", data=body) as response:
+                    status, headers = response.status, response.headers
+                    content = await response.read()
+            except TimeoutError as error:
+                raise _Fault(
+                    str(error) or f"no answer within {self.request_timeout:g} s", away=True
+                ) from error
+            except (aiohttp.ClientError, ConnectionError) as error:
+                raise _Fault(f"{type(error).__name__}: {error}", away=True) from error
+        self._away_until[url] = 0.0
+        if status in (408, 429) or status >= 500:
+            raise _Fault(
+                f"status {status}: {shorten(content)}",
+                away=status in (502, 503, 504),
+                wait=seconds_of(headers.get("Retry-After", "")),
+            )
+        if status >= 400:
+            raise ValueError(f"{url}{path} refuses, status {status}: {shorten(content)}")
+        try:
+            return json.loads(content)
+        except ValueError as error:  # not UTF-8, too
+            raise BadReply(f"no JSON: {shorten(content)}") from error
+
+    def _note(self, url: str, fault: _Fault) -> None:
+        now = time.monotonic()
+        if fault.away and self._away_until[url] <= now:
+            logger.warning("%s: %s; trying for up to %.0f s", url, fault, self.patience)
+        if fault.away:
+            self._away_until[url] = now + 2 * LONGEST_DELAY
+
+
+def check_url(url: str) -> str:
+    """The URL without its last slash; ValueError if it is none of a server."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError(f"{url!r} is not of the form http://host:port")
+    return url.rstrip("/")
+
+
+def get_json(url: str) -> Any:
+    """One GET without repetition, for questions at the start; None where there is no such page.
+
+    Raises:
+        EngineUnavailable: if nothing listens there, or what listens fails.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=CONNECT_SECONDS) as reply:
+            return json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        if 400 <= error.code < 500:
+            return None
+        raise EngineUnavailable(f"{url}: status {error.code}: {shorten(error.read())}") from error
+    except ValueError:
+        return None
+    except OSError as error:
+        raise EngineUnavailable(f"{url}: {getattr(error, 'reason', error)}") from error
+
+
+def allow_connections(wanted: int) -> int:
+    """Raises the limit of open files for so many connections; returns how many there may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted + SPARE_FILES:
+        raised = wanted + SPARE_FILES
+        soft = raised if hard == resource.RLIM_INFINITY else min(raised, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SPARE_FILES))
+
+
+def seconds_of(retry_after: str) -> float:
+    """Seconds that a Retry-After header asks for, given as a number or a date; else 0."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def shorten(content: Any, length: int = 300) -> str:
+    """What came back, as one line that fits into a message."""
+    text = content.decode(errors="replace") if isinstance(content, bytes) else str(content)
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[:length]} ..."

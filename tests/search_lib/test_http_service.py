@@ -1,0 +1,255 @@
+"""The client of model servers, against small servers with every fault."""
+
+import asyncio
+import email.utils
+import json
+import socket
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from search_lib import http_service
+from search_lib.engines.base import EngineUnavailable
+from search_lib.http_service import BadReply, HttpService, get_json, seconds_of
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(http_service, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(http_service, "LONGEST_DELAY", 0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@asynccontextmanager
+async def serving(answer, port=0):
+    """A server that gives each request to `answer`; yields its URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def in_turn(*answers):
+    """A server's answers one after another, the last one for ever, and when they were given."""
+    times = []
+
+    async def answer(request):
+        times.append(time.monotonic())
+        kind = answers[min(len(times), len(answers)) - 1]
+        return await kind(request) if callable(kind) else web.Response(**kind)
+
+    return answer, times
+
+
+async def echo(request):
+    return web.json_response(await request.json())
+
+
+async def hang(request):
+    await asyncio.sleep(3600)
+
+
+async def cut(request):
+    response = web.StreamResponse(headers={"Content-Length": "100"})
+    await response.prepare(request)
+    await response.write(b'{"n": 1')
+    request.transport.close()
+    return response
+
+
+def post_once(*answers, parse=lambda reply: reply, **options):
+    """What one request gets, and the times of its attempts."""
+
+    async def body():
+        answer, times = in_turn(*answers)
+        async with serving(answer) as url:
+            service = HttpService([url], **options)
+            try:
+                return await service.post("/generate", {"n": 1}, parse), times
+            finally:
+                await service.close()
+
+    return asyncio.run(body())
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_a_fault_that_may_pass_is_tried_again(status):
+    reply, times = post_once(*[{"status": status}] * 3, echo)
+    assert (reply, len(times)) == ({"n": 1}, 4)
+
+
+def test_a_request_that_hangs_is_made_again():
+    reply, times = post_once(hang, echo, request_timeout=0.2)
+    assert (reply, len(times)) == ({"n": 1}, 2)
+
+
+def test_a_reply_that_breaks_off_is_asked_for_again():
+    reply, times = post_once(cut, echo)
+    assert (reply, len(times)) == ({"n": 1}, 2)
+
+
+def test_a_server_says_how_long_to_wait():
+    _, times = post_once({"status": 429, "headers": {"Retry-After": "0.4"}}, echo)
+    assert times[1] - times[0] >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("", 0), ("-3", 0), ("soon", 0), ("nan", 0), ("Thu, 99 Foo", 0)],
+)
+def test_retry_after(header, seconds):
+    assert seconds_of(header) == seconds
+    assert 50 < seconds_of(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+
+
+def test_a_request_that_the_server_refuses_is_not_made_again():
+    refusal = {"status": 400, "text": "input of 9 tokens\nis too long"}
+    with pytest.raises(ValueError, match="/generate refuses, status 400: input of 9 tokens is too"):
+        post_once(refusal, echo)
+
+
+def test_a_bad_reply_is_asked_for_again():
+    def parse(reply):
+        if reply != {"n": 1}:
+            raise BadReply("no n")
+        return reply["n"]
+
+    answers = [{"text": "<html>"}, {"body": b"\xff\xfe"}, {"text": "{}"}, {"text": ""}, echo]
+    reply, times = post_once(*answers, parse=parse)
+    assert (reply, len(times)) == (1, 5)
+
+
+def test_bad_replies_without_end_are_an_error_that_shows_one():
+    page = f"<html>{'x' * 1000}"
+    with pytest.raises(
+        BadReply, match=r"http://127.0.0.1:\d+/generate: no JSON: <html>x{294} \.{3}"
+    ):
+        post_once({"text": page}, patience=60)
+
+
+def test_a_service_that_stays_away_is_named():
+    async def body(url):
+        service = HttpService([url], patience=0.2)
+        try:
+            await service.post("/generate", {}, lambda reply: reply)
+        finally:
+            await service.close()
+
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(EngineUnavailable, match=f"^{url}/generate: .*given up after 0 s"):
+        asyncio.run(body(url))
+    with pytest.raises(EngineUnavailable, match="status 503: out of memory"):
+        post_once({"status": 503, "text": "out of memory"}, patience=0.2)
+
+
+def test_a_service_that_comes_back_answers_what_was_asked_meanwhile():
+    async def body():
+        port = free_port()
+        service = HttpService([f"http://127.0.0.1:{port}"])
+        waiting = [
+            asyncio.create_task(service.post("/", {"n": n}, lambda reply: reply["n"]))
+            for n in range(20)
+        ]
+        await asyncio.sleep(0.1)
+        answer, _ = in_turn(echo)
+        async with serving(answer, port):
+            first = await asyncio.gather(*waiting)
+        async with serving(answer, port):  # what is kept alive of the first one is dead
+            again = await service.post("/", {"n": 20}, lambda reply: reply["n"])
+        await service.close()
+        return [*first, again]
+
+    assert asyncio.run(body()) == list(range(21))
+
+
+def test_equal_keys_meet_at_one_server_while_it_answers():
+    keys = [f"prompt {number}" for number in range(40)]
+
+    async def body():
+        def named(number):
+            async def answer(request):
+                return web.json_response(number)
+
+            return answer
+
+        async def ask(service):
+            posts = (service.post("/", {}, lambda reply: reply, key) for key in keys)
+            return await asyncio.gather(*posts)
+
+        async with serving(named(0)) as first, serving(named(2)) as last:
+            async with serving(named(1)) as lost:
+                urls = [first, lost, last]
+                service = HttpService(urls)
+                before = await ask(service)
+                assert await ask(service) == before
+                other = HttpService(urls[::-1])
+                assert await ask(other) == before
+                assert set(before) == {0, 1, 2}
+            during = await ask(service)
+            await service.close()
+            await other.close()
+        return before, during
+
+    before, during = asyncio.run(body())
+    for server_before, server_during in zip(before, during, strict=True):
+        assert server_during in ((0, 2) if server_before == 1 else (server_before,))
+
+
+def test_no_more_requests_are_in_flight_than_allowed():
+    async def body():
+        most = current = 0
+
+        async def answer(request):
+            nonlocal most, current
+            current += 1
+            most = max(most, current)
+            await asyncio.sleep(0.01)
+            current -= 1
+            return web.json_response(None)
+
+        async with serving(answer) as url:
+            service = HttpService([url], max_connections=3)
+            await asyncio.gather(*(service.post("/", n, lambda reply: reply) for n in range(12)))
+            await service.close()
+        return most
+
+    assert asyncio.run(body()) == 3
+
+
+@pytest.mark.parametrize("url", ["localhost:30000", "ftp://host", "http://", "http://h/?a=b", ""])
+def test_what_is_no_url_is_refused(url):
+    with pytest.raises(ValueError, match="is not of the form http://host:port"):
+        HttpService([url])
+
+
+def test_a_question_at_the_start_fails_at_once():
+    async def body():
+        async def answer(request):
+            name = request.path[1:]
+            if name == "info":
+                return web.json_response({"model": "a"})
+            return web.Response(status=int(name), text="no")
+
+        async with serving(answer) as url:
+            info = await asyncio.to_thread(get_json, f"{url}/info")
+            absent = await asyncio.to_thread(get_json, f"{url}/404")
+            with pytest.raises(EngineUnavailable, match="/503: status 503: no"):
+                await asyncio.to_thread(get_json, f"{url}/503")
+        return info, absent
+
+    assert asyncio.run(body()) == (json.loads('{"model": "a"}'), None)
+    with pytest.raises(EngineUnavailable, match="refused"):
+        get_json(f"http://127.0.0.1:{free_port()}/info")
