@@ -99,13 +99,26 @@ class Args:
     attention_impl: str = "flash_attention_2"
     """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
     engine: EngineName = "hf"
-    """What generates: hf runs transformers in this process. The two others do not work yet."""
+    """What generates: hf runs transformers in this process, sglang runs SGLang in it, sglang_server
+    asks SGLang servers (scripts/serve_policy.sh)."""
+    sglang_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Of sglang_server: http://host:port of a server or router, or of several equal servers, given
+    once for each. By default this machine's at --sglang_port."""
+    sglang_patience: float = 600.0
+    """Of sglang_server: seconds until a request to a service that stays away is given up."""
     use_sglang_server: bool = False
     """Published spelling of --engine sglang_server."""
     sglang_port: int = 30000
-    """Port of the SGLang server. Unused by --engine hf."""
+    """Of sglang_server: the port where --sglang_url is not given."""
     piref_gpu_util: float = 0.75
-    """Share of GPU memory that SGLang takes. Unused by --engine hf."""
+    """Of sglang: share of GPU memory for weights and key-value states, in (0, 1)."""
+    tp_size: int = 1
+    """Of sglang: GPUs that share one copy of the policy."""
+    dp_size: int = 1
+    """Of sglang: copies of the policy. Many GPUs do better behind the router of
+    scripts/serve_policy.sh, which sends a search where its prefixes are."""
+    engine_args: tuple[str, ...] = ()
+    """Of sglang: key=value for any other argument of its ServerArgs."""
     shard: str | None = None
     """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
     go to the folder shard-i-of-n below that of --output_path; python -m search_lib.records merge
@@ -196,7 +209,16 @@ def check_flags(args: Args) -> None:
 def engine_settings(args: Args) -> EngineSettings:
     """The engine that the flags ask for."""
     engine: EngineName = "sglang_server" if args.use_sglang_server else args.engine
-    return EngineSettings(engine, args.attention_impl)
+    return EngineSettings(
+        engine,
+        args.attention_impl,
+        urls=args.sglang_url or (f"http://127.0.0.1:{args.sglang_port}",),
+        patience=args.sglang_patience,
+        gpu_util=args.piref_gpu_util,
+        tp_size=args.tp_size,
+        dp_size=args.dp_size,
+        engine_args=args.engine_args,
+    )
 
 
 def max_concurrent(args: Args) -> int:
@@ -285,7 +307,11 @@ def run_config(args: Args, problems: list[Problem]) -> RunConfig:
 
 def as_json(args: Args) -> dict[str, Any]:
     """The flags as JSON types."""
-    return asdict(args) | {"output_path": str(args.output_path)}
+    return asdict(args) | {
+        "output_path": str(args.output_path),
+        "sglang_url": list(args.sglang_url),
+        "engine_args": list(args.engine_args),
+    }
 
 
 def make_jobs(

@@ -16,7 +16,11 @@ FREE_FLAGS = frozenset(
         "batch_size",
         "value_cache_tokens",
         "attention_impl",
+        "sglang_url",
+        "sglang_patience",
         "sglang_port",
+        "tp_size",
+        "dp_size",
         "piref_gpu_util",
         "neptune_project",
     }

@@ -55,15 +55,23 @@ def make_args(models, folder, **changes) -> Args:
 
 def as_command(args: Args) -> list[str]:
     flags = [
-        f"--{name}={value}"
+        f"--{name}={single}"
         for name, value in dataclasses.asdict(args).items()
-        if value is not None and value is not False
+        for single in (value if isinstance(value, tuple) else (value,))
+        if single is not None and single is not False
     ]
     return [sys.executable, str(ROOT / "inference_eval.py"), *flags]
 
 
 def keys(path: Path) -> list[tuple[str, int]]:
     return [(record.problem_id, record.repetition) for record in read_records(path)]
+
+
+def responses(path: Path) -> dict[tuple[str, int], list[tuple[str, int]]]:
+    return {
+        record.key: [(response.text, response.num_tokens) for response in record.responses]
+        for record in read_records(path)
+    }
 
 
 def test_the_published_command_parses_and_means_the_same():
@@ -147,10 +155,7 @@ def test_a_result_does_not_depend_on_how_many_searches_share_the_models(models, 
     for batch_size in (1, 6):
         args = make_args(models, tmp_path / str(batch_size), batch_size=batch_size)
         inference_eval.main(args)
-        runs[batch_size] = {
-            record.key: [response.text for response in record.responses]
-            for record in read_records(args.output_path)
-        }
+        runs[batch_size] = responses(args.output_path)
     assert runs[1] == runs[6]
 
 
@@ -334,8 +339,9 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ({"temperature": -1.0}, "--temperature must not be negative"),
         ({"top_p": 0.0}, r"--top_p must be in \(0, 1\]"),
         ({"shard": "3/3"}, "--shard 3/3: expected i/n with i from 0 to n - 1"),
-        ({"engine": "sglang"}, "--engine sglang does not work yet"),
-        ({"use_sglang_server": True}, "--engine sglang_server does not work yet"),
+        ({"engine": "sglang", "tp_size": 0}, "--tp_size must be at least 1"),
+        ({"engine": "sglang_server", "sglang_url": ("localhost",)}, "--sglang_url 'localhost' is"),
+        ({"use_sglang_server": True, "sglang_patience": -1.0}, "--sglang_patience must not be neg"),
         ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),
         ({"output_path": Path("out.txt")}, "--output_path must end in .jsonl"),
         ({"max_length": 120}, r"exceed the policy's context of 128 tokens for 3 problems: toy-000"),
