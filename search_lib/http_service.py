@@ -26,6 +26,8 @@ CONNECT_SECONDS = 10.0
 FIRST_DELAY, LONGEST_DELAY = 0.25, 20.0
 """Seconds before the first repetition, and before the later ones at most."""
 MAX_BAD_REPLIES = 5
+ROUTING_HEADER = "X-SMG-Routing-Key"
+"""By which SGLang's router keeps requests on one server, whatever it knows of their text."""
 SPARE_FILES = 256
 """Open files that connections leave to the rest of the process."""
 
@@ -92,7 +94,8 @@ class HttpService:
             payload: of JSON types.
             parse: raises ``BadReply`` for a reply that the server must not give; the request is
                 then made again, ``MAX_BAD_REPLIES`` times in all.
-            key: requests with equal keys go to the same URL.
+            key: requests with equal keys go to the same URL, and behind a router with the policy
+                ``manual`` to the same server.
 
         Raises:
             EngineUnavailable: if the service stays away longer than ``patience``.
@@ -107,7 +110,7 @@ class HttpService:
             wait = 0.0
             for url in self._in_order(key):
                 try:
-                    reply = await self._post_once(url, path, body)
+                    reply = await self._post_once(url, path, body, key)
                     return parse(reply)
                 except BadReply as error:
                     bad_replies += 1
@@ -140,7 +143,7 @@ class HttpService:
 
         return sorted(self.urls, key=rank)
 
-    async def _post_once(self, url: str, path: str, body: bytes) -> Any:
+    async def _post_once(self, url: str, path: str, body: bytes, key: str) -> Any:
         async with self._slots:
             if self._session is None:
                 self._session = aiohttp.ClientSession(
@@ -151,7 +154,9 @@ class HttpService:
                     ),
                 )
             try:
-                async with self._session.post(f"{url}{path}", data=body) as response:
+                async with self._session.post(
+                    f"{url}{path}", data=body, headers={ROUTING_HEADER: key} if key else None
+                ) as response:
                     status, headers = response.status, response.headers
                     content = await response.read()
             except TimeoutError as error:

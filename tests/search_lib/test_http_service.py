@@ -208,6 +208,21 @@ def test_equal_keys_meet_at_one_server_while_it_answers():
         assert server_during in ((0, 2) if server_before == 1 else (server_before,))
 
 
+def test_a_key_goes_along_for_a_router():
+    async def answer(request):
+        return web.json_response(request.headers.get("X-SMG-Routing-Key"))
+
+    async def body():
+        async with serving(answer) as url:
+            service = HttpService([url])
+            try:
+                return [await service.post("/", {}, str, key) for key in ("abc", "")]
+            finally:
+                await service.close()
+
+    assert asyncio.run(body()) == ["abc", "None"]
+
+
 def test_no_more_requests_are_in_flight_than_allowed():
     async def body():
         most = current = 0
