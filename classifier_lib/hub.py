@@ -5,9 +5,10 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from classifier_lib.commands import InputError
+from classifier_lib.modeling import Qwen2ForClassifier
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,6 +51,22 @@ def load_config(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # whatever a damaged file comes up with
         raise ValueError(f"{path}: no model could be found: {load_failure(path, error)}") from error
+
+
+def load_value_config(path: str) -> PretrainedConfig:
+    """Loads the config of a value model from a folder or the Hub.
+
+    Raises:
+        ValueError: If there is none, or it is of another model; one line that begins with the path.
+    """
+    config = load_config(path)
+    if Qwen2ForClassifier.__name__ not in (config.architectures or []):
+        # A policy would load, too: with a head of random numbers.
+        raise ValueError(
+            f"{path} holds {config.architectures}, not a value model "
+            f"({Qwen2ForClassifier.__name__})"
+        )
+    return config
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

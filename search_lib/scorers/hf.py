@@ -1,24 +1,11 @@
-"""What every scorer gives: the value of each block that continues a prefix."""
+"""Values from a transformers model in this process: the default scorer, on a CPU or one GPU."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 from classifier_lib.scoring import Scores, ScoringRequest, ValueScorer
 from search_lib.batching import Batcher
 from search_lib.engines.base import Block
-
-
-class Scorer(Protocol):
-    """A source of values. Safe to call from many searches at once."""
-
-    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
-        """P(correct) at the end of each block, and how many tokens a cache spared."""
-        ...
-
-    async def close(self) -> None:
-        """Frees the scorer's workers. Requests still waiting fail."""
-        ...
 
 
 class HfScorer:
