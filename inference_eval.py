@@ -37,9 +37,7 @@ from transformers import PreTrainedTokenizerBase
 
 from classifier_lib.commands import InputError, parse_shard
 from classifier_lib.fingerprints import MODEL_FILES, fingerprint
-from classifier_lib.hub import check_vocabulary, load_config
-from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.scoring import ValueScorer, load_value_model
+from classifier_lib.hub import check_vocabulary, load_config, load_value_config
 from loggers import open_trackers
 from search_lib.benchmarks import Problem, find_benchmark, load_problems, problems_digest
 from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
@@ -50,10 +48,18 @@ from search_lib.records import RecordFile, make_record
 from search_lib.report import report
 from search_lib.run_config import RunConfig, bind_folder
 from search_lib.runner import SearchCost, SearchFailure, SearchJob, TooManyFailures, run_searches
-from search_lib.scorers import HfScorer
+from search_lib.scorers.opening import (
+    ScorerName,
+    ScorerSettings,
+    check_scorer,
+    max_path_length,
+    open_scorer,
+)
 from search_lib.seeds import derive_seed
 from search_lib.shards import searches_of, shard_path
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
+
+SERVER_LOG_NAME = "value_server.log"
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,12 @@ class Args:
     once for each. By default this machine's at --sglang_port."""
     sglang_patience: float = 600.0
     """Of sglang_server: seconds until a request to a service that stays away is given up."""
+    scorer: ScorerName = "hf"
+    """What values blocks: hf runs transformers in this process, sglang starts an SGLang server for
+    this run, sglang_server uses those at --scorer_url (scripts/serve_value_model.sh)."""
+    scorer_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Of --scorer sglang_server: http://host:port of a value server or its router, or of several
+    equal ones, given once for each."""
     use_sglang_server: bool = False
     """Published spelling of --engine sglang_server."""
     sglang_port: int = 30000
@@ -187,6 +199,7 @@ def main(args: Args) -> int:
 def check_flags(args: Args) -> None:
     """Raises InputError for values that no run can have."""
     check_engine(engine_settings(args))
+    check_scorer(scorer_settings(args))
     for flag, value in (
         ("num_repetitions", args.num_repetitions),
         ("max_concurrent (--batch_size)", max_concurrent(args)),
@@ -221,6 +234,13 @@ def engine_settings(args: Args) -> EngineSettings:
     )
 
 
+def scorer_settings(args: Args) -> ScorerSettings:
+    """The scorer that the flags ask for."""
+    return ScorerSettings(
+        args.scorer, args.attention_impl, args.value_cache_tokens, args.scorer_url
+    )
+
+
 def max_concurrent(args: Args) -> int:
     """The size of the window, by either of its names.
 
@@ -246,29 +266,27 @@ def check_models(
 ) -> None:
     """Raises InputError unless both models can read every path of every search."""
     configs = []
-    for flag in ("piref_model", "classifier_ckpt_path"):
+    for flag, load in (
+        ("piref_model", load_config),
+        ("classifier_ckpt_path", load_value_config),
+    ):
         try:
-            configs.append(load_config(getattr(args, flag)))
+            configs.append(load(getattr(args, flag)))
         except ValueError as error:
             raise InputError(f"--{flag} {error}") from error
     policy, classifier = configs
-    if Qwen2ForClassifier.__name__ not in (classifier.architectures or []):
-        # A policy would load, too: with a head of random numbers.
-        raise InputError(
-            f"--classifier_ckpt_path {args.classifier_ckpt_path} holds {classifier.architectures}, "
-            f"not a value model ({Qwen2ForClassifier.__name__})"
-        )
     check_tokens(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
-    for role, config in (("policy", policy), ("value model", classifier)):
+    scored = max_path_length(scorer_settings(args), classifier.max_position_embeddings)
+    for role, context in (("policy", policy.max_position_embeddings), ("value model", scored)):
         too_long = [
             f"{problem_id} ({len(prompt)} tokens)"
             for problem_id, prompt in prompts.items()
-            if len(prompt) + args.max_length > config.max_position_embeddings
+            if len(prompt) + args.max_length > context
         ]
         if too_long:
             raise InputError(
                 f"prompt and --max_length {args.max_length} exceed the {role}'s context of "
-                f"{config.max_position_embeddings} tokens for {len(too_long)} problems: "
+                f"{context} tokens for {len(too_long)} problems: "
                 f"{', '.join(too_long[:5])}{', ...' if len(too_long) > 5 else ''}"
             )
 
@@ -311,6 +329,7 @@ def as_json(args: Args) -> dict[str, Any]:
         "output_path": str(args.output_path),
         "sglang_url": list(args.sglang_url),
         "engine_args": list(args.engine_args),
+        "scorer_url": list(args.scorer_url),
     }
 
 
@@ -339,14 +358,14 @@ async def search(
     # On a CPU the two models take turns in one thread, on a GPU they overlap.
     shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
     engine = open_engine(engine_settings(args), args.piref_model, "--piref_model", device, shared)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    try:
-        classifier = load_value_model(args.classifier_ckpt_path, args.attention_impl, dtype, device)
-    except ValueError as error:
-        raise InputError(f"--classifier_ckpt_path {error}") from error
-    # A CPU is fastest on batches that fit its caches.
-    max_batch_tokens = 16_384 if device.type == "cpu" else 65_536
-    scorer = HfScorer(ValueScorer(classifier, max_batch_tokens, args.value_cache_tokens), shared)
+    scorer = open_scorer(
+        scorer_settings(args),
+        args.classifier_ckpt_path,
+        "--classifier_ckpt_path",
+        device,
+        args.output_path.with_name(SERVER_LOG_NAME),
+        shared,
+    )
 
     with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
         tokens = 0

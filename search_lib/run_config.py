@@ -16,6 +16,8 @@ FREE_FLAGS = frozenset(
         "batch_size",
         "value_cache_tokens",
         "attention_impl",
+        "scorer",
+        "scorer_url",
         "sglang_url",
         "sglang_patience",
         "sglang_port",

@@ -5,6 +5,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,11 @@ import numpy as np
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from classifier_lib.serve import ROOT
+from search_lib.scorers.value_server import ValueServer, free_port
+from tests.tiny_models import save_tiny_classifier
+from tests.value_servers import sglang_environment
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
@@ -80,3 +88,58 @@ def rollout_folder(
     folder = tmp_path_factory.mktemp("rollouts")
     datasets.Dataset.from_list(rollout_rows).save_to_disk(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def value_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random value model in float32, with the toy task's vocabulary."""
+    return save_tiny_classifier(tmp_path_factory.mktemp("value_model"))
+
+
+@pytest.fixture(scope="session")
+def value_server(
+    tmp_path_factory: pytest.TempPathFactory, value_model_folder: Path
+) -> Iterator[ValueServer]:
+    """The real SGLang with that model. A prefill takes 16 tokens at most: longer ones come in
+    chunks."""
+    log = tmp_path_factory.mktemp("value_server") / "server.log"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sglang_environment().items():
+            patch.setenv(name, value)
+        server = ValueServer(
+            str(value_model_folder), "--model", log, ["--chunked-prefill-size", "16"]
+        )
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def value_router(
+    tmp_path_factory: pytest.TempPathFactory, value_model_folder: Path
+) -> Iterator[str]:
+    """URL of what scripts/serve_value_model.sh serves: the router before two real servers."""
+    folder = tmp_path_factory.mktemp("value_router")
+    port = free_port()
+    settings = {"NUM_SERVERS": "2", "PORT": str(port), "LOG_DIR": str(folder)}
+    with subprocess.Popen(
+        [ROOT / "scripts" / "serve_value_model.sh", value_model_folder],
+        env=sglang_environment() | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as script:
+        try:
+            assert script.stdout.readline().startswith("starting 2 server(s) of ")
+            ready = f"ready: 2 server(s); --scorer_url http://127.0.0.1:{port}\n"
+            assert script.stdout.readline() == ready
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            script.terminate()
+            script.wait()
+    assert script.returncode == 143
+    for offset in range(3):  # nothing is left running
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port + offset)) != 0

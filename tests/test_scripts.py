@@ -302,3 +302,38 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path, curves, baseline, mess
     filled = tuple(curve.format(tmp_path) for curve in curves)
     with pytest.raises(InputError, match=message):
         compare_runs.main(compare_runs.Args(filled, tmp_path / "p.png", baseline))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ([], {}, "no value model: give a folder or hub id as the first argument"),
+        (
+            ["m"],
+            {"NUM_SERVERS": "2", "TP_SIZE": "2", "CUDA_VISIBLE_DEVICES": "0,1,2"},
+            "2 servers of TP_SIZE=2 GPUs each, and there are 3 GPUs",
+        ),
+        (["m"], {"LOG_DIR": "/dev/null/logs"}, "LOG_DIR /dev/null/logs cannot be made"),
+    ],
+)
+def test_serve_value_model_names_what_does_not_fit(arguments, environment, message):
+    result = subprocess.run(
+        [ROOT / "scripts" / "serve_value_model.sh", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == f"serve_value_model.sh: error: {message}"
+
+
+def test_the_search_on_a_value_server_that_its_script_shows_parses():
+    text = (ROOT / "scripts" / "serve_value_model.sh").read_text()
+    (arguments,) = commands(re.sub("^# ?", "", text, flags=re.MULTILINE), "inference_eval.py")
+    args = tyro.cli(
+        Annotated[inference_eval.Args, tyro.conf.FlagCreatePairsOff],
+        args=arguments,
+        use_underscores=True,
+    )
+    assert (args.scorer, args.scorer_url) == ("sglang_server", ("http://localhost:30100",))

@@ -1,0 +1,161 @@
+"""Serves a value model with SGLang, for `--scorer sglang_server`.
+
+    python -m classifier_lib.serve --model VGS-AI/DeepSeek-VM-1.5B --port 30001 [SGLang's arguments]
+
+`POST /v1/embeddings` with `{"input": [[token ids], ...]}` answers with four numbers for each
+sequence: the probabilities of the classes 0 to 2 after its last token, of which 1 is the value, and
+how many of its tokens were in the cache and not computed again. Several servers behind a router:
+`scripts/serve_value_model.sh`.
+"""
+
+import argparse
+import ctypes
+import importlib.util
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.hub import load_value_config
+from classifier_lib.modeling import Qwen2ForClassifier
+
+MODEL_PACKAGE = "classifier_lib.sglang_model"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def server_arguments(model: str, on_gpu: bool) -> list[str]:
+    """SGLang's arguments for a value model; what is added behind them takes precedence.
+
+    Args:
+        model: Folder or Hub id.
+        on_gpu: Whether there is a CUDA device.
+    """
+    arguments = ["--model-path", model, "--is-embedding"]
+    arguments += ["--skip-tokenizer-init"]  # a value model comes without a tokenizer
+    # A cached prefix ends at a whole page: of larger ones, a block's first tokens would have to
+    # be computed together with the end of the prefix, again.
+    arguments += ["--page-size", "1"]
+    if on_gpu:
+        return [*arguments, "--dtype", "bfloat16"]
+    arguments += ["--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32"]
+    arguments += ["--sleep-on-idle"]  # a scheduler that waits would keep a core busy
+    # SGLang sizes its cache by the memory of a GPU.
+    return [*arguments, "--max-total-tokens", "65536", "--max-running-requests", "64"]
+
+
+def check_sglang(what: str) -> None:
+    """Raises InputError, saying what to install, if SGLang is missing.
+
+    Args:
+        what: What needs it, for the message.
+    """
+    if importlib.util.find_spec("sglang") is None:
+        raise InputError(
+            f"{what} needs SGLang: pip install -r requirements-gpu.txt -c constraints.txt"
+        )
+
+
+def check_registered() -> None:
+    """Raises InputError if SGLang doesn't know the value model: it only logs why it doesn't."""
+    from sglang.srt.models.registry import ModelRegistry
+
+    if Qwen2ForClassifier.__name__ in ModelRegistry.models:
+        return
+    try:
+        importlib.import_module(f"{MODEL_PACKAGE}.qwen2_classifier")
+        reason = f"SGLANG_EXTERNAL_MODEL_PACKAGE was not {MODEL_PACKAGE} when it was imported"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise InputError(
+        f"this version of SGLang can't load {MODEL_PACKAGE} (made for 0.5.21): {reason}"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Serves until it is stopped.
+
+    Raises:
+        InputError: If SGLang is missing or can't serve the model.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="value model: hub id or folder")
+    parser.add_argument(
+        "--end_with_parent",
+        action="store_true",
+        help="end when the process that started this one does, however that ends",
+    )
+    args, rest = parser.parse_known_args(arguments)
+    check_sglang("serving a value model")
+    try:
+        load_value_config(args.model)
+    except ValueError as error:
+        raise InputError(f"--model {error}") from error
+    if args.end_with_parent:
+        end_with_parent()
+
+    on_gpu = torch.cuda.is_available()
+    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
+    if not on_gpu:
+        os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    check_registered()
+    serve([*server_arguments(args.model, on_gpu), *rest])
+
+
+def serve(arguments: list[str]) -> None:
+    """Runs SGLang's server, whose replies also say what was cached."""
+    from sglang.srt.entrypoints.engine import init_tokenizer_manager
+    from sglang.srt.entrypoints.http_server import launch_server
+    from sglang.srt.managers.io_struct import BatchEmbeddingOutput
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    class CountingTokenizerManager(TokenizerManager):
+        """Puts the number of cached tokens behind the class probabilities.
+
+        SGLang's replies give it for generated texts only.
+        """
+
+        async def _handle_batch_output(self, output: Any) -> None:
+            if isinstance(output, BatchEmbeddingOutput):
+                output.embeddings = [
+                    [*probabilities, cached]
+                    for probabilities, cached in zip(
+                        output.embeddings, output.cached_tokens, strict=True
+                    )
+                ]
+            await super()._handle_batch_output(output)
+
+    server_args = prepare_server_args(arguments)
+    server_args.resolve_once()
+    try:
+        launch_server(
+            server_args,
+            partial(init_tokenizer_manager, TokenizerManagerClass=CountingTokenizerManager),
+        )
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when its parent has ended; SGLang's own do likewise."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        raise SystemExit(1)  # it ended just before
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        exit_with_error("classifier_lib.serve", str(error))

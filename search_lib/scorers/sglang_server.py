@@ -1,0 +1,128 @@
+"""Values from SGLang servers of a value model over HTTP, or from a router in front of them."""
+
+import asyncio
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from classifier_lib.modeling import SUCCESS_CLASS
+from classifier_lib.scoring import Scores
+from search_lib.engines.base import Block
+from search_lib.http_service import BadReply, HttpService, shorten
+
+MAX_KNOWN_PATHS = 1 << 18
+"""Paths whose prompt is remembered; 100 bytes each."""
+
+
+class SglangServerScorer:
+    """Sends each block with its prefix to a server, whose cache has the prefix.
+
+    A prefix that continues no scored path is a prompt. It is sent ahead and alone, so that the
+    blocks that continue it find it in the cache; in one batch each of them would compute it anew.
+    All paths of a prompt have its key, by which the service keeps them on one server.
+
+    Args:
+        service: servers started by ``classifier_lib.serve``, or SGLang's router with its policy
+            ``manual``.
+        vocab_size: of the value model. An id beyond would end the server that gets it.
+    """
+
+    def __init__(self, service: HttpService, vocab_size: int):
+        self.service = service
+        self.vocab_size = vocab_size
+        # The digest of the prompt by the digest of the path, oldest use first.
+        self._prompts: OrderedDict[bytes, str] = OrderedDict()
+        self._sending: dict[bytes, asyncio.Lock] = {}
+
+    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
+        """P(correct) at the end of each block, and how many tokens the servers' cache spared.
+
+        Raises:
+            EngineUnavailable: if the service stays away.
+            BadReply: if it answers with something else than values, again and again.
+            ValueError: for an empty prefix or block, ids that are not the value model's, or a path
+                that is too long for the server.
+        """
+        if not prefix_ids or not all(block.token_ids for block in blocks):
+            raise ValueError("cannot score an empty prefix or block")
+        largest = max(max(ids) for ids in (prefix_ids, *(block.token_ids for block in blocks)))
+        if largest >= self.vocab_size:
+            raise ValueError(
+                f"token id {largest} is beyond the value model's vocabulary of {self.vocab_size}"
+            )
+        prefix_hash = hashlib.blake2b(_as_bytes(prefix_ids), digest_size=16)
+        path = prefix_hash.digest()
+        ahead = None if path in self._prompts else await self._send_prompt(path, prefix_ids)
+        self._prompts.move_to_end(path)
+        prompt = self._prompts[path]
+        scores = await self._post([prefix_ids + block.token_ids for block in blocks], prompt)
+        for block in blocks:
+            path_hash = prefix_hash.copy()
+            path_hash.update(_as_bytes(block.token_ids))
+            self._remember(path_hash.digest(), prompt)
+        if ahead is None or scores.tokens_cached is None:
+            return scores
+        return Scores(scores.values, scores.tokens_cached - ahead)
+
+    async def close(self) -> None:
+        """Closes the connections; requests in flight fail."""
+        await self.service.close()
+
+    async def _send_prompt(self, path: bytes, ids: list[int]) -> int:
+        """Has a prompt in the cache from then on; returns how many tokens that took."""
+        computed = 0
+        async with self._sending.setdefault(path, asyncio.Lock()):
+            if path not in self._prompts:
+                scores = await self._post([ids], path.hex())
+                computed = len(ids) - (scores.tokens_cached or 0)
+                self._remember(path, path.hex())
+        self._sending.pop(path, None)
+        return computed
+
+    def _remember(self, path: bytes, prompt: str) -> None:
+        self._prompts[path] = prompt
+        self._prompts.move_to_end(path)
+        if len(self._prompts) > MAX_KNOWN_PATHS:
+            self._prompts.popitem(last=False)
+
+    async def _post(self, paths: list[list[int]], prompt: str) -> Scores:
+        return await self.service.post(
+            "/v1/embeddings",
+            {"model": "value-model", "input": paths},
+            lambda reply: parse_scores(reply, len(paths)),
+            prompt,
+        )
+
+
+def parse_scores(reply: Any, count: int) -> Scores:
+    """The values of so many paths, in order, from the server's reply.
+
+    What was cached is not known of a server that ``classifier_lib.serve`` did not start.
+
+    Raises:
+        BadReply: unless it holds class probabilities for each path.
+    """
+    try:
+        rows = [item["embedding"] for item in sorted(reply["data"], key=lambda item: item["index"])]
+        are_probabilities = all(
+            all(0.0 <= probability <= 1.0 for probability in row[:3])  # also refuses NaN
+            and math.isclose(sum(row[:3]), 1.0, abs_tol=1e-3)
+            for row in rows
+        )
+        cached = [int(row[3]) for row in rows if len(row) == 4]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadReply(f"no class probabilities: {shorten(reply)}") from error
+    if not are_probabilities or any(not 3 <= len(row) <= 4 for row in rows):
+        raise BadReply(f"no class probabilities: {shorten(reply)}")
+    if len(rows) != count:
+        raise BadReply(f"values of {len(rows)} paths instead of {count}")
+    values = [row[SUCCESS_CLASS] for row in rows]
+    return Scores(values, sum(cached) if len(cached) == count else None)
+
+
+def _as_bytes(ids: list[int]) -> bytes:
+    return np.asarray(ids, dtype=np.int64).tobytes()

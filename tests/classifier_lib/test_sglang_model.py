@@ -1,0 +1,166 @@
+"""The value model in the real SGLang, on a CPU, against transformers."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from classifier_lib import serve
+from classifier_lib.commands import InputError
+from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier, success_probabilities
+from tests.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy, tiny_config
+from tests.value_servers import TOLERANCE, ask, class_probabilities, sglang_environment
+
+pytestmark = pytest.mark.xdist_group("sglang")
+
+
+@pytest.fixture(scope="module")
+def reference(value_model_folder) -> Qwen2ForClassifier:
+    return Qwen2ForClassifier.from_pretrained(value_model_folder).eval()
+
+
+def rows_of(url: str, paths: list[list[int]]) -> list[list[float]]:
+    reply = ask(f"{url}/v1/embeddings", {"model": "any", "input": paths})
+    return [item["embedding"] for item in reply["data"]]
+
+
+def test_class_probabilities_equal_those_of_transformers(value_server, reference):
+    generator = torch.Generator().manual_seed(0)
+    # Up to the longest that SGLang takes; a prefill has 16 tokens here.
+    paths = [
+        torch.randint(reference.config.vocab_size, (length,), generator=generator).tolist()
+        for length in (1, 2, 15, 16, 17, 32, 33, 64, CONTEXT - 1)
+    ]
+    rows = rows_of(value_server.url, paths)
+    for path, row in zip(paths, rows, strict=True):
+        assert row[:3] == pytest.approx(class_probabilities(reference, path), abs=TOLERANCE)
+
+
+def test_a_cached_prefix_is_not_computed_again_and_changes_no_value(value_server, reference):
+    prompt = [5, *range(100, 140)]
+    blocks = [[7, 8, 9], [10] * 20, [11]]
+    (row,) = rows_of(value_server.url, [prompt])
+    assert row[3] == 0  # chunks of one path are no cache
+    paths = [prompt + block for block in blocks]
+    for path, row in zip(paths, rows_of(value_server.url, paths), strict=True):
+        assert row[3] == len(prompt)
+        assert row[:3] == pytest.approx(class_probabilities(reference, path), abs=TOLERANCE)
+    longer = paths[1] + [12] * 30
+    (row,) = rows_of(value_server.url, [longer])
+    assert row[3] == len(paths[1])
+    assert row[:3] == pytest.approx(class_probabilities(reference, longer), abs=TOLERANCE)
+
+
+BROKEN = {
+    "missing": (
+        lambda weights: weights.pop("model.layers.1.self_attn.k_proj.bias"),
+        "not a value model: no weights for model.layers.1.self_attn.k_proj.bias",
+    ),
+    "unknown": (
+        lambda weights: weights.update({"score.2.bias": torch.zeros(3)}),
+        "not a value model: unknown weights for score.2.bias",
+    ),
+    "a policy's": (
+        lambda weights: [weights.pop("score.0.weight"), weights.pop("score.2.weight")],
+        "not a value model: no weights for score.0.weight, score.2.weight",
+    ),
+    "another head": (
+        lambda weights: weights.update({"score.2.weight": torch.zeros(1, 32)}),
+        "not a value model of 3 labels: score.2.weight is of the shape [1, 32], not [3, 32]",
+    ),
+}
+
+
+def test_weights_are_loaded_strictly_and_every_head_gives_three_classes(tmp_path):
+    vocab_size = 64
+    models = []
+    for num_labels in (1, 2, 3):
+        torch.manual_seed(num_labels)
+        models.append(Qwen2ForClassifier(tiny_config(vocab_size, num_labels=num_labels)).eval())
+        models[-1].save_pretrained(tmp_path / str(num_labels))
+    # What transformers ignores, too: the head that a policy had before.
+    weights = models[-1].state_dict()
+    extra = {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file(weights | extra, tmp_path / "3" / "model.safetensors", {"format": "pt"})
+    for name, (change, _) in BROKEN.items():
+        shutil.copytree(tmp_path / "3", tmp_path / name)
+        changed = dict(weights)
+        change(changed)
+        save_file(changed, tmp_path / name / "model.safetensors", {"format": "pt"})
+
+    folders = [str(tmp_path / name) for name in ("1", "2", "3", *BROKEN)]
+    search_path = os.pathsep.join([str(serve.ROOT), sglang_environment()["PYTHONPATH"]])
+    script = Path(__file__).with_name("load_in_sglang.py")
+    output = subprocess.run(
+        [sys.executable, script, tmp_path / "meeting", *folders],
+        env=sglang_environment() | {"PYTHONPATH": search_path, "SGLANG_USE_CPU_ENGINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    results = [json.loads(line) for line in output.splitlines()[-len(folders) :]]
+
+    for model, found in zip(models, results, strict=False):
+        with torch.no_grad():
+            logits = model.score(torch.ones(model.config.hidden_size))
+        value = success_probabilities(logits).item()
+        for row in found:  # of two sequences
+            assert len(row) == 3
+            assert sum(row) == pytest.approx(1.0, abs=1e-6)
+            assert row[SUCCESS_CLASS] == pytest.approx(value, abs=1e-6)
+    assert results[3:] == [message for _, message in BROKEN.values()]
+
+
+def test_a_server_that_cannot_serve_says_why(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"^--model .*absent: no model could be found: no such"):
+        serve.main(["--model", str(tmp_path / "absent")])
+    policy = save_tiny_policy(tmp_path / "policy")
+    with pytest.raises(InputError, match=r"holds \['Qwen2ForCausalLM'\], not a value model"):
+        serve.main(["--model", str(policy)])
+    # SGLang itself would only log that it could not import the model.
+    model = str(save_tiny_classifier(tmp_path / "value_model"))
+    registry = SimpleNamespace(ModelRegistry=SimpleNamespace(models={}))
+    monkeypatch.setitem(sys.modules, "sglang.srt.models.registry", registry)
+    for name in ("sglang", "sglang.srt", "sglang.srt.models"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[], __spec__=None))
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, f"{serve.MODEL_PACKAGE}.qwen2_classifier", None)
+    monkeypatch.setattr(serve.os, "environ", {})
+    message = r"this version of SGLang can't load .* \(made for 0.5.21\): ModuleNotFoundError: "
+    with pytest.raises(InputError, match=message):
+        serve.main(["--model", model])
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    message = "serving a value model needs SGLang: pip install -r requirements-gpu.txt"
+    with pytest.raises(InputError, match=message):
+        serve.main(["--model", model])
+
+
+def test_a_server_ends_with_the_process_that_started_it():
+    """However that ends."""
+    child = (
+        "from classifier_lib.serve import end_with_parent; import time; end_with_parent();"
+        "print('running', flush=True); time.sleep(600)"
+    )
+    parent = (
+        "import subprocess, sys, time;"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", parent]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=serve.ROOT) as process:
+        try:
+            assert process.stdout.readline() == b"running\n"
+        finally:
+            process.send_signal(signal.SIGKILL)
+        # A pipe ends when the last process that holds it has ended.
+        readable, _, _ = select.select([process.stdout], [], [], 30)
+        assert readable
+        assert process.stdout.read() == b""

@@ -1,0 +1,77 @@
+"""What the tests of value servers share: SGLang on a CPU, and values to compare with."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifier_lib.modeling import Qwen2ForClassifier
+from search_lib.engines.base import Block
+
+STAND_INS = Path(__file__).parent / "sglang_stand_ins"
+TOLERANCE = 1e-5
+"""Of values in float32, between SGLang and transformers."""
+
+
+def sglang_environment() -> dict[str, str]:
+    """The environment in which the real SGLang runs on a CPU."""
+    search_path = [str(STAND_INS), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def ask(url: str, payload: Any) -> Any:
+    """POSTs JSON; the JSON that comes back, whatever the status."""
+    request = urllib.request.Request(
+        url, json.dumps(payload).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        return json.load(error)
+
+
+@torch.inference_mode()
+def class_probabilities(model: Qwen2ForClassifier, ids: list[int]) -> list[float]:
+    """Of the three classes after the last token, by transformers."""
+    return model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist()
+
+
+class Tree:
+    """A random tree of blocks, in which no two paths have an unnecessary token in common.
+
+    Attributes:
+        prompt: token ids.
+        expansions: (prefix, its blocks), each prefix a prompt or a path of an earlier expansion.
+        num_tokens: of the prompt and all blocks.
+    """
+
+    def __init__(self, seed: int, vocab_size: int, rounds: int = 3, width: int = 2):
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(count: int) -> list[int]:
+            return torch.randint(vocab_size, (count,), generator=generator).tolist()
+
+        self.prompt = [seed, *draw(39)]
+        self.expansions: list[tuple[list[int], list[Block]]] = []
+        prefixes = [self.prompt]
+        self.num_tokens = len(self.prompt)
+        for _ in range(rounds):
+            longer = []
+            for prefix in prefixes:
+                lengths = torch.randint(1, 12, (width,), generator=generator).tolist()
+                # Siblings begin with a token of their own.
+                ids = [[index, *draw(length)] for index, length in enumerate(lengths)]
+                self.expansions.append((prefix, [Block(block, "length") for block in ids]))
+                self.num_tokens += sum(map(len, ids))
+                longer += [prefix + block for block in ids]
+            prefixes = longer[-2:]
