@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
+import tyro
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -46,9 +47,21 @@ class GenerationArgs:
     input: str
     output: Path
     engine: EngineName = "hf"
-    """What generates: hf runs transformers in this process. The two others do not work yet."""
+    """What generates: hf runs transformers in this process, sglang runs SGLang in it, sglang_server
+    asks SGLang servers (scripts/serve_policy.sh)."""
     attention_impl: str = "flash_attention_2"
-    """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
+    """Of hf: transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
+    sglang_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Of sglang_server: http://host:port of a server or router, or of several equal servers, given
+    once for each. By default this machine's at port 30000."""
+    sglang_patience: float = 3600.0
+    """Of sglang_server: seconds until a request to a service that stays away is given up."""
+    gpu_util: float = 0.85
+    """Of sglang: share of GPU memory for weights and key-value states, in (0, 1)."""
+    tp_size: int = 1
+    """Of sglang: GPUs that share one copy of the policy."""
+    engine_args: tuple[str, ...] = ()
+    """Of sglang: key=value for any other argument of its ServerArgs."""
     temperature: float = 0.6
     """Softmax temperature; 0 decodes greedily."""
     top_p: float = 0.95
@@ -77,7 +90,16 @@ class GenerationArgs:
     @property
     def engine_settings(self) -> EngineSettings:
         """The engine that the flags ask for."""
-        return EngineSettings(self.engine, self.attention_impl)
+        default = EngineSettings()
+        return EngineSettings(
+            self.engine,
+            self.attention_impl,
+            urls=self.sglang_url or default.urls,
+            patience=self.sglang_patience,
+            gpu_util=self.gpu_util,
+            tp_size=self.tp_size,
+            engine_args=self.engine_args,
+        )
 
     def settings(self) -> dict[str, Any]:
         """The flags that the rows depend on, as JSON types."""

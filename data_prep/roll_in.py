@@ -8,8 +8,9 @@ python -m data_prep.roll_in --input outputs/openr1_cleaned --output outputs/roll
 
 The input has the columns `problem` and `answer`, and may have `solution` and an id (`message_id`,
 `uuid` or `id`; else a hash of the problem stands for it). Every split of it is rolled in, or those
-of `--splits`. Each model gets a folder below `--output`, and further models may be added later. A
-row of such a folder is a problem:
+of `--splits`. Each model gets a folder below `--output`, and further models may be added later; a
+server has one model, so with `--engine sglang_server` each has a command of its own. A row of such
+a folder is a problem:
 
     row                                     int32: of the problem in its split of the input
     message_id, problem, solution, answer   strings
@@ -224,6 +225,8 @@ def roll_in(args: RollInArgs) -> None:
     args.check()
     check_window(args.window, args.rows_per_file)
     counts = parse_models(args.models)
+    if args.engine == "sglang_server" and len(counts) > 1:
+        raise InputError("--engine sglang_server: a server has one model, so name one in --models")
     sources = select_splits(
         open_sources(args.input, required=("problem", "answer")), args.splits, args.input
     )

@@ -18,7 +18,7 @@
 # start, and tasks that failed are run again by the same command.
 #
 # - Preemption, a lost machine: Slurm puts the task back by --requeue.
-# - Time limit or any other failure: the task is put back if files were made since it started. So what
+# - Time limit or any other failure: the task is put back if it made a file since it started. So what
 #   fails at once fails for good, and bad input (exit status 2) always does.
 #
 #SBATCH --job-name=data
@@ -43,10 +43,12 @@ fail() {
 [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || fail "not a task of a Slurm array; start it with sbatch"
 # Slurm runs a copy of this file.
 cd "$SLURM_SUBMIT_DIR"
+[ -d data_prep ] || fail "submit it from the root of the repository, not $PWD"
 stage=${1:-}
-[ -n "$stage" ] && [ -f "data_prep/$stage.py" ] ||
-    fail "the first argument is clean, roll_in, roll_out or label, and the folder is the repository's root"
-shift
+case $stage in
+clean | roll_in | roll_out | label) shift ;;
+*) fail "the first argument is clean, roll_in, roll_out or label, not '$stage'" ;;
+esac
 python=$PWD/.venv/bin/python
 [ -x "$python" ] || python=python
 
@@ -67,7 +69,11 @@ for ((i = 1; i <= $#; i++)); do
 done
 [ -n "$output" ] || fail "no --output"
 
-num_files() { find "$output" -path '*/manifests/*.json' 2>/dev/null | wc -l; }
+# Lines of the stage's log of this shard: a file each, in all folders of the stage.
+num_files() {
+    local name=.shard-$SLURM_ARRAY_TASK_ID-of-$SLURM_ARRAY_TASK_COUNT.lock
+    { find "$output" -name "$name" -exec cat {} + 2>/dev/null || true; } | wc -l
+}
 
 before=$(num_files)
 status=0
@@ -77,9 +83,9 @@ srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
 after=$(num_files)
 
 if [ "$status" -eq 0 ]; then
-    echo "data_slurm.sh: finished; $after files of all tasks"
+    echo "data_slurm.sh: finished with $((after - before)) new files"
 elif [ "$status" -ne 2 ] && [ "$after" -gt "$before" ]; then
-    echo "data_slurm.sh: not finished, back into the queue with $after files"
+    echo "data_slurm.sh: not finished, back into the queue with $((after - before)) new files"
     # Not by SLURM_JOB_ID: for one of the tasks that is the whole array. Slurm ends this script.
     scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 else

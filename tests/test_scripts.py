@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ import inference_eval
 import train_classifier
 from classifier_lib.commands import InputError
 from classifier_lib.train_args import check_flags
+from data_prep import clean, label, roll_in, roll_out
 from scripts import compare_runs
 from tests.tiny_models import save_tiny_classifier
 
@@ -157,6 +159,114 @@ def test_a_slurm_job_is_put_back_while_it_gets_on(slurm_job, tmp_path):
     assert output.endswith("finished, exit status 0\n")
     status, output = slurm_job(arguments[:2], "", 0)
     assert (status, output) == (2, "train_slurm.sh: error: no --run_name\n")
+
+
+@pytest.fixture
+def slurm_data(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Runs a task of data_slurm.sh as Slurm would; returns the exit status and what it wrote."""
+    programs = {
+        "scontrol": """echo "scontrol $*" """,
+        "srun": """echo "srun $*"
+                   mkdir -p "$OUTPUT/model"
+                   for file in $OWN; do echo $file >>"$OUTPUT/model/.shard-3-of-4.lock"; done
+                   echo other >>"$OUTPUT/.shard-2-of-4.lock"
+                   exit $STATUS""",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def run(arguments: list[str], own_files: str, status: int, least: int = 0):
+        environment = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_ARRAY_JOB_ID": "4012345",
+            "SLURM_ARRAY_TASK_ID": "3",
+            "SLURM_ARRAY_TASK_MIN": str(least),
+            "SLURM_ARRAY_TASK_MAX": "3",
+            "SLURM_ARRAY_TASK_COUNT": "4",
+            "SLURM_SUBMIT_DIR": str(ROOT),
+            "OUTPUT": str(tmp_path / "out"),
+            "OWN": own_files,
+            "STATUS": str(status),
+        }
+        result = subprocess.run(
+            ["bash", ROOT / "scripts" / "data_slurm.sh", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return result.returncode, result.stdout
+
+    return run
+
+
+def test_a_slurm_stage_is_put_back_while_it_gets_on_itself(slurm_data, tmp_path):
+    arguments = ["roll_out", f"--output={tmp_path}/out", "--input", "in"]
+    python = ROOT / ".venv" / "bin" / "python"
+    status, output = slurm_data(arguments, "a b", 143)
+    assert status == 143
+    assert output.splitlines() == [
+        f"srun {python if python.exists() else 'python'} -u -m data_prep.roll_out "
+        + " ".join(arguments[1:])
+        + " --shard 3/4",
+        "data_slurm.sh: not finished, back into the queue with 2 new files",
+        "scontrol requeue 4012345_3",
+    ]
+    # Files of other tasks don't count.
+    status, output = slurm_data(arguments, "", 1)
+    assert status == 1
+    assert output.endswith("data_slurm.sh: failed, 0 new files, exit status 1\n")
+    status, output = slurm_data(arguments, "c", 2)
+    assert status == 2
+    assert output.endswith("data_slurm.sh: failed, 1 new files, exit status 2\n")
+    status, output = slurm_data(arguments, "d", 0)
+    assert status == 0
+    assert output.endswith("data_slurm.sh: finished with 1 new files\n")
+
+
+def test_a_slurm_stage_is_told_what_is_missing(slurm_data, tmp_path):
+    output = ["--output", f"{tmp_path}/out"]
+    for arguments, message in (
+        (["cuts", *output], "the first argument is clean, roll_in, roll_out or label, not 'cuts'"),
+        ([], "the first argument is clean, roll_in, roll_out or label, not ''"),
+        (["label"], "no --output"),
+        (["label", *output, "--shard", "0/2"], "--shard follows from the array"),
+    ):
+        assert slurm_data(arguments, "", 0) == (2, f"data_slurm.sh: error: {message}\n")
+    status, text = slurm_data(["label", *output], "", 0, least=1)
+    assert (status, text) == (
+        2,
+        "data_slurm.sh: error: the array must be 0-N; what is done already is skipped\n",
+    )
+
+
+STAGES = {
+    "clean": clean.CleanArgs,
+    "roll_in": roll_in.RollInArgs,
+    "roll_out": roll_out.RollOutArgs,
+    "label": label.LabelArgs,
+}
+
+
+def test_the_data_commands_of_the_documentation_parse():
+    slurm = (ROOT / "scripts" / "data_slurm.sh").read_text()
+    text = README + re.sub("^# ?", "", slurm, flags=re.MULTILINE)
+    text = text.replace("scripts/data_slurm.sh ", " -m data_prep.")
+    for stage, stage_args in STAGES.items():
+        text += sys.modules[stage_args.__module__].__doc__ or ""
+        text = text.replace(f"python -m data_prep.{stage} ", f" -m data_prep.{stage} ")
+    for stage, stage_args in STAGES.items():
+        found = commands(text, f"data_prep.{stage}")
+        assert len(found) == 4  # on a CPU, the paper's, under Slurm, in the docstring
+        for arguments in found:
+            tyro.cli(
+                Annotated[stage_args, tyro.conf.FlagCreatePairsOff],
+                args=arguments,
+                use_underscores=True,
+            )
 
 
 @pytest.fixture
