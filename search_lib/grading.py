@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import IO, Self, cast
 
 from search_lib.grading_worker import CLEARLY_DIFFERENT, READY_LINE
+from search_lib.latex_numbers import plain_value
 
 MAX_ANSWER_CHARS = 2_000
 """Strings longer than this, in characters, are never checked: only an identical one is equal."""
@@ -52,6 +53,7 @@ _RATIONAL = re.compile(
     r"(?:(?P<decimal>[0-9]+\.[0-9]+)|(?P<fraction>\\[dt]?frac\{)?\s*(?P<above>[0-9]+)\s*"
     r"(?(fraction)\}\s*\{|/)\s*(?P<below>[0-9]+)\s*(?(fraction)\}))"
 )
+_NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z0-9\\])\s+|(?<!\\)\s+(?![A-Za-z0-9])")
 _INTEGER = re.compile(r"([+-]?)\s*([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0*)?")
 
 _Request = tuple[str, ...]  # a pair to compare, in sorted order, or one answer to read
@@ -424,7 +426,7 @@ def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
     """Decides plain requests of stripped strings; None if they need a worker."""
     if not text or other == "":
         return False
-    if text == other:
+    if text == other or (other is not None and _squeeze(text) == _squeeze(other)):
         return True
     left = parse_rational(text)
     if left is not None and other is None:
@@ -439,7 +441,37 @@ def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
             return False
     if max(len(text), len(other or "")) > MAX_ANSWER_CHARS:
         return False
+    if other is not None and _are_far_apart(text, other):
+        return False
     return None
+
+
+def _squeeze(text: str) -> str:
+    """The text without the spaces that LaTeX doesn't show: all but those between letters."""
+    return _NEEDLESS_SPACE.sub("", text)
+
+
+def _are_far_apart(text: str, other: str) -> bool:
+    """Whether both are plain numbers, or points of such, that no rounding makes equal."""
+    lefts, rights = _coordinates(text), _coordinates(other)
+    if len(lefts) != len(rights):
+        return False
+    pairs = [
+        (plain_value(left), plain_value(right)) for left, right in zip(lefts, rights, strict=True)
+    ]
+    return all(None not in pair for pair in pairs) and any(
+        abs(left - right) > CLEARLY_DIFFERENT * max(abs(left), abs(right), 1.0)
+        for left, right in pairs
+        if left is not None and right is not None
+    )
+
+
+def _coordinates(text: str) -> list[str]:
+    """What stands between the commas of a point; the whole text, if it is none."""
+    text = text.strip("$").strip()
+    if text.startswith("(") and text.endswith(")") and text.count("(") == text.count(")") == 1:
+        return text[1:-1].split(",")
+    return [text]
 
 
 def _worker_environment() -> dict[str, str]:
