@@ -33,7 +33,7 @@ from classifier_lib.atomic_files import lock_file
 from classifier_lib.commands import InputError, exit_with_error, parse_shard
 from data_prep.clean_report import CleanReport, Place
 from data_prep.contamination import BenchmarkWords, load_benchmark_words
-from data_prep.duplicates import DuplicateIndex, judge_duplicates
+from data_prep.duplicates import find_duplicates, judge_duplicates
 from data_prep.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.filters.rows import text
 from data_prep.normalise import normalise
@@ -254,16 +254,16 @@ def divide_rows(
         InputError: if too few rows are left.
     """
     filtered = FinishedStage(args.output / FILTERED, "--output", PROGRAM)
-    index = DuplicateIndex()
     places: list[Place] = []
-    matches, answers, order = [], [], []
+    texts, answers, order = [], [], []
     for chunk in list_chunks({"settings": filtered.settings, "inputs": filtered.inputs}):
         table = filtered.read(chunk)
         for row in table.to_pylist() if table is not None else ():
-            matches.append(index.add(len(places), row["text"]))
+            texts.append(row["text"])
             places.append((chunk.split, row["row"]))
             answers.append(row["answer"])
             order.append(derive_seed(args.seed, "split", row["text"]))
+    matches = find_duplicates(texts)
     with Grader(num_workers=args.num_workers) as grader:
         findings = judge_duplicates(matches, answers, grader)
 

@@ -7,27 +7,21 @@ least ``MIN_SIMILARITY``. So 3 + 4 and 3 + 5 are two problems, and so are the la
 smallest value. The same problem in other words is not found.
 
 Problems with the same such words in the same order are a group, and only within it is anything
-compared. Most groups have one or two problems, which are compared directly. In a large one MinHash
-LSH proposes the pairs to compare: it misses one in twenty at the least similarity, and one in
-several thousand at 0.9.
+compared. Of a group of thousands, most pairs are never looked at: two sets that are that similar
+share one of the rarest strings of both (see ``_find_similar``), so nothing is missed.
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-
-from datasketch import MinHash, MinHashLSH
 
 from data_prep.filters import Finding
 from search_lib.grading import Grader
 
 MIN_SIMILARITY = 0.8
 SHINGLE = 5  # characters
-BANDS, ROWS_PER_BAND = 16, 8
-SMALL_GROUP = 16  # problems; above that, MinHash is quicker than comparing all
-
-_EMPTY = MinHash(num_perm=BANDS * ROWS_PER_BAND)
 
 _TOKEN = re.compile(
     r"\d+(?:\.\d+)?|\\[a-z]+|[^\W\d_]+|[+*/^=<>|!]"
@@ -81,80 +75,67 @@ def shingles(text: str) -> set[str]:
     return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
 
 
-def similarity(one: str, other: str) -> float:
-    """Jaccard similarity of two normalised texts, in [0, 1]."""
-    left, right = shingles(one), shingles(other)
-    return len(left & right) / len(left | right)
+def similarity(left: set[str], right: set[str]) -> float:
+    """Jaccard similarity of two sets that aren't empty, in [0, 1]."""
+    common = len(left & right)
+    return common / (len(left) + len(right) - common)
 
 
-def min_hash(text: str) -> MinHash:
-    """The MinHash of a normalised text's shingles."""
-    minhash = _EMPTY.copy()
-    minhash.update_batch(shingle.encode("utf-8", "surrogatepass") for shingle in shingles(text))
-    return minhash
+def find_duplicates(texts: Sequence[str]) -> list[Match | None]:
+    """For each problem the first one before it that it repeats; None if it is new.
 
+    Holds, besides the texts, a hash of each, and the strings of one group at a time.
 
-class _Group:
-    """Problems with the same deciding tokens.
-
-    Attributes:
-        texts: normalised, by position.
+    Args:
+        texts: normalised.
     """
+    first_of: dict[bytes, int] = {}  # digest of a text -> the first with it
+    groups: dict[bytes, dict[int, str]] = defaultdict(dict)
+    for position, text in enumerate(texts):
+        if first_of.setdefault(_digest(text), position) == position:
+            groups[_digest(" ".join(deciding_tokens(text)))][position] = text
+    similar: dict[int, int] = {}
+    for group in groups.values():
+        if len(group) > 1:
+            similar.update(_find_similar(group))
+    matches: list[Match | None] = []
+    for position, text in enumerate(texts):
+        first = first_of[_digest(text)]
+        if first != position:
+            # What repeats a problem that is left out repeats what that one repeats.
+            matches.append(Match(similar.get(first, first), "exact_duplicate"))
+        elif position in similar:
+            matches.append(Match(similar[position], "near_duplicate"))
+        else:
+            matches.append(None)
+    return matches
 
-    __slots__ = ("_lsh", "texts")
 
-    def __init__(self) -> None:
-        self.texts: dict[int, str] = {}
-        self._lsh: MinHashLSH | None = None
+def _find_similar(texts: Mapping[int, str]) -> dict[int, int]:
+    """Position -> the first new one before it that is similar; new ones are left out.
 
-    def candidates(self, text: str) -> list[int]:
-        """Positions of what may be similar to a text, in order."""
-        return list(self.texts) if self._lsh is None else sorted(self._lsh.query(min_hash(text)))
+    If two sets have a similarity of at least s, all but a share of 1 - s of the strings of each are
+    in both. So in any order of all strings, the first ones of each, that share and one more, have
+    a string in common. With the rarest first, few others have it.
 
-    def add(self, position: int, text: str) -> None:
-        """Adds a problem."""
-        self.texts[position] = text
-        if self._lsh is not None:
-            self._lsh.insert(position, min_hash(text))
-        elif len(self.texts) > SMALL_GROUP:
-            self._lsh = MinHashLSH(num_perm=len(_EMPTY), params=(BANDS, ROWS_PER_BAND))
-            for earlier, other in self.texts.items():
-                self._lsh.insert(earlier, min_hash(other))
-
-
-class DuplicateIndex:
-    """Problems so far, to find out which of the next ones repeat one of them.
-
-    Holds the text of each problem and half a kB more; 6 kB more in a large group.
+    Args:
+        texts: normalised, in order, by position.
     """
-
-    def __init__(self) -> None:
-        self._exact: dict[bytes, int] = {}
-        self._groups: dict[bytes, _Group] = {}
-
-    def add(self, position: int, text: str) -> Match | None:
-        """Adds a problem, unless it repeats an earlier one.
-
-        Args:
-            position: greater than those so far.
-            text: normalised.
-
-        Returns:
-            The first problem that it repeats; None if it is new.
-        """
-        key = _digest(text)
-        first = self._exact.get(key)
-        if first is not None:
-            return Match(first, "exact_duplicate")
-        group = self._groups.setdefault(_digest(" ".join(deciding_tokens(text))), _Group())
-        for candidate in group.candidates(text):
-            if similarity(group.texts[candidate], text) >= MIN_SIMILARITY:
-                # The next one with this very text repeats what this one repeats.
-                self._exact[key] = candidate
-                return Match(candidate, "near_duplicate")
-        self._exact[key] = position
-        group.add(position, text)
-        return None
+    sets = {position: shingles(text) for position, text in texts.items()}
+    frequency = Counter(shingle for of_text in sets.values() for shingle in of_text)
+    holders: dict[str, list[int]] = defaultdict(list)  # a rare string -> new ones
+    similar: dict[int, int] = {}
+    for position, of_text in sets.items():
+        by_rarity = sorted(of_text, key=lambda shingle: (frequency[shingle], shingle))
+        rare = by_rarity[: int(len(of_text) * (1 - MIN_SIMILARITY) + 1e-9) + 1]
+        for candidate in sorted({holder for shingle in rare for holder in holders[shingle]}):
+            if similarity(sets[candidate], of_text) >= MIN_SIMILARITY:
+                similar[position] = candidate
+                break
+        else:
+            for shingle in rare:
+                holders[shingle].append(position)
+    return similar
 
 
 def _digest(text: str) -> bytes:

@@ -1,16 +1,16 @@
 import random
+import time
 
 import pytest
 
 from classifier_lib.commands import InputError
-from data_prep import duplicates
 from data_prep.contamination import BenchmarkWords, load_benchmark_words
 from data_prep.duplicates import (
-    DuplicateIndex,
+    MIN_SIMILARITY,
     Match,
     deciding_tokens,
+    find_duplicates,
     judge_duplicates,
-    min_hash,
     shingles,
     similarity,
 )
@@ -23,9 +23,7 @@ RIDE += " What is {} speed for the whole trip, in kilometres per hour?"
 
 
 def match_all(problems: list[str]) -> list[Match | None]:
-    index = DuplicateIndex()
-    texts = [normalise(problem) for problem in problems]
-    return [index.add(position, text) for position, text in enumerate(texts)]
+    return find_duplicates([normalise(problem) for problem in problems])
 
 
 def test_the_same_text_is_an_exact_duplicate_of_the_first() -> None:
@@ -56,7 +54,7 @@ def test_nearly_the_same_text_is_a_near_duplicate() -> None:
 )
 def test_what_changes_the_question_makes_another_problem(other: str) -> None:
     one = RIDE.format(20, 30, "her average")
-    assert similarity(normalise(one), normalise(other)) >= 0.8
+    assert similarity(shingles(normalise(one)), shingles(normalise(other))) >= 0.8
     assert match_all([one, other]) == [None, None]
 
 
@@ -76,26 +74,43 @@ def test_a_hyphen_is_no_minus() -> None:
 def test_similarity_is_jaccard_over_five_characters() -> None:
     assert shingles("abcdefg") == {"abcde", "bcdef", "cdefg"}
     assert shingles("ab") == {"ab"}
-    assert similarity("abcdefg", "abcdefh") == 2 / 4
+    assert similarity(shingles("abcdefg"), shingles("abcdefh")) == 2 / 4
 
 
-def test_min_hashes_agree_as_often_as_the_texts_are_alike() -> None:
+def test_a_group_is_searched_as_if_all_its_pairs_were_compared() -> None:
     rng = random.Random(0)
-    one = "".join(rng.choices("abcdefgh ", k=400))
-    other = one[:300] + "".join(rng.choices("abcdefgh ", k=100))
-    assert min_hash(one).jaccard(min_hash(other)) == pytest.approx(similarity(one, other), abs=0.12)
+    words = ["".join(rng.choices("bcdefghijklmnop", k=5)) for _ in range(40)]
+    problems = []
+    for _ in range(300):  # one group, with similarities on both sides of the least
+        one = rng.choices(words, k=20) if rng.random() < 0.2 or not problems else problems[-1][:]
+        one[rng.randrange(20)] = rng.choice(words)
+        problems.append(one)
+    texts = [" ".join(one) for one in problems]
+    expected: list[int | None] = []
+    new: list[int] = []
+    for position, text in enumerate(texts):
+        alike = (
+            first
+            for first in new
+            if similarity(shingles(texts[first]), shingles(text)) >= MIN_SIMILARITY
+        )
+        expected.append(next(alike, None))
+        if expected[-1] is None:
+            new.append(position)
+    found = [match and match.first for match in find_duplicates(texts)]
+    assert found == expected
+    assert 50 < len(new) < 250
 
 
-def test_a_large_group_is_searched_as_a_small_one(monkeypatch) -> None:
+def test_problems_of_one_template_are_not_all_compared() -> None:
     rng = random.Random(0)
-    problems = ["".join(rng.choices("bcdefghijklmnop", k=200)) for _ in range(100)]
-    for one in problems[:50]:
-        changed = rng.randrange(200)
-        problems.append(f"{one[:changed]}zz{one[changed:]}")  # a similarity of about 0.95
-    expected = [None] * 100 + [Match(position, "near_duplicate") for position in range(50)]
-    assert match_all(problems) == expected  # one group: no deciding tokens in any of them
-    monkeypatch.setattr(duplicates, "SMALL_GROUP", 1000)
-    assert match_all(problems) == expected
+    words = ["".join(rng.choices("bcdefghijklmnop", k=rng.randint(4, 9))) for _ in range(3000)]
+    start = time.process_time()
+    by_number = [RIDE.format(rng.randint(1, 10**6), 30, "her average") for _ in range(4000)]
+    by_words = [" ".join([*rng.choices(words, k=9), RIDE]) for _ in range(4000)]
+    assert sum(match is None for match in match_all(by_number)) > 3900
+    assert match_all(by_words) == [None] * 4000
+    assert time.process_time() - start < 20.0  # 2 s; a minute if all pairs were compared
 
 
 def test_first_stays_unless_the_references_conflict() -> None:
