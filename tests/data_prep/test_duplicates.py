@@ -129,39 +129,77 @@ def test_first_stays_unless_the_references_conflict() -> None:
 # Benchmarks
 
 TULIPS = "A gardener plants 7 rows of tulips, and each row has 3 tulips more than the one before."
+CLOSING = r"is $\frac mn$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
+DICE = f"""Ann rolls four fair six-sided dice and adds the two largest numbers that come up. Given
+that their sum is at least nine, the probability that at least three dice show the same {CLOSING}"""
+COINS = f"A coin is tossed until it shows heads twice running. The chance of 5 tosses {CLOSING}"
+URNS = f"""Two urns hold three red and two blue balls each. One ball moves from the first to the
+second urn, and then one back. The probability that no urn has changed its colours {CLOSING}"""
 
 
-def benchmark_words(ngram: int) -> BenchmarkWords:
-    index = BenchmarkWords(ngram)
-    index.add("mine", "1", TULIPS)
-    index.add("mine", "2", "Compute the sum of $2^{10}$.")
-    return index
+def benchmark_words(*problems: str, ngram: int = 13) -> BenchmarkWords:
+    return BenchmarkWords({"mine": [(str(i), text) for i, text in enumerate(problems, 1)]}, ngram)
 
 
 @pytest.mark.parametrize(
     ("problem", "found"),
     [
         (TULIPS, True),
-        ("Warm-up:  a GARDENER plants $7$ rows of tulips and each row has 3 of them", True),
+        ("Warm-up:  a GARDENER plants $7$ rows of tulips and each row has 3 tulips more.", True),
         ("A gardener plants 8 rows of tulips, and each row has 3 tulips.", False),
+        ("A gardener plants 7 rows of tulips, and each row has 2.", False),  # 1 of 7 runs
         ("Compute the sum of $2^{10}$ and 5, please.", True),  # all of a short problem
         ("Compute the sum of $2^{11}$.", False),
         ("", False),
     ],
 )
-def test_a_run_of_words_of_a_benchmark_is_found(problem: str, found: bool) -> None:
-    assert (benchmark_words(12).find(normalise(problem)) is not None) == found
+def test_enough_of_one_benchmark_problem_is_found(problem: str, found: bool) -> None:
+    index = benchmark_words(TULIPS, "Compute the sum of $2^{10}$.", ngram=12)
+    assert (index.find(normalise(problem)) is not None) == found
+
+
+@pytest.mark.parametrize("benchmark", [(DICE,), (DICE, URNS), (DICE, URNS, TULIPS)])
+def test_a_closing_sentence_is_no_evidence(benchmark: tuple[str, ...]) -> None:
+    index = benchmark_words(*benchmark)
+    assert index.find(normalise(COINS)) is None
+    assert index.find(normalise(f"Compute the chance. It {CLOSING}")) is None
+    changed = DICE.replace("relatively prime", "coprime").replace("Find $m+n$", "Find $m + 7n$")
+    for copy in (
+        DICE,
+        f"This one is from a contest of last year. {DICE}",
+        changed,
+        DICE.replace(CLOSING, "is to be found as a reduced fraction."),
+        DICE.replace("at least nine", "at least ten"),
+    ):
+        assert (index.find(normalise(copy)) or "").startswith("mine, problem 1: ")
+
+
+def test_a_problem_in_two_benchmarks_stays_evidence() -> None:
+    shortened = DICE.replace(CLOSING, "is to be found.")
+    index = BenchmarkWords(
+        {"mine": [("1", DICE), ("2", URNS)], "yours": [("7", DICE), ("8", shortened)]}, 13
+    )
+    assert index.find(normalise(DICE)).startswith("mine, problem 1: ")
+    assert index.find(normalise(shortened)).startswith(("mine, problem 1: ", "yours, problem 8: "))
+    assert index.find(normalise(COINS)) is None
+
+
+def test_a_problem_without_words_of_its_own_is_found() -> None:
+    short = "One ball moves from the first to the second urn, and then one back."
+    index = benchmark_words(short, URNS)
+    assert index.find(normalise(f"{short} How many are left?")).startswith("mine, problem 1: ")
+    assert index.find(normalise(URNS)) is not None
 
 
 def test_length_of_the_run_is_the_one_asked_for() -> None:
-    text = normalise("a gardener plants 7 rows of roses")
-    assert benchmark_words(6).find(text) == "mine, problem 1: a gardener plants 7 rows of"
-    assert benchmark_words(7).find(text) is None
+    text = normalise("a gardener plants 7 rows of tulips and each row has 4 tulips")
+    shown = "mine, problem 1: a gardener plants 7 rows of"
+    assert benchmark_words(TULIPS, ngram=6).find(text) == shown
+    assert benchmark_words(TULIPS, ngram=12).find(text) is None
 
 
 def test_digest_tells_other_problems_apart() -> None:
-    one, same, other = benchmark_words(12), benchmark_words(12), benchmark_words(12)
-    other.add("mine", "3", "Another one.")
+    one, same, other = (benchmark_words(*texts) for texts in ([DICE], [DICE], [DICE, "Another."]))
     assert one.digests == same.digests != other.digests
 
 
