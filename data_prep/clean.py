@@ -5,8 +5,8 @@ python -m data_prep.clean --input open-r1/OpenR1-Math-220k --output outputs/open
 
 The input has the columns `problem` and `answer`, and should have `solution` and `question_type`.
 All its splits are read. A row is left out if a rule of `data_prep.filters` objects to it, if it
-shares `--ngram` words in a row with a benchmark that is named, or if it repeats an earlier one (see
-`data_prep.duplicates`); where the references of repeated problems differ, all of them are left out.
+is a problem of a benchmark that is named, by the runs of `--ngram` words that both have (see
+`data_prep.contamination`), or if it repeats an earlier one (see `data_prep.duplicates`); where the references of repeated problems differ, all of them are left out.
 The rows that stay keep all their columns:
 
     <output>/train, validation, test    Parquet files, divided by a hash of the problem
@@ -71,8 +71,8 @@ class CleanArgs:
     """Benchmarks whose problems must not be in the output: names of search_lib.benchmarks, .jsonl
     or .parquet files, or hub ids."""
     ngram: int = 13
-    """Words in a row that make a problem one of a benchmark's; of a shorter benchmark problem, all
-    of its words."""
+    """Words of a run. A problem with a third of a benchmark problem's runs is left out; of a
+    benchmark problem that is shorter than a run, it must have all words in a row."""
     num_validation: int = 500
     """Problems of the validation split."""
     num_test: int = 500

@@ -24,7 +24,7 @@ _RULES = {
         rule.__name__: (rule.__doc__ or "").strip().partition("\n")[0]
         for rule in (*TEXT_RULES, *GRADER_RULES)
     },
-    "contaminated": "It shares a run of words with a problem of a benchmark.",
+    "contaminated": "It has a third of the runs of words of a problem of a benchmark.",
     "conflicting_answers": "The problem is there more than once, with references that differ.",
     "exact_duplicate": "An earlier problem has the same text.",
     "near_duplicate": "An earlier problem has nearly the same text and the same numbers.",
