@@ -24,7 +24,10 @@ from data_prep.filters.answers import (
     approximate_answer,
     contradicting_box,
     missing_answer,
+    partly_read_answer,
+    point_names,
     several_boxed_answers,
+    several_quantities,
     text_answer,
     undetermined_answer,
     unverifiable_answer,
@@ -59,12 +62,15 @@ TEXT_RULES: tuple[Rule, ...] = (
     yes_no_answer,
     approximate_answer,
     alternative_answers,
+    several_quantities,
+    point_names,
     text_answer,
 )
 """Rules that look at the text of one row, in the order in which they are applied."""
 
 GRADER_RULES: tuple[Callable[[Sequence[Row], Grader], list[str | None]], ...] = (
     unverifiable_answer,
+    partly_read_answer,
     several_boxed_answers,
     contradicting_box,
 )

@@ -1,11 +1,15 @@
-"""Rules about the reference: one answer, that a program can hold others against."""
+r"""Rules about the reference: one answer, that a program can hold others against.
+
+math-verify reads one number with a unit as the number. So "5 cm" and "12 apples" are fine, but of
+``2 \text{ hours and } 30 \text{ minutes}`` it reads the 2.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from data_prep.filters.rows import Row, passage, shorten, text
 from data_prep.normalise import normalise, plain, unwrap_styles
-from search_lib.grading import Grader, boxed_answers
+from search_lib.grading import MAX_ANSWER_CHARS, Grader, boxed_answers, parse_rational
 
 _NO_ANSWER = frozenset(["null", "none", "nan", "n/a", "not found", "notfound", "unknown", "-", "?"])
 
@@ -79,6 +83,7 @@ _UNITS = (
     "month months year years percent dollar dollars cent cents gram grams kg liter liters litre "
     "litres per"
 )
+_ABBREVIATIONS = "hr hrs min sec ms yr ft yd mi gm mg lb oz ml cl mph"
 _KNOWN_WORDS = frozenset(f"{_FUNCTIONS} {_UNITS}".split())
 _PROSE = "no is in it to of on if we be he so as at by an any"
 _SHORT_WORDS = frozenset(_PROSE.split())
@@ -104,6 +109,37 @@ def text_answer(row: Row) -> str | None:
     return None
 
 
+# Several quantities and names -------------------------------------------------------------------
+
+_UNIT_WORDS = frozenset(f"{_UNITS} {_ABBREVIATIONS}".split())
+_UNIT = "|".join(sorted(_UNIT_WORDS, key=len, reverse=True))
+_POWER = r"\b[ }]*(?:\^ ?\{?\d\}?)?[ .]*"
+_SEVERAL_QUANTITIES = re.compile(
+    rf"\d[ }}]*(?:(?:{_UNIT}){_POWER}(?:[,;] ?)?|[dhms]{_POWER})(?:and\b ?)?"
+    rf"\d[\d.,/ }}]*(?:{_UNIT}|[dhms])\b"
+)
+_NAME = r"(?:[A-Z]['′_\d]*){2,}"
+_POINT_NAMES = re.compile(rf"{_NAME}(?:,{_NAME})*")
+_GEOMETRY = re.compile(
+    r"\\(?:overline|overrightarrow|vec|triangle|angle|widehat|square)|[\s{}()$~]"
+)
+
+
+def several_quantities(row: Row) -> str | None:
+    """Two numbers with a unit each: "2 hours and 30 minutes", "3 cm, 4 cm"."""
+    answer = _COMMAND.sub(" ", plain(text(row, "answer")))
+    return passage(_SEVERAL_QUANTITIES, " ".join(answer.split()))
+
+
+def point_names(row: Row) -> str | None:
+    """Nothing but capital letters, such as a segment AB: read as a product, so the same as BA.
+
+    A single letter may be a variable.
+    """
+    answer = _GEOMETRY.sub("", unwrap_styles(text(row, "answer")))
+    return shorten(answer) if _POINT_NAMES.fullmatch(answer) else None
+
+
 # By math-verify ----------------------------------------------------------------------------------
 
 
@@ -114,6 +150,63 @@ def unverifiable_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]
         None if readable else shorten(answer)
         for answer, readable in zip(answers, grader.readable(answers), strict=True)
     ]
+
+
+# What doesn't count: names of environments and sets, words, and the numbers of indices, bases and
+# square metres.
+_PART = re.compile(
+    r"\\(?:begin|end|mathbb) ?\{[^{}]{0,40}\}"
+    r"|\\(?:text|textbf|mathrm|mbox) ?\{[^{}\d]{0,80}\}(?: ?\^ ?\{?-?\d+)?"
+    r"|\\[A-Za-z]+|_ ?\{?\w+"
+    r"|(?P<number>\d+(?:\.\d+)?)|(?P<apart>(?<=[\s~]))?(?P<letters>[^\W\d_]+)"
+)
+
+
+def partly_read_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
+    r"""For each row its answer, if math-verify takes another one, clearly different, for the same.
+
+    It is held against itself with one of its numbers increased by one, and with a product of
+    variables left out. Of ``2 \mathrm{~h}~30~\mathrm{min}`` the 30 isn't read, and of "2ab" not the
+    ab, which math-verify takes for a unit. A known unit may go unread, and so may any word, and a single letter after a
+    blank if it is the only one ("5 m"); right behind a number it is a variable ("3t").
+    """
+    answers = [text(row, "answer") for row in rows]
+    pairs = [
+        (index, answer, other) for index, answer in enumerate(answers) for other in _altered(answer)
+    ]
+    equal = grader.equivalent([(answer, other) for _, answer, other in pairs])
+    found: list[str | None] = [None] * len(rows)
+    for (index, answer, other), same in zip(pairs, equal, strict=True):
+        if same and found[index] is None:
+            found[index] = f"{shorten(answer)} is taken for {shorten(other)}"
+    return found
+
+
+def _altered(answer: str) -> list[str]:
+    """Answers that differ from this one, each in a number or without some letters."""
+    if len(answer) > MAX_ANSWER_CHARS or parse_rational(answer) is not None:
+        return []
+    parts = list(_PART.finditer(answer))
+    num_runs = sum(part["letters"] is not None for part in parts)
+    altered = []
+    for part in parts:
+        number, letters = part["number"], part["letters"]
+        if number:
+            whole, point, decimals = number.partition(".")
+            other = f"{int(whole) + 1}{point}{decimals}"
+        elif letters and not _is_unit(letters, part["apart"] is not None and num_runs == 1):
+            other = ""
+        else:
+            continue
+        altered.append(answer[: part.start()] + other + answer[part.end() :])
+    return altered
+
+
+def _is_unit(letters: str, alone: bool) -> bool:
+    """Whether letters beside a number may go unread."""
+    if len(letters) == 1:
+        return alone
+    return letters in _UNIT_WORDS or _SYMBOLS.fullmatch(letters) is None
 
 
 def several_boxed_answers(rows: Sequence[Row], grader: Grader) -> list[str | None]:

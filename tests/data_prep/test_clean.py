@@ -39,10 +39,17 @@ SCHEMA = pa.schema(
     }
 )
 
-# Shares 13 words with a problem of the sample, and its second problem is shorter than that.
+# The first shares runs of 13 words with a problem of the sample, and the second one is shorter than
+# that. The third is in the sample with another beginning; its closing sentence is there twice.
 BENCHMARK = (
     ("g1", "A gardener plants 7 rows of tulips, and every row after the first has 3 tulips more."),
     ("g2", "Compute the sixteenth prime."),
+    (
+        "g3",
+        "Five pairs of gloves lie in a dark box. Ivo draws four gloves at random, without looking. "
+        "Given that there is a pair among them, the probability that there are two is $\\frac mn$, "
+        "where $m$ and $n$ are relatively prime positive integers. Find $m+n$.",
+    ),
 )
 
 
@@ -156,7 +163,7 @@ def test_benchmark_problems_stay_without_decontamination(cleaned, tmp_path) -> N
     clean(dataclasses.replace(cleaned, output=tmp_path / "out", decontaminate=()))
     report = json.loads((tmp_path / "out" / "report.json").read_text())["all"]
     assert "contaminated" not in report["bad_rows"]
-    assert report["rows_out"] == read_sample()[1].count("keep") + 1
+    assert report["rows_out"] == read_sample()[1].count("keep") + 2
 
 
 # Splits, shards and order
@@ -360,7 +367,7 @@ def test_too_few_kept_rows_cost_no_second_check(cleaned, tmp_path) -> None:
     run = dataclasses.replace(cleaned, output=tmp_path / "out", num_validation=40)
     shutil.copytree(cleaned.output / ".filtered", run.output / ".filtered")
     times = {path: path.stat().st_mtime_ns for path in run.output.rglob("train/*.parquet")}
-    with pytest.raises(InputError, match="38 problems that are kept are too few for --num_val"):
+    with pytest.raises(InputError, match="40 problems that are kept are too few for --num_val"):
         clean(run)
     assert clean(dataclasses.replace(run, num_validation=5)) is not None
     assert times == {path: path.stat().st_mtime_ns for path in times}
@@ -372,7 +379,7 @@ def test_command_prints_a_table_or_one_line(cleaned, capsys) -> None:
     command += ["--decontaminate", *cleaned.decontaminate, "--rows_per_file", "16"]
     main([*command, "--num_validation", "5", "--num_test", "6"])
     printed = capsys.readouterr().out
-    assert re.search(r"^81  rows in$", printed, re.MULTILINE)
+    assert re.search(r"^87  rows in$", printed, re.MULTILINE)
     assert re.search(r"^ 2  left out: conflicting_answers$", printed, re.MULTILINE)
     assert re.search(r"^ 5  rows out: validation$", printed, re.MULTILINE)
     with pytest.raises(SystemExit) as ended:

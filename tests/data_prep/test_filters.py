@@ -176,6 +176,26 @@ ANSWERS: dict[str, tuple[list[str], list[str]]] = {
         ["3 or 5", "x = 1 \\text{ or } x = 2", "x < 1 \\lor x > 2"],
         ["3, 5", "\\operatorname{ord}(3)", "\\pm 3"],
     ),
+    "several_quantities": (
+        [
+            r"2 \text{ hours and } 30 \text{ minutes}",
+            r"2 \mathrm{~h}~30~\mathrm{min}",
+            *("2h 30 min", "3 cm, 4 cm", "1 m 20 cm", r"\frac{1}{2} \text{ cm}^2, 3 \text{ cm}^2"),
+        ],
+        [
+            "5 cm",
+            r"60 \text{ km/h}",
+            "2m + 3s",
+            "(2s, 3s)",
+            "12 and 30",
+            r"5 \text{ cm}^2",
+            "2^m 3^s",
+        ],
+    ),
+    "point_names": (
+        ["AB", r"\triangle ABC", r"$\overline{AB}$", r"\text{AC}", "A'B_1", "AB, CD"],
+        ["A", "ab", "2AB", r"\frac{AB}{CD}", "A + B", "(A, B)", "AB = 5"],
+    ),
     "text_answer": (
         [
             "Monday",
@@ -294,6 +314,36 @@ def test_unverifiable_answer(grader: Grader) -> None:
     rows = [{"answer": answer} for answer in answers]
     expected = [False, False, True, False, True, False]
     assert objections(filters.unverifiable_answer, rows, grader) == expected
+
+
+PARTLY_READ = [r"2 \mathrm{~h}~30~\mathrm{min}", "2ab", "4bc", "3t"]
+PARTLY_READ += [r"\frac{1}{2} v t", "2 ab"]
+WHOLLY_READ = ["12", "0.5", "5 cm", "5cm", "5 m", "12 apples", r"5 \text{ cm}^2", "5 ft", "60 km/h"]
+WHOLLY_READ += [r"12\pi \text{ square units}", r"2\sqrt{3}\text{ m}", r"3 \times 10^5", "ab", "xyz"]
+WHOLLY_READ += ["x = 5", "x_1 = 3, x_2 = 5", "101_2", "f(x) = 2x + 1", "(1, a)", "[0, 1]", r"25\%"]
+WHOLLY_READ += [
+    r"\{1, 2, 3\}",
+    r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+    r"\frac{n(n+1)}{2}",
+]
+WHOLLY_READ += [
+    "3:45",
+    r"x \in (0, 5)",
+    "1 < x < 3",
+    r"90^\circ",
+    r"-1 \pm \sqrt{2}",
+    r"\binom{n}{2}",
+]
+WHOLLY_READ += ["a = 2, b = 3", "3m + 4n", r"2\frac{1}{2}", "e^x + C", r"\log_2 3", r"2 \sin x"]
+
+
+def test_partly_read_answer(grader: Grader) -> None:
+    found = filters.partly_read_answer([{"answer": a} for a in PARTLY_READ + WHOLLY_READ], grader)
+    flagged = [a for a, f in zip(PARTLY_READ + WHOLLY_READ, found, strict=True) if f is not None]
+    assert flagged == PARTLY_READ
+    assert found[1] == "2ab is taken for 2"
+    # What is graded by its number can be graded.
+    assert grader.equivalent([("5 cm", "5"), (r"12 \text{ apples}", "12")]) == [True, True]
 
 
 def test_boxes_that_differ(grader: Grader) -> None:
