@@ -6,7 +6,8 @@ python -m data_prep.clean --input open-r1/OpenR1-Math-220k --output outputs/open
 The input has the columns `problem` and `answer`, and should have `solution` and `question_type`.
 All its splits are read. A row is left out if a rule of `data_prep.filters` objects to it, if it
 is a problem of a benchmark that is named, by the runs of `--ngram` words that both have (see
-`data_prep.contamination`), or if it repeats an earlier one (see `data_prep.duplicates`); where the references of repeated problems differ, all of them are left out.
+`data_prep.contamination`), or if it repeats an earlier one (see `data_prep.duplicates`); where the
+references of repeated problems differ, all of them are left out.
 The rows that stay keep all their columns:
 
     <output>/train, validation, test    Parquet files, divided by a hash of the problem

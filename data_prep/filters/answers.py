@@ -167,8 +167,9 @@ def partly_read_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
 
     It is held against itself with one of its numbers increased by one, and with a product of
     variables left out. Of ``2 \mathrm{~h}~30~\mathrm{min}`` the 30 isn't read, and of "2ab" not the
-    ab, which math-verify takes for a unit. A known unit may go unread, and so may any word, and a single letter after a
-    blank if it is the only one ("5 m"); right behind a number it is a variable ("3t").
+    ab, which math-verify takes for a unit. A known unit may go unread, and so may any word, and a
+    single letter after a blank if it is the only one ("5 m"); right behind a number it is a
+    variable ("3t").
     """
     answers = [text(row, "answer") for row in rows]
     pairs = [
