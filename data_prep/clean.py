@@ -30,16 +30,17 @@ import pyarrow as pa
 import tyro
 from tqdm import tqdm
 
-from classifier_lib.atomic_files import lock_file
-from classifier_lib.commands import InputError, exit_with_error, parse_shard
+from classifier_lib.atomic_files import TEMPORARY_FILES, lock_file
+from classifier_lib.commands import InputError, parse_shard
 from data_prep.clean_report import CleanReport, Place
+from data_prep.command_line import run_command
 from data_prep.contamination import BenchmarkWords, load_benchmark_words
 from data_prep.duplicates import find_duplicates, judge_duplicates
 from data_prep.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.filters.rows import text
 from data_prep.normalise import normalise
 from data_prep.reports import BadRow, RowReport
-from data_prep.sources import RowSource, open_sources
+from data_prep.sources import RowSource, open_sources, read_texts
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage, list_chunks
 from search_lib.grading import Grader
 from search_lib.seeds import derive_seed
@@ -210,8 +211,13 @@ def filter_rows(
         Grader(num_workers=args.num_workers) as grader,
         tqdm(total=num_rows, unit="row", disable=None) as progress,
     ):
+        statistics = grader.statistics
         for chunk in pending:
+            before = statistics.timed_out, statistics.crashed
             table, report = filter_chunk(sources[chunk.split], chunk, grader, benchmark_words)
+            # Such an answer counts as one that can't be read, or differs.
+            report.totals["checks timed out"] = statistics.timed_out - before[0]
+            report.totals["checks crashed"] = statistics.crashed - before[1]
             stage.write(chunk, table, report)
             progress.update(chunk.stop - chunk.start)
 
@@ -221,7 +227,7 @@ def filter_chunk(
 ) -> tuple[pa.Table, RowReport]:
     """The rows of a chunk that no rule objects to, and a report of the others by their number."""
     columns = [name for name in READ_COLUMNS if name in source.column_names]
-    rows = source.read(chunk.start, chunk.stop, columns).to_pylist()
+    rows = read_texts(source.read(chunk.start, chunk.stop, columns))
     kept = []
     report = RowReport()
     for number, (row, finding) in enumerate(
@@ -299,7 +305,10 @@ def write_splits(
         for chunk in tqdm(list(stage.pending()), unit="file", disable=None):
             rows = splits[chunk.split]
             stage.write(chunk, rows.read(chunk.start, chunk.stop, rows.column_names), RowReport())
-        stage.finish()
+        # Not stage.finish: the report of this command marks the output as complete.
+        stage.remove_left_overs()
+        for left_over in args.output.glob(TEMPORARY_FILES):
+            left_over.unlink(missing_ok=True)
     finally:
         stage.close()
 
@@ -313,10 +322,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         use_underscores=True,
     )
-    try:
-        report = clean(args)
-    except InputError as error:
-        exit_with_error(PROGRAM, str(error))
+    run_command(PROGRAM, clean_and_tell, args)
+
+
+def clean_and_tell(args: CleanArgs) -> None:
+    """Cleans, and prints the report if the output is complete."""
+    report = clean(args)
     if report is not None:
         print(f"{args.output}\n{report.format()}")
 

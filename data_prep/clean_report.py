@@ -1,5 +1,6 @@
 """The report of ``data_prep.clean``: rows in, rows left out by which rule, rows out."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,13 @@ from classifier_lib.atomic_files import replace_file, write_json
 from data_prep.filters import GRADER_RULES, TEXT_RULES
 from data_prep.filters.rows import text
 from data_prep.reports import NUM_EXAMPLES, BadRow, RowReport
-from data_prep.sources import RowSource
+from data_prep.sources import ID_COLUMNS, RowSource, read_texts
 from data_prep.stages import REPORT_FILE
 
 Place = tuple[str, int]
 """A row of the input: its split and its number there."""
 
 MARKDOWN_FILE = "report.md"
-ID_COLUMNS = ("message_id", "uuid", "id")
 PROBLEM_CHARS = 200
 
 _RULES = {
@@ -38,10 +38,12 @@ class CleanReport:
     Args:
         sources: the input by split.
         rows_out: by split of the output.
+        totals: other counts: checks of answers that timed out or crashed.
     """
 
     sources: Mapping[str, RowSource]
     rows_out: dict[str, int] = field(default_factory=dict)
+    totals: Counter[str] = field(default_factory=Counter)
     _counts: dict[str, int] = field(default_factory=dict)
     _examples: dict[str, list[tuple[Place, str, Place | None]]] = field(default_factory=dict)
 
@@ -57,6 +59,7 @@ class CleanReport:
 
     def add_filtered(self, split: str, report: RowReport) -> None:
         """Adds what the filters left out of a split; the ids of that report are row numbers."""
+        self.totals += report.totals
         for rule, count in report.bad_rows.items():
             self._count(rule, count)
             for number, detail in report.examples[rule]:
@@ -82,7 +85,7 @@ class CleanReport:
             for rule in self.left_out
         }
         replace_file(folder / MARKDOWN_FILE, self._markdown(examples).encode())
-        total = RowReport(self.rows_in, sum(self.rows_out.values()))
+        total = RowReport(self.rows_in, sum(self.rows_out.values()), self.totals)
         for rule, count in self.left_out.items():
             for example in examples[rule]:
                 total.add(BadRow(example["id"], rule, example["passage"]))
@@ -102,6 +105,7 @@ class CleanReport:
         lines = [f"{self.rows_in:{width},}  rows in"]
         lines += [f"{count:{width},}  left out: {rule}" for rule, count in self.left_out.items()]
         lines += [f"{count:{width},}  rows out: {split}" for split, count in self.rows_out.items()]
+        lines += [f"{count:{width},}  {name}" for name, count in self.totals.items() if count]
         return "\n".join(lines)
 
     def _read_example(self, place: Place, passage: str, repeats: Place | None) -> dict[str, str]:
@@ -116,7 +120,7 @@ class CleanReport:
         source = self.sources[split]
         id_column = next((name for name in ID_COLUMNS if name in source.column_names), None)
         columns = ["problem", "answer", *filter(None, [id_column])]
-        (content,) = source.read(row, row + 1, columns).to_pylist()
+        (content,) = read_texts(source.read(row, row + 1, columns))
         return {
             "id": (text(content, id_column) if id_column else "") or f"{split} row {row}",
             "problem": text(content, "problem")[:PROBLEM_CHARS],
@@ -134,6 +138,9 @@ class CleanReport:
             add_line(f"left out: [{rule}](#{rule})", count)
         for split, count in self.rows_out.items():
             add_line(f"rows out: {split}", count)
+        for name, count in self.totals.items():
+            if count:
+                lines.append(f"| {name} | {count:,} | |")
         lines += ["", "A row counts for the first rule that objects to it, in this order."]
         for rule, count in self.left_out.items():
             lines += [

@@ -210,16 +210,19 @@ class Stage:
                 raise RuntimeError(f"{manifest_path(self.output, chunk)} has vanished")
             report = RowReport.from_json(manifest["report"])
             by_split.setdefault(chunk.split, RowReport()).merge(report)
-            # What was cut off in the middle of a file is not needed any more.
-            for path in (data_path(self.output, chunk), manifest_path(self.output, chunk)):
-                for left_over in path.parent.glob(f".{path.name}{TEMPORARY_FILES[1:]}"):
-                    left_over.unlink(missing_ok=True)
+        self.remove_left_overs()
         content = {
             "all": RowReport.sum(by_split.values()).as_json(),
             "splits": {split: report.as_json() for split, report in by_split.items()},
         }
         write_json(self.output / REPORT_FILE, content)
         return by_split
+
+    def remove_left_overs(self) -> None:
+        """Removes what was cut off in the middle of a file of a chunk that is complete."""
+        for folder in {self.output / MANIFESTS, *(self.output / c.split for c in self.chunks)}:
+            for left_over in folder.glob(TEMPORARY_FILES):
+                left_over.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets another process have the shard."""

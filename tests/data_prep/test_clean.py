@@ -16,11 +16,13 @@ import pytest
 
 from classifier_lib.commands import InputError
 from data_prep import clean as clean_module
+from data_prep import clean_report
 from data_prep.clean import CleanArgs, SelectedRows, clean, main
 from data_prep.clean_report import code
 from data_prep.normalise import normalise
 from data_prep.reports import RowReport
 from data_prep.sources import open_sources
+from search_lib.grading import Grader
 
 SAMPLE = Path(__file__).parent / "openr1_math_sample.jsonl"
 SPLITS = ("train", "validation", "test")
@@ -170,6 +172,7 @@ def test_benchmark_problems_stay_without_decontamination(cleaned, tmp_path) -> N
 
 
 def test_splits_do_not_depend_on_the_order_of_the_rows(cleaned, tmp_path) -> None:
+    """For rows that repeat no other: of a problem that is there twice the first one stays."""
     rows, expected = read_sample()
     kept = [row for row, outcome in zip(rows, expected, strict=True) if outcome == "keep"]
     random.Random(0).shuffle(kept)
@@ -195,7 +198,7 @@ def test_splits_do_not_depend_on_the_order_of_the_rows(cleaned, tmp_path) -> Non
 def test_shards_make_what_one_process_makes(cleaned, tmp_path, capsys) -> None:
     halves = dataclasses.replace(cleaned, output=tmp_path / "out", shard="1/2")
     assert clean(halves) is None
-    assert "3 parts of other shards are missing" in capsys.readouterr().out
+    assert "3 files of other shards are missing" in capsys.readouterr().out
     assert not list(halves.output.glob("[!.]*"))
     assert clean(dataclasses.replace(halves, shard="0/2")) is not None
     assert contents(halves.output) == contents(cleaned.output)
@@ -268,6 +271,40 @@ def test_killed_at_random_moments_it_makes_the_same(cleaned, tmp_path) -> None:
         assert process.exitcode == -signal.SIGKILL
     assert min(kills.values()) >= 2, kills
     assert contents(args.output) == contents(cleaned.output)
+
+
+def test_killed_before_its_report_the_output_is_not_complete(
+    cleaned, tmp_path, monkeypatch
+) -> None:
+    args = dataclasses.replace(cleaned, output=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(clean_report, "write_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            clean(args)
+    assert (args.output / "report.md").exists()
+    with pytest.raises(InputError, match="out is not complete"):
+        open_sources(str(args.output))
+    clean(args)
+    assert contents(args.output) == contents(cleaned.output)
+    assert sum(rows.num_rows for rows in open_sources(str(args.output)).values()) > 20
+
+
+def test_checks_that_time_out_are_counted(cleaned, tmp_path) -> None:
+    rows, _ = read_sample()
+    endless = rows[0] | {"answer": "9^{9^{9^9}}", "solution": ""}
+    source = write_rows(tmp_path / "rows.parquet", [endless, *rows[1:4]])
+    run = dataclasses.replace(
+        cleaned, input=str(source), output=tmp_path / "out", num_validation=0, num_test=0
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            clean_module, "Grader", lambda num_workers: Grader(num_workers, time_limit_s=1.0)
+        )
+        report = clean(run)
+    assert report is not None
+    assert report.totals["checks timed out"] >= 1
+    assert "checks timed out" in (run.output / "report.md").read_text()
+    assert "checks timed out" in report.format()
 
 
 # Bad input
