@@ -27,6 +27,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
@@ -422,6 +423,7 @@ class _Worker:
         return text.decode(errors="replace").strip()
 
 
+@lru_cache(maxsize=4096)  # the same answers come again and again
 def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
     """Decides plain requests of stripped strings; None if they need a worker."""
     if not text or other == "":

@@ -14,7 +14,15 @@ from classifier_lib.commands import InputError
 from classifier_lib.data import ROLL_IN, ROLL_OUT
 from classifier_lib.throughput import TokenCounts
 from classifier_lib.training import StepResult
-from scripts.bench import data_loading, scheduling, scoring, simulation, train_step, voting
+from scripts.bench import (
+    data_loading,
+    labelling,
+    scheduling,
+    scoring,
+    simulation,
+    train_step,
+    voting,
+)
 from scripts.bench.data_loading import NUM_CUTS, draw_row
 from search_lib.engines.base import Sampling
 
@@ -215,3 +223,17 @@ def test_voting_refuses_other_winners():
     problem.classes = [[9, 9], [9, 0]]
     with pytest.raises(RuntimeError, match=r"integers-000, MV, 1 trees, group \d: published "):
         voting.check_agreement(votes, graded)
+
+
+def test_labelling_grades_alike_with_fewer_checks(capsys):
+    args = labelling.Args(problems=3, distinct=(8, 56), num_workers=1, rounds=1)
+    table, ratio = run(labelling.main, args, capsys)
+    assert [row["different answers"] for row in table] == ["8 of 56", "56 of 56"]
+    for row in table:
+        assert number(row["our checks"]) < number(row["published checks"]) <= 3 * 56
+    assert ratio == pytest.approx(float(table[0]["x faster"]), abs=0.06)
+
+
+def test_labelling_needs_the_number_that_its_ratio_is_of():
+    with pytest.raises(InputError, match="--distinct must hold 8"):
+        labelling.main(labelling.Args(distinct=(4,)))
