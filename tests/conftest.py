@@ -19,8 +19,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from classifier_lib.serve import ROOT
 from search_lib.scorers.value_server import ValueServer, free_port
+from tests.sglang_processes import sglang_environment
 from tests.tiny_models import save_tiny_classifier
-from tests.value_servers import sglang_environment
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()

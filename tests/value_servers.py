@@ -1,10 +1,8 @@
-"""What the tests of value servers share: SGLang on a CPU, and values to compare with."""
+"""What the tests of value servers share: questions to them, and values to compare with."""
 
 import json
-import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,20 +10,8 @@ import torch
 from classifier_lib.modeling import Qwen2ForClassifier
 from search_lib.engines.base import Block
 
-STAND_INS = Path(__file__).parent / "sglang_stand_ins"
 TOLERANCE = 1e-5
 """Of values in float32, between SGLang and transformers."""
-
-
-def sglang_environment() -> dict[str, str]:
-    """The environment in which the real SGLang runs on a CPU."""
-    search_path = [str(STAND_INS), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def ask(url: str, payload: Any) -> Any:

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from classifier_lib import serve
 from classifier_lib.commands import InputError
 from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier, success_probabilities
+from tests.sglang_processes import sglang_environment
 from tests.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy, tiny_config
-from tests.value_servers import TOLERANCE, ask, class_probabilities, sglang_environment
+from tests.value_servers import TOLERANCE, ask, class_probabilities
 
 pytestmark = pytest.mark.xdist_group("sglang")
 
