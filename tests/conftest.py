@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: one thread, and a tiny policy with roll-outs of its vocabulary."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,11 @@ from classifier_lib.serve import ROOT
 from search_lib.scorers.value_server import ValueServer, free_port
 from tests.sglang_processes import sglang_environment
 from tests.tiny_models import save_tiny_classifier
+
+# Whoever is started in the background of a shell ignores Ctrl-C, and so do the programs that it
+# starts: those that tests interrupt, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
