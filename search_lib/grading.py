@@ -287,6 +287,8 @@ class Grader:
         An answer that never ends would cost the time limit again with every string that it is
         compared with. So each side of an overdue pair is read once by itself.
         """
+        if len(self._fine) > _CACHE_REQUESTS:
+            self._fine.clear()  # at worst one of them is tried again
         overdue = [request for request in requests if request in self._overdue]
         self._fine.update(*(request for request in requests if request not in self._overdue))
         self._endless.update(*(request for request in overdue if len(request) == 1))
