@@ -15,8 +15,8 @@ The same on a plain CPU, with the models that scripts/quickstart.sh makes:
 
 Killed at any moment, the same command goes on; what is lost is the searches in flight. Beside the
 records stand `run_config.json` and `metrics.json`: one folder a run. On n machines the same command
-with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then `python -m search_lib.records
-merge`.
+with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then
+`python -m search_lib.results.shards merge`.
 """
 
 import asyncio
@@ -35,28 +35,31 @@ import tyro
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.commands import InputError, parse_shard
-from classifier_lib.fingerprints import MODEL_FILES, fingerprint
-from classifier_lib.hub import check_vocabulary, load_config, load_value_config
+from classifier_lib.loading import load_value_config
 from loggers import open_trackers
+from run_lib.commands import InputError, parse_shard
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.hub import check_vocabulary, load_config
+from run_lib.seeds import derive_seed
 from search_lib.benchmarks import Problem, find_benchmark, load_problems, problems_digest
-from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
+from search_lib.engines.factory import EngineName, EngineSettings, check_engine, open_engine
 from search_lib.grading import extract_answer
-from search_lib.metrics import MetricRow
 from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids, thought_mark
-from search_lib.records import RecordFile, make_record
-from search_lib.report import report
-from search_lib.run_config import RunConfig, bind_folder
-from search_lib.runner import SearchCost, SearchFailure, SearchJob, TooManyFailures, run_searches
-from search_lib.scorers.opening import (
+from search_lib.recording import make_record
+from search_lib.results.cost import SearchCost
+from search_lib.results.metrics import MetricRow
+from search_lib.results.records import RecordFile
+from search_lib.results.run_config import RunConfig, bind_folder
+from search_lib.results.shards import searches_of, shard_path
+from search_lib.results.summary import report
+from search_lib.runner import SearchFailure, SearchJob, TooManyFailures, run_searches
+from search_lib.scorers.factory import (
     ScorerName,
     ScorerSettings,
     check_scorer,
     max_path_length,
     open_scorer,
 )
-from search_lib.seeds import derive_seed
-from search_lib.shards import searches_of, shard_path
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
 
 SERVER_LOG_NAME = "value_server.log"
@@ -133,8 +136,8 @@ class Args:
     """Of sglang: key=value for any other argument of its ServerArgs."""
     shard: str | None = None
     """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
-    go to the folder shard-i-of-n below that of --output_path; python -m search_lib.records merge
-    joins them and computes the metrics."""
+    go to the folder shard-i-of-n below that of --output_path; python -m search_lib.results.shards
+    merge joins them and computes the metrics."""
     max_problems: int | None = None
     """Only the first so many problems of the benchmark."""
     split: str | None = None

@@ -34,10 +34,21 @@ import tyro
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from classifier_lib.atomic_files import atomic_folder, lock_file, write_json
 from classifier_lib.attention import FLEX_BLOCK, choose_attention, leave_out_flex_dropout
 from classifier_lib.batches import BatchPlan
-from classifier_lib.checkpoints import (
+from classifier_lib.data import DataError, GroupedRollouts, GroupSampler, format_bad_rows
+from classifier_lib.evaluation import (
+    EVALUATION_FILE,
+    evaluate,
+    format_evaluation,
+    scalar_metrics,
+)
+from classifier_lib.flops import ModelSize
+from classifier_lib.losses import LOSSES
+from classifier_lib.modeling import initialize_from_policy
+from classifier_lib.training.args import TrainArgs, check_flags, refuse_other_config
+from classifier_lib.training.card import model_card
+from classifier_lib.training.checkpoints import (
     Checkpointer,
     CheckpointError,
     load_checkpoint,
@@ -46,29 +57,20 @@ from classifier_lib.checkpoints import (
     remove_leftovers,
     write_model,
 )
-from classifier_lib.commands import InputError, exit_with_error
-from classifier_lib.data import DataError, GroupedRollouts, GroupSampler, format_bad_rows
-from classifier_lib.evaluation import (
-    EVALUATION_FILE,
-    evaluate,
-    format_evaluation,
-    scalar_metrics,
-)
-from classifier_lib.fingerprints import DATA_FILES, MODEL_FILES, fingerprint
-from classifier_lib.hub import model_card, push_folder, read_tokenizer, write_files
-from classifier_lib.losses import LOSSES
-from classifier_lib.modeling import initialize_from_policy
-from classifier_lib.parallel import full_weights, parallelize, unwrap
-from classifier_lib.processes import Processes, StopRequest, distributed
-from classifier_lib.throughput import ModelSize, Throughput
-from classifier_lib.train_args import TrainArgs, check_flags, refuse_other_config
-from classifier_lib.training import (
+from classifier_lib.training.parallel import full_weights, parallelize, unwrap
+from classifier_lib.training.step import (
     build_optimizer,
     default_warmup_steps,
     learning_rate,
     train_step,
 )
+from classifier_lib.training.throughput import Throughput
 from loggers import open_trackers
+from run_lib.commands import InputError, exit_with_error
+from run_lib.files import atomic_folder, lock_file, write_files, write_json
+from run_lib.fingerprints import DATA_FILES, MODEL_FILES, fingerprint
+from run_lib.hub import push_folder, read_tokenizer
+from run_lib.processes import Processes, StopRequest, distributed
 
 PROGRAM = "train_classifier.py"
 FINAL_FOLDER = "final"

@@ -16,9 +16,9 @@ import torch
 
 from classifier_lib.attention import row_inputs
 from classifier_lib.data import GroupedRollouts, Rollout
+from classifier_lib.flops import TokenCounts
 from classifier_lib.layouts import Branch, RowLayout, Segment, Span, lay_out
 from classifier_lib.losses import Targets
-from classifier_lib.throughput import TokenCounts
 
 PackingName = Literal["padded", "packed", "shared_prefix"]
 PAD_MULTIPLE = 16

@@ -16,7 +16,7 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from classifier_lib.modeling import SUCCESS_CLASS
-from classifier_lib.processes import Processes
+from run_lib.processes import Processes
 
 ROLL_IN, ROLL_OUT, LABELS = "roll_in_ids", "roll_outs_ids", "labels"
 NUM_CLASSES = 3

@@ -20,14 +20,14 @@ from torchmetrics.functional import mean_squared_error
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
-from classifier_lib.atomic_files import write_json
 from classifier_lib.batches import Batch, BatchPlan
-from classifier_lib.commands import exit_with_error
 from classifier_lib.data import GroupedRollouts, format_bad_rows
+from classifier_lib.loading import load_value_model
 from classifier_lib.losses import LOSSES, TrainingLoss, pair_margins
 from classifier_lib.modeling import success_probabilities
-from classifier_lib.processes import Processes, distributed
-from classifier_lib.scoring import load_value_model
+from run_lib.commands import exit_with_error
+from run_lib.files import write_json
+from run_lib.processes import Processes, distributed
 
 NUM_DECILES = 10
 CALIBRATION_BINS = 15

@@ -34,14 +34,11 @@ from typing import Any, Literal
 import torch
 import transformers
 import tyro
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers.utils import is_flash_attn_2_available
 
-from classifier_lib.commands import InputError, exit_with_error
-from classifier_lib.fingerprints import MODEL_FILES, fingerprint
-from classifier_lib.hub import TOKENIZER_FILES, check_vocabulary, load_tokenizer
-from classifier_lib.modeling import Qwen2ForClassifier, success_probabilities
+from classifier_lib.loading import load_value_model
+from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.score_files import (
     NUM_NAMED,
     WINDOW_ROWS,
@@ -53,7 +50,10 @@ from classifier_lib.score_files import (
     open_output,
     read_windows,
 )
-from classifier_lib.scoring import batch_by_length, load_value_model
+from classifier_lib.scoring import batch_by_length, forward_values
+from run_lib.commands import InputError, exit_with_error
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.hub import TOKENIZER_FILES, check_vocabulary, load_tokenizer
 
 PROGRAM = "score"
 
@@ -85,33 +85,6 @@ class ScoreArgs:
     """Attention implementation of transformers; flash_attention_2 falls back to sdpa."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; bfloat16 is much faster on a GPU."""
-
-
-@torch.inference_mode()
-def forward_values(
-    model: Qwen2ForClassifier, sequences: Sequence[list[int]], firsts: Sequence[int]
-) -> list[list[float]]:
-    """Values sequences in one forward, padded on the right.
-
-    Args:
-        model: In evaluation mode.
-        sequences: Token ids, at least one in each.
-        firsts: Position in each of the first token that is valued; all behind it are, too.
-
-    Returns:
-        P(correct) after each of these tokens, for each sequence.
-    """
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    starts = torch.tensor(firsts)
-    # Padding is token 0, which any vocabulary has. It needs no mask: attention is causal, so no
-    # real token sees it, and without a mask sdpa keeps to its fused causal kernel.
-    input_ids = pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
-    positions = torch.arange(input_ids.shape[1])
-    wanted = (positions >= starts[:, None]) & (positions < lengths[:, None])
-    device = model.device
-    hidden = model.model(input_ids=input_ids.to(device), use_cache=False).last_hidden_state
-    values = success_probabilities(model.score(hidden[wanted.to(device)]))
-    return [part.tolist() for part in values.cpu().split((lengths - starts).tolist())]
 
 
 def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:

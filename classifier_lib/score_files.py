@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.atomic_files import lock_file, write_json
-from classifier_lib.commands import InputError
+from run_lib.commands import InputError
+from run_lib.files import lock_file, write_json
 
 WINDOW_ROWS = 4096
 """Rows that are sorted by length together, and written together."""

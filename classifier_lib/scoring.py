@@ -8,51 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from classifier_lib.hub import load_failure
-from classifier_lib.modeling import Qwen2ForClassifier
-
-
-def load_value_model(
-    path: str, attention_impl: str, dtype: torch.dtype, device: torch.device
-) -> Qwen2ForClassifier:
-    """Loads a value model for inference, with every one of its weights.
-
-    Args:
-        path: Folder or Hub id.
-        attention_impl: See `resolve_attention`.
-        dtype: Of the parameters.
-        device: Where the model goes.
-
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        ValueError: If there is none, its files are damaged or don't hold all weights; one line
-            that begins with the path.
-    """
-    try:
-        model, info = Qwen2ForClassifier.from_pretrained(
-            path,
-            attn_implementation=attention_impl,
-            dtype=dtype,
-            use_cache=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are named below
-            output_loading_info=True,
-        )
-    except Exception as error:  # whatever a damaged file comes up with
-        raise ValueError(
-            f"{path}: no model could be loaded: {load_failure(path, error)}"
-        ) from error
-    # transformers would go on with random weights.
-    misshapen = {name for name, *_ in info["mismatched_keys"]}
-    for what, names in (("no", info["missing_keys"]), ("misshapen", misshapen)):
-        if names:
-            named = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-            raise ValueError(f"{path} is no value model: {what} weights for {named}")
-    return model.to(device).eval()
+from classifier_lib.modeling import Qwen2ForClassifier, success_probabilities
 
 
 class ScoringRequest(NamedTuple):
@@ -378,3 +337,30 @@ def batch_by_length(lengths: Sequence[int], max_batch_tokens: int) -> list[list[
         else:
             batches.append([index])
     return batches
+
+
+@torch.inference_mode()
+def forward_values(
+    model: Qwen2ForClassifier, sequences: Sequence[list[int]], firsts: Sequence[int]
+) -> list[list[float]]:
+    """Values sequences in one forward, padded on the right.
+
+    Args:
+        model: In evaluation mode.
+        sequences: Token ids, at least one in each.
+        firsts: Position in each of the first token that is valued; all behind it are, too.
+
+    Returns:
+        P(correct) after each of these tokens, for each sequence.
+    """
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    starts = torch.tensor(firsts)
+    # Padding is token 0, which any vocabulary has. It needs no mask: attention is causal, so no
+    # real token sees it, and without a mask sdpa keeps to its fused causal kernel.
+    input_ids = pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
+    positions = torch.arange(input_ids.shape[1])
+    wanted = (positions >= starts[:, None]) & (positions < lengths[:, None])
+    device = model.device
+    hidden = model.model(input_ids=input_ids.to(device), use_cache=False).last_hidden_state
+    values = success_probabilities(model.score(hidden[wanted.to(device)]))
+    return [part.tolist() for part in values.cpu().split((lengths - starts).tolist())]

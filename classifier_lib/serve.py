@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from classifier_lib.commands import InputError, exit_with_error
-from classifier_lib.hub import load_value_config
+from classifier_lib.loading import load_value_config
 from classifier_lib.modeling import Qwen2ForClassifier
+from run_lib.commands import InputError, exit_with_error
 
 MODEL_PACKAGE = "classifier_lib.sglang_model"
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,10 +4,11 @@ python -m data_prep.clean --input open-r1/OpenR1-Math-220k --output outputs/open
     --decontaminate aime-24 aime-25 hmmt-feb-24 hmmt-feb-25
 
 The input has the columns `problem` and `answer`, and should have `solution` and `question_type`.
-All its splits are read. A row is left out if a rule of `data_prep.filters` objects to it, if it
-is a problem of a benchmark that is named, by the runs of `--ngram` words that both have (see
-`data_prep.contamination`), or if it repeats an earlier one (see `data_prep.duplicates`); where the
-references of repeated problems differ, all of them are left out.
+All its splits are read. A row is left out if a rule of `data_prep.cleaning.filters` objects to it,
+if it is a problem of a benchmark that is named, by the runs of `--ngram` words that both have (see
+`data_prep.cleaning.contamination`), or if it repeats an earlier one (see
+`data_prep.cleaning.duplicates`); where the references of repeated problems differ, all of them are
+left out.
 The rows that stay keep all their columns:
 
     <output>/train, validation, test    Parquet files, divided by a hash of the problem
@@ -30,20 +31,20 @@ import pyarrow as pa
 import tyro
 from tqdm import tqdm
 
-from classifier_lib.atomic_files import TEMPORARY_FILES, lock_file
-from classifier_lib.commands import InputError, parse_shard
-from data_prep.clean_report import CleanReport, Place
+from data_prep.cleaning.contamination import BenchmarkWords, load_benchmark_words
+from data_prep.cleaning.duplicates import find_duplicates, judge_duplicates
+from data_prep.cleaning.filters import READ_COLUMNS, Finding, find_faults
+from data_prep.cleaning.filters.rows import text
+from data_prep.cleaning.normalise import normalise
+from data_prep.cleaning.report import CleanReport, Place
 from data_prep.command_line import run_command
-from data_prep.contamination import BenchmarkWords, load_benchmark_words
-from data_prep.duplicates import find_duplicates, judge_duplicates
-from data_prep.filters import READ_COLUMNS, Finding, find_faults
-from data_prep.filters.rows import text
-from data_prep.normalise import normalise
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources, read_texts
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage, list_chunks
+from run_lib.commands import InputError, parse_shard
+from run_lib.files import TEMPORARY_FILES, lock_file
+from run_lib.seeds import derive_seed
 from search_lib.grading import Grader
-from search_lib.seeds import derive_seed
 
 PROGRAM = "data_prep.clean"
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import transformers
 
-from classifier_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, exit_with_error
 from search_lib.engines.base import EngineUnavailable
 
 Args = TypeVar("Args")

@@ -13,17 +13,17 @@ import tyro
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.commands import InputError, parse_shard
-from classifier_lib.fingerprints import MODEL_FILES, fingerprint
-from classifier_lib.hub import load_config
 from data_prep.command_line import EngineRefuses
 from data_prep.reports import BadRow, RowReport
 from data_prep.stages import Chunk, Stage
 from data_prep.window import run_rows
+from run_lib.commands import InputError, parse_shard
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.hub import load_config
+from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Engine, Sampling
-from search_lib.engines.opening import EngineName, EngineSettings, check_engine, open_engine
+from search_lib.engines.factory import EngineName, EngineSettings, check_engine, open_engine
 from search_lib.prompts import load_tokenizer, stop_token_ids
-from search_lib.seeds import derive_seed
 
 REFUSED = "refused by the engine"
 """Reason of rows that it gave an error for."""

@@ -34,9 +34,6 @@ import tyro
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from classifier_lib.atomic_files import lock_file, replace_file
-from classifier_lib.commands import InputError, parse_shard
-from classifier_lib.hub import create_dataset, push_dataset
 from data_prep.card import data_card
 from data_prep.command_line import run_command
 from data_prep.reports import BadRow, RowReport
@@ -44,6 +41,9 @@ from data_prep.roll_in import IDS
 from data_prep.roll_out import PROGRAM as ROLL_OUT
 from data_prep.sources import open_sources
 from data_prep.stages import FinishedStage, Stage
+from run_lib.commands import InputError, parse_shard
+from run_lib.files import lock_file, replace_file
+from run_lib.hub import create_dataset, push_dataset
 from search_lib.grading import Grader, extract_answer
 from search_lib.prompts import THOUGHT_END, load_tokenizer, prompt_holds, thought_mark
 

@@ -33,7 +33,6 @@ from typing import Annotated, Any, NamedTuple
 import pyarrow as pa
 import tyro
 
-from classifier_lib.commands import InputError
 from data_prep.command_line import run_command
 from data_prep.generation import (
     REFUSED,
@@ -51,6 +50,7 @@ from data_prep.generation import (
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import ID_COLUMNS, RowSource, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
+from run_lib.commands import InputError
 from search_lib.engines.base import Block
 from search_lib.prompts import MATH_INSTRUCTION, build_prompt
 

@@ -30,7 +30,6 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from classifier_lib.commands import InputError
 from data_prep.command_line import run_command
 from data_prep.cuts import CutLaw, draw_cuts, draw_step_cuts, step_ends
 from data_prep.generation import (
@@ -50,9 +49,10 @@ from data_prep.reports import BadRow, RowReport
 from data_prep.roll_in import IDS
 from data_prep.roll_in import PROGRAM as ROLL_IN
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
+from run_lib.commands import InputError
+from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block
 from search_lib.prompts import prompt_holds
-from search_lib.seeds import derive_seed
 
 PROGRAM = "data_prep.roll_out"
 

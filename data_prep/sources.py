@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from classifier_lib.commands import InputError
-from classifier_lib.fingerprints import fingerprint
 from data_prep.stages import REPORT_FILE, STAGE_FILE, FinishedStage, StageInput
+from run_lib.commands import InputError
+from run_lib.fingerprints import fingerprint
 
 SPLITS = ("train", "validation", "test")
 ID_COLUMNS = ("message_id", "uuid", "id")

@@ -22,9 +22,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from classifier_lib.atomic_files import TEMPORARY_FILES, lock_file, replace_file, write_json
-from classifier_lib.commands import InputError, differing_flags, parse_shard
 from data_prep.reports import RowReport
+from run_lib.commands import InputError, differing_flags, parse_shard
+from run_lib.files import TEMPORARY_FILES, lock_file, replace_file, write_json
 
 STAGE_FILE, REPORT_FILE, MANIFESTS = "stage.json", "report.json", "manifests"
 

@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from classifier_lib.commands import InputError
-from search_lib.statistics import Estimate, estimate_difference
+from run_lib.commands import InputError
+from search_lib.results.statistics import Estimate, estimate_difference
 
 
 @dataclass(frozen=True)

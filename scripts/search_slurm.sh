@@ -10,7 +10,7 @@
 #
 # and when all tasks have ended well (a job for that: sbatch --dependency=afterok:JOB --wrap "..."):
 #
-#     .venv/bin/python -m search_lib.records merge outputs/aime-24/shard-*-of-8/records.jsonl \
+#     .venv/bin/python -m search_lib.results.shards merge outputs/aime-24/shard-*-of-8/records.jsonl \
 #         --output_path outputs/aime-24/records.jsonl
 #
 # The repository, its .venv, the models and --output_path must be on a file system of all machines.

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from classifier_lib.commands import InputError
+from run_lib.commands import InputError
 from search_lib.prompts import MATH_INSTRUCTION
 
 

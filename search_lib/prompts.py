@@ -4,8 +4,8 @@ import unicodedata
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from classifier_lib import hub
-from classifier_lib.commands import InputError
+from run_lib import hub
+from run_lib.commands import InputError
 
 MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
 

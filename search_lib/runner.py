@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from classifier_lib.scoring import Scores
-from search_lib.accounting import SearchCost, SearchMeter, SessionClock
 from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Engine, Sampling
+from search_lib.meter import SearchMeter, SessionClock
+from search_lib.results.cost import SearchCost
 from search_lib.scorers import Scorer
 from search_lib.strategies import Expansion, Strategy
 

@@ -7,7 +7,7 @@ second opinion of a grader can contradict the grouping.
 
 from collections.abc import Callable, Sequence
 
-from search_lib.grading import parse_integer
+from search_lib.grading.answers import parse_integer
 
 REFERENCE_CLASS = 0
 

@@ -20,8 +20,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from classifier_lib.serve import ROOT
 from search_lib.scorers.value_server import ValueServer, free_port
-from tests.sglang_processes import sglang_environment
-from tests.tiny_models import save_tiny_classifier
+from tests.support.sglang_processes import sglang_environment
+from tests.support.tiny_models import save_tiny_classifier
 
 # Whoever is started in the background of a shell ignores Ctrl-C, and so do the programs that it
 # starts: those that tests interrupt, too.

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from classifier_lib.commands import InputError
 from classifier_lib.data import ROLL_IN, ROLL_OUT
-from classifier_lib.throughput import TokenCounts
-from classifier_lib.training import StepResult
+from classifier_lib.flops import TokenCounts
+from classifier_lib.training.step import StepResult
+from run_lib.commands import InputError
 from scripts.bench import (
     data_loading,
     labelling,

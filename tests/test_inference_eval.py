@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,13 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 import inference_eval
-from classifier_lib.commands import InputError
 from inference_eval import Args
-from search_lib.accounting import SearchCost
-from search_lib.records import Record, parse_record, read_records
-from search_lib.shards import merge
-from tests.tiny_models import save_tiny_classifier, save_tiny_policy
-
-ROOT = Path(inference_eval.__file__).parent
+from run_lib.commands import InputError
+from search_lib.results.cost import SearchCost
+from search_lib.results.records import Record, parse_record, read_records
+from search_lib.results.shards import merge
+from tests.support.searches import as_command, make_args, responses
+from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +33,8 @@ def models(tmp_path_factory):
     return folder
 
 
-def make_args(models, folder, **changes) -> Args:
-    args = Args(
-        benchmark="toy",
-        piref_model=str(models / "policy"),
-        classifier_ckpt_path=str(models / "value_model"),
-        output_path=folder / "records.jsonl",
-        num_blocks=4,
-        num_repetitions=2,
-        block_size=8,
-        max_length=32,
-        temperature=1.0,
-        top_p=1.0,
-        max_problems=3,
-        attention_impl="sdpa",
-    )
-    return dataclasses.replace(args, **changes)
-
-
-def as_command(args: Args) -> list[str]:
-    flags = [
-        f"--{name}={single}"
-        for name, value in dataclasses.asdict(args).items()
-        for single in (value if isinstance(value, tuple) else (value,))
-        if single is not None and single is not False
-    ]
-    return [sys.executable, str(ROOT / "inference_eval.py"), *flags]
-
-
 def keys(path: Path) -> list[tuple[str, int]]:
     return [(record.problem_id, record.repetition) for record in read_records(path)]
-
-
-def responses(path: Path) -> dict[tuple[str, int], list[tuple[str, int]]]:
-    return {
-        record.key: [(response.text, response.num_tokens) for response in record.responses]
-        for record in read_records(path)
-    }
 
 
 def test_the_published_command_parses_and_means_the_same():

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_classifier
-from tests.distributed import run_distributed
+from tests.support.distributed import run_distributed
 
 SCRIPT = Path(train_classifier.__file__).parent / "scripts" / "train_multinode.sh"
 TIMEOUT = 120.0

@@ -15,11 +15,11 @@ import tyro
 
 import inference_eval
 import train_classifier
-from classifier_lib.commands import InputError
-from classifier_lib.train_args import check_flags
+from classifier_lib.training.args import check_flags
 from data_prep import clean, label, roll_in, roll_out
+from run_lib.commands import InputError
 from scripts import compare_runs
-from tests.tiny_models import save_tiny_classifier
+from tests.support.tiny_models import save_tiny_classifier
 
 ROOT = Path(inference_eval.__file__).parent
 README = (ROOT / "README.md").read_text()

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 import train_classifier
 from classifier_lib import evaluation
-from classifier_lib.atomic_files import lock_file
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.train_args import check_flags
-from tests.distributed import Job, host_store, run_distributed, torchrun_environment
+from classifier_lib.training.args import check_flags
+from run_lib.files import lock_file
+from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
 from train_classifier import parse_args
 
 SCRIPT = str(Path(train_classifier.__file__))

@@ -22,11 +22,11 @@ import tyro
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from classifier_lib.atomic_files import atomic_folder, write_json
-from classifier_lib.commands import InputError
 from data_prep.toy.settings import describe_difference, read_settings
 from data_prep.toy.task import MAX_RESPONSE_TOKENS, Teacher, training_problems
 from data_prep.toy.tokenizer import build_tokenizer
+from run_lib.commands import InputError
+from run_lib.files import atomic_folder, write_json
 from search_lib.prompts import build_prompt
 
 SETTINGS_FILE = "toy_policy.json"

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from classifier_lib.atomic_files import replace_file
-from classifier_lib.commands import InputError, exit_with_error
 from data_prep.toy.task import ToyProblem, training_problems
+from run_lib.commands import InputError, exit_with_error
+from run_lib.files import replace_file
 
 
 @dataclass(frozen=True)

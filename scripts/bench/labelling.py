@@ -23,7 +23,7 @@ from typing import Annotated, NamedTuple
 import tyro
 from math_verify import parse, verify
 
-from classifier_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, exit_with_error
 from scripts.bench import print_report
 from search_lib.grading import Grader
 

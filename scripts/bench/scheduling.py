@@ -52,11 +52,13 @@ import transformers
 import tyro
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from classifier_lib.commands import InputError, exit_with_error
+from classifier_lib.loading import load_value_model
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.scoring import ValueScorer, load_value_model
+from classifier_lib.scoring import ValueScorer
 from data_prep.toy.policy import build_model
 from data_prep.toy.tokenizer import build_tokenizer
+from run_lib.commands import InputError, exit_with_error
+from run_lib.seeds import derive_seed
 from scripts.bench import print_report
 from scripts.bench.data_loading import BETWEEN_PROBLEMS, WITHIN_PROBLEM
 from scripts.bench.simulation import (
@@ -72,7 +74,6 @@ from search_lib.engines.hf import GenerationRequest, HfEngine
 from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids
 from search_lib.runner import SearchJob, run_searches
 from search_lib.scorers import HfScorer, Scorer
-from search_lib.seeds import derive_seed
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
 
 TOY_BLOCKS, TOY_BLOCK_SIZE, TOY_MAX_LENGTH = 4, 12, 96

@@ -37,9 +37,9 @@ import numpy as np
 import torch
 import tyro
 
-from classifier_lib.commands import InputError, exit_with_error
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ScoringRequest, ValueScorer
+from run_lib.commands import InputError, exit_with_error
 from scripts.bench import print_report
 from scripts.bench.train_step import SHAPES, build_model
 from search_lib.engines.base import Block

@@ -49,13 +49,14 @@ from transformers import Qwen2Config
 
 from classifier_lib.attention import FLEX_BLOCK, choose_attention
 from classifier_lib.batches import BatchPlan, PackingName
-from classifier_lib.commands import InputError, exit_with_error
 from classifier_lib.data import GroupedRollouts, GroupSampler
+from classifier_lib.flops import ModelSize
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.processes import Processes
-from classifier_lib.throughput import ModelSize, peak_flops
-from classifier_lib.training import StepResult, build_optimizer, train_step
+from classifier_lib.training.step import StepResult, build_optimizer, train_step
+from classifier_lib.training.throughput import peak_flops
+from run_lib.commands import InputError, exit_with_error
+from run_lib.processes import Processes
 from scripts.bench import print_report
 from scripts.bench.data_loading import NUM_CUTS, draw_rows, write_rows
 

@@ -35,9 +35,9 @@ from math_verify import parse, verify
 
 from scripts.bench import print_report
 from search_lib.grading import Grader
-from search_lib.metrics import GradedProblem, compute_metrics, grade_records
-from search_lib.records import Record, RecordedResponse
-from search_lib.runner import SearchCost
+from search_lib.results.cost import SearchCost
+from search_lib.results.metrics import GradedProblem, compute_metrics, grade_records
+from search_lib.results.records import Record, RecordedResponse
 from search_lib.strategies import Node
 from search_lib.voting import winners
 

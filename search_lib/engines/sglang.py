@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from classifier_lib.commands import InputError
+from run_lib.commands import InputError
 from search_lib.engines.base import Block, Sampling
 from search_lib.engines.sglang_protocol import gather_or_cancel, read_block, sampling_params
 

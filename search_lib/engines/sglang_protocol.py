@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
+from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Sampling
 from search_lib.http_service import BadReply, shorten
-from search_lib.seeds import derive_seed
 
 Result = TypeVar("Result")
 

@@ -11,8 +11,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from classifier_lib.commands import InputError
 from classifier_lib.serve import ROOT
+from run_lib.commands import InputError
 
 START_SECONDS = 1800
 """A server that is not ready after this time hangs; the largest models take some minutes."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from classifier_lib.commands import InputError
+from run_lib.commands import InputError
 from search_lib.strategies.base import Expansion, Limits, Node, Response, Strategy
 from search_lib.strategies.beam import BeamSearch
 from search_lib.strategies.best_of_n import BestOfN

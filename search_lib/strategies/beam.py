@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block
-from search_lib.seeds import derive_seed
 from search_lib.strategies.base import Expansion, Limits, Node, Response, check_answer
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block
-from search_lib.seeds import derive_seed
 from search_lib.strategies.base import Expansion, Limits, Node, Response, check_answer
 
 

@@ -14,7 +14,7 @@ from classifier_lib.data import GroupedRollouts
 from classifier_lib.evaluation import evaluate, format_evaluation, scalar_metrics
 from classifier_lib.losses import LOSSES, Targets
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.processes import Processes
+from run_lib.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 BUCKET = 16

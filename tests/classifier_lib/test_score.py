@@ -17,10 +17,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import Qwen2Model
 
 from classifier_lib import score, score_files
-from classifier_lib.atomic_files import lock_file
 from classifier_lib.modeling import Qwen2ForClassifier
 from data_prep.toy.tokenizer import build_tokenizer
-from tests.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy
+from run_lib.files import lock_file
+from tests.support.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy
 
 ROOT = Path(score.__file__).parents[1]
 PROMPTS = [

@@ -12,15 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from classifier_lib import scoring
+from classifier_lib.loading import load_value_model
 from classifier_lib.modeling import Qwen2ForClassifier
-from classifier_lib.scoring import (
-    PathStates,
-    ScoringRequest,
-    ValueScorer,
-    batch_by_length,
-    load_value_model,
-)
-from tests.tiny_models import save_tiny_classifier, save_tiny_policy
+from classifier_lib.scoring import PathStates, ScoringRequest, ValueScorer, batch_by_length
+from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 VOCAB = 290
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from classifier_lib import serve
-from classifier_lib.commands import InputError
 from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier, success_probabilities
-from tests.sglang_processes import sglang_environment
-from tests.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy, tiny_config
-from tests.value_servers import TOLERANCE, ask, class_probabilities
+from run_lib.commands import InputError
+from tests.support.paths import ROOT
+from tests.support.sglang_processes import sglang_environment
+from tests.support.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy, tiny_config
+from tests.support.value_servers import TOLERANCE, ask, class_probabilities
 
 pytestmark = pytest.mark.xdist_group("sglang")
 
@@ -100,7 +100,7 @@ def test_weights_are_loaded_strictly_and_every_head_gives_three_classes(tmp_path
 
     folders = [str(tmp_path / name) for name in ("1", "2", "3", *BROKEN)]
     search_path = os.pathsep.join([str(serve.ROOT), sglang_environment()["PYTHONPATH"]])
-    script = Path(__file__).with_name("load_in_sglang.py")
+    script = ROOT / "tests" / "support" / "load_in_sglang.py"
     output = subprocess.run(
         [sys.executable, script, tmp_path / "meeting", *folders],
         env=sglang_environment() | {"PYTHONPATH": search_path, "SGLANG_USE_CPU_ENGINE": "1"},

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from data_prep import label, roll_in, roll_out
 from data_prep.toy import policy, problems, task
-from tests.data_prep.chain import Chain, label_args, roll_in_args, roll_out_args
+from tests.support.chain import Chain, label_args, roll_in_args, roll_out_args
 
 
 class HastyTeacher:

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from classifier_lib.commands import InputError
 from data_prep import label, roll_in, roll_out
 from data_prep.sources import read_texts
-from tests.data_prep.chain import (
+from run_lib.commands import InputError
+from tests.support.chain import (
     ScriptedEngine,
     label_args,
     read_report,

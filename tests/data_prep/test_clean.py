@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from classifier_lib.commands import InputError
 from data_prep import clean as clean_module
-from data_prep import clean_report
 from data_prep.clean import CleanArgs, SelectedRows, clean, main
-from data_prep.clean_report import code
-from data_prep.normalise import normalise
+from data_prep.cleaning import report as clean_report
+from data_prep.cleaning.normalise import normalise
+from data_prep.cleaning.report import code
 from data_prep.reports import RowReport
 from data_prep.sources import open_sources
+from run_lib.commands import InputError
 from search_lib.grading import Grader
 
 SAMPLE = Path(__file__).parent / "openr1_math_sample.jsonl"

@@ -9,11 +9,11 @@ import pytest
 from aiohttp import web
 from transformers import AutoTokenizer
 
-from classifier_lib.commands import InputError
 from data_prep import roll_in
+from run_lib.commands import InputError
 from search_lib import http_service
 from search_lib.engines.base import EngineUnavailable
-from tests.data_prep.chain import contents, read_rows, roll_in_args
+from tests.support.chain import contents, read_rows, roll_in_args
 
 
 class PolicyServer:

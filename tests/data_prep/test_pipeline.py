@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from classifier_lib.commands import InputError
 from classifier_lib.data import GroupedRollouts
 from data_prep import label, roll_in, roll_out
 from data_prep.generation import EngineRefuses
 from data_prep.toy import task
+from run_lib.commands import InputError
 from search_lib.engines.base import EngineUnavailable
-from tests.data_prep.chain import (
+from tests.support.chain import (
     MAX_LENGTH,
     ScriptedEngine,
     contents,
@@ -34,7 +34,7 @@ from tests.data_prep.chain import (
     roll_out_args,
     use_engine,
 )
-from tests.distributed import Job
+from tests.support.distributed import Job
 
 
 def last_box(text: str) -> str | None:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from classifier_lib.commands import InputError
 from data_prep.sources import open_sources
+from run_lib.commands import InputError
 
 
 def make_table(num_rows: int, first: int = 0) -> pa.Table:

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from classifier_lib.commands import InputError, parse_shard
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import TableRows
 from data_prep.stages import MANIFESTS, Chunk, FinishedStage, Stage
-from tests.distributed import Job
+from run_lib.commands import InputError, parse_shard
+from tests.support.distributed import Job
 
 SETTINGS = {"temperature": 0.6, "models": ["a", "b"]}
 

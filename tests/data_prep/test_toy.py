@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from classifier_lib.commands import InputError
 from data_prep.toy import policy, problems, task
 from data_prep.toy.tokenizer import build_tokenizer
+from run_lib.commands import InputError
 from search_lib.prompts import build_prompt
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import json
 import datasets
 import pytest
 
-from classifier_lib.commands import InputError
+from run_lib.commands import InputError
 from search_lib import benchmarks
 from search_lib.benchmarks import (
     BENCHMARKS,

@@ -3,9 +3,7 @@
 import asyncio
 import email.utils
 import json
-import socket
 import time
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
@@ -13,45 +11,13 @@ from aiohttp import web
 from search_lib import http_service
 from search_lib.engines.base import EngineUnavailable
 from search_lib.http_service import BadReply, HttpService, get_json, seconds_of
+from tests.support.http_servers import free_port, in_turn, serving
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(http_service, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(http_service, "LONGEST_DELAY", 0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@asynccontextmanager
-async def serving(answer, port=0):
-    """A server that gives each request to `answer`; yields its URL."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-def in_turn(*answers):
-    """A server's answers one after another, the last one for ever, and when they were given."""
-    times = []
-
-    async def answer(request):
-        times.append(time.monotonic())
-        kind = answers[min(len(times), len(answers)) - 1]
-        return await kind(request) if callable(kind) else web.Response(**kind)
-
-    return answer, times
 
 
 async def echo(request):

@@ -3,8 +3,8 @@
 import pytest
 from tokenizers import AddedToken
 
-from classifier_lib.commands import InputError
 from data_prep.toy.tokenizer import build_tokenizer
+from run_lib.commands import InputError
 from search_lib.prompts import (
     MATH_INSTRUCTION,
     R1_ASSISTANT,
@@ -15,7 +15,7 @@ from search_lib.prompts import (
     stop_token_ids,
     thought_mark,
 )
-from tests.tiny_models import save_tiny_classifier, save_tiny_policy
+from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 
 def test_the_r1_template_is_the_papers():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classifier_lib.commands import InputError
+from run_lib.commands import InputError
 from search_lib.engines.base import Block
 from search_lib.strategies import (
     BeamSearch,

@@ -1,0 +1,86 @@
+"""What a transformer computes for some tokens, in floating-point operations."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class TokenCounts(NamedTuple):
+    """Tokens of a batch, by kind.
+
+    Attributes:
+        all: Tokens that go through the model, padding included.
+        computed: The same without padding.
+        valid: Tokens of the samples; what several of them share is counted for each.
+        loss: Tokens that carry loss.
+        attended: Pairs of a computed token and one it attends to, itself included.
+    """
+
+    all: int
+    computed: int
+    valid: int
+    loss: int
+    attended: int
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What the FLOPs of a model follow from.
+
+    Attributes:
+        num_matmul_parameters: Parameters that every token is multiplied with: all but the
+            embedding, the norms and the biases.
+        attention_width: Layers x heads x head dimension.
+    """
+
+    num_matmul_parameters: int
+    attention_width: int
+
+    @classmethod
+    def of(cls, model: Any) -> "ModelSize":
+        """Returns the size of a dense transformer of transformers that isn't sharded yet."""
+        config = model.config
+        head_dim = getattr(config, "head_dim", None)
+        head_dim = head_dim or config.hidden_size // config.num_attention_heads
+        return cls(
+            sum(
+                parameter.numel()
+                # A language model's output matrix counts, also where it is the embedding, too.
+                for name, parameter in model.named_parameters(remove_duplicate=False)
+                if parameter.ndim >= 2 and "embed_tokens" not in name
+            ),
+            config.num_hidden_layers * config.num_attention_heads * head_dim,
+        )
+
+    def training_flops(self, counts: TokenCounts) -> float:
+        """Returns the FLOPs of a forward and a backward pass; padding and recomputation left out.
+
+        `6 N tokens + 12 width pairs`: a multiply-add is two FLOPs, the backward pass costs two
+        forward passes, and a pair of tokens takes part in a score and in a weighted sum.
+        """
+        return 3 * self.forward_flops(counts.computed, counts.attended)
+
+    def forward_flops(self, computed: int, attended: int) -> float:
+        """Returns the FLOPs of a forward pass: `2 N tokens + 4 width pairs`."""
+        return 2.0 * self.num_matmul_parameters * computed + 4.0 * self.attention_width * attended
+
+
+def model_size(model: str) -> ModelSize | None:
+    """Returns the size of a model from its config; None if it has none that can be read here.
+
+    Args:
+        model: Folder or Hub id of a value model or a language model.
+    """
+    # Imported here: a page of old records needs the sizes that stand in it, and no model.
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from classifier_lib.modeling import Qwen2ForClassifier
+
+    try:
+        config = AutoConfig.from_pretrained(model)
+        with torch.device("meta"):
+            if Qwen2ForClassifier.__name__ in (config.architectures or []):
+                return ModelSize.of(Qwen2ForClassifier(config))
+            return ModelSize.of(AutoModelForCausalLM.from_config(config))
+    except Exception:  # whatever an absent, damaged or foreign config comes up with
+        return None

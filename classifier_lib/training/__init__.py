@@ -1,0 +1,1 @@
+"""Training of the value model: the parts of `train_classifier.py`."""

@@ -1,0 +1,225 @@
+"""The flags of `train_classifier.py`, and what they must satisfy."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from classifier_lib.batches import BatchPlan
+from run_lib.commands import InputError, differing_flags
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a token-level value model under torchrun, or in one process."""
+
+    data_path: str
+    """Training roll-outs: Hub id, Parquet file or folder, or save_to_disk folder."""
+    model_path: str
+    """Policy to start from (Hub id or folder, Qwen2), or a value model to train further."""
+    run_name: str
+    """Name of the run; its folder is <output_dir>/<run_name>."""
+    output_dir: Path = Path("outputs")
+    """Folder of the runs; with several machines a shared one."""
+    data_num_response: int = 56
+    """Responses in every row of the data."""
+    skip_bad_rows: bool = False
+    """Leave out rows that can't be trained on, and say which, instead of ending."""
+    num_steps: int = -1
+    """Optimizer steps; -1: as many as --num_epochs has whole batches."""
+    num_epochs: int = 5
+    """Passes over the data when --num_steps is -1."""
+    total_batch_size: int = 1024
+    """Samples in an optimizer step, over all processes."""
+    micro_batch_size: int = 8
+    """Samples in one forward and backward of a process, for --packing padded and in evaluation."""
+    tokens_per_micro_batch: int = -1
+    """Most tokens in one, for the other packings; -1: --micro_batch_size x --max_length, at most
+    65,536."""
+    packing: Literal["padded", "packed", "shared_prefix"] = "packed"
+    """packed: sequences in one row without padding. shared_prefix: also, what the samples of a
+    group share of their roll-ins is computed once. padded: as published. The loss is the same."""
+    small_group_size: int = 2
+    """Neighbouring responses of a problem (4 of one roll-in in OpenR1-VM) that stay together in a
+    micro batch; divides --data_num_response."""
+    max_length: int = 17408
+    """Longest sequence in tokens (16,384 of response + 1,024 for the prompt); the rest is cut."""
+    loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] = "cross_entropy"
+    """cross_entropy over 3 terminal classes (the paper's), bce on the reward, mse to the share of
+    correct completions of the roll-in (in OpenR1-VM one: the reward), or bradley_terry on pairs."""
+    max_lr: float = 1e-4
+    """Largest learning rate, after the warm-up; the cosine ends at a tenth of it."""
+    warmup_steps: int = -1
+    """Steps of linear warm-up; -1: max(5 % of the steps, 100), at most half of the run."""
+    weight_decay: float = 0.1
+    """AdamW decay of tensors with two or more dimensions."""
+    attention_dropout: float = 0.05
+    """Dropout probability in attention (flex_attention has none) and before the head."""
+    seed: int = 0
+    """Seed of the new head, the order of the data and the dropout."""
+    attention_impl: Literal["auto", "flash_attention_2", "flex_attention", "sdpa"] = "auto"
+    """auto: on a GPU flex_attention for shared prefixes, flash_attention_2 else if installed; or
+    sdpa."""
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """ddp: all on every GPU. fsdp: weights, gradients and optimizer sharded over all GPUs. hsdp:
+    sharded within a machine, copied to all machines."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of weights and optimizer state; computing is in bfloat16 on GPUs either way."""
+    gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass: long sequences fit, a third more time."""
+    compile: bool = False
+    """Compile the decoder layers with torch.compile."""
+    log_every: int = 1
+    """Steps between two lines of metrics."""
+    eval_data_path: str | None = None
+    """Held-out roll-outs in the same columns; evaluated at the end, and by --eval_every."""
+    eval_every: int = -1
+    """Steps between two evaluations; -1: at the end only."""
+    save_every: int = -1
+    """Steps between two checkpoints; -1: at the last step only."""
+    max_keep_ckpts: int = 2
+    """Checkpoints to keep; an old one goes when the new one is whole."""
+    max_bad_steps: int = 10
+    """Steps in a row with a loss or gradient that isn't finite before the run gives up."""
+    trackers: tuple[Literal["tensorboard", "neptune", "wandb"], ...] = ()
+    """Trackers besides metrics.jsonl; Neptune and wandb are offline without an API token."""
+    track: bool = False
+    """The same as --trackers neptune."""
+    neptune_project: str = "vgs/train-classifier"
+    """Neptune project, as workspace/project."""
+    push_to_hub: bool = False
+    """Push the final model, with a model card of this run, to the Hugging Face Hub."""
+    hub_model_id: str | None = None
+    """Repository to push to; the run's name by default."""
+
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "output_dir",
+        "micro_batch_size",
+        "tokens_per_micro_batch",
+        "packing",
+        "attention_impl",
+        "parallel",
+        "gradient_checkpointing",
+        "compile",
+        "log_every",
+        "eval_data_path",
+        "eval_every",
+        "save_every",
+        "max_keep_ckpts",
+        "max_bad_steps",
+        "trackers",
+        "track",
+        "neptune_project",
+        "push_to_hub",
+        "hub_model_id",
+    }
+)
+"""Flags that leave the weights as they are, but for rounding and the draws of dropout."""
+
+
+def check_flags(args: TrainArgs, world_size: int) -> None:
+    """Raises InputError, naming the flags, if their values don't fit together."""
+    for name in (
+        "data_num_response",
+        "num_epochs",
+        "total_batch_size",
+        "micro_batch_size",
+        "small_group_size",
+        "max_length",
+        "log_every",
+        "max_keep_ckpts",
+        "max_bad_steps",
+    ):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)} must be at least 1")
+    for name in ("num_steps", "eval_every", "save_every", "tokens_per_micro_batch"):
+        if getattr(args, name) < 1 and getattr(args, name) != -1:
+            raise InputError(f"--{name} {getattr(args, name)} must be positive, or -1")
+    if not args.max_lr > 0:
+        raise InputError(f"--max_lr {args.max_lr} must be positive")
+    for name in ("weight_decay", "seed"):
+        if not getattr(args, name) >= 0:
+            raise InputError(f"--{name} {getattr(args, name)} must not be negative")
+    if not 0 <= args.attention_dropout < 1:
+        raise InputError(f"--attention_dropout {args.attention_dropout} must be in [0, 1)")
+    if args.eval_every > 0 and not args.eval_data_path:
+        raise InputError(f"--eval_every {args.eval_every} needs --eval_data_path")
+    for name in ("data_num_response", "total_batch_size"):
+        if getattr(args, name) % args.small_group_size:
+            raise InputError(
+                f"--{name} {getattr(args, name)} is not a multiple of --small_group_size "
+                f"{args.small_group_size}"
+            )
+    if args.loss == "bradley_terry" and args.small_group_size % 2:
+        raise InputError(
+            f"--loss bradley_terry pairs responses: --small_group_size {args.small_group_size} "
+            "must be even"
+        )
+    if args.loss == "bradley_terry" and args.micro_batch_size % 2:
+        raise InputError(
+            f"--loss bradley_terry pairs responses: --micro_batch_size {args.micro_batch_size} "
+            "must be even"
+        )
+    if args.packing == "padded":
+        _check_padded(args, world_size)
+    else:
+        _check_packed(args, world_size)
+
+
+def _check_padded(args: TrainArgs, world_size: int) -> None:
+    if args.tokens_per_micro_batch != -1:
+        raise InputError(
+            f"--tokens_per_micro_batch {args.tokens_per_micro_batch} is for packed micro batches; "
+            "--packing padded has --micro_batch_size"
+        )
+    if args.total_batch_size % (args.micro_batch_size * world_size):
+        raise InputError(
+            f"--total_batch_size {args.total_batch_size} is not a multiple of --micro_batch_size "
+            f"{args.micro_batch_size} x {world_size} processes"
+        )
+    if args.micro_batch_size % args.small_group_size:
+        raise InputError(
+            f"--micro_batch_size {args.micro_batch_size} is not a multiple of "
+            f"--small_group_size {args.small_group_size}"
+        )
+
+
+def _check_packed(args: TrainArgs, world_size: int) -> None:
+    num_groups = args.total_batch_size // args.small_group_size
+    if num_groups < world_size:
+        raise InputError(
+            f"--total_batch_size {args.total_batch_size} has {num_groups} groups of "
+            f"--small_group_size {args.small_group_size}, too few for {world_size} processes"
+        )
+    samples = 2 if args.loss == "bradley_terry" else 1
+    limit = args.tokens_per_micro_batch
+    if limit == -1:
+        limit = BatchPlan(args.packing, args.max_length, args.micro_batch_size).token_limit
+    if limit < samples * args.max_length:
+        raise InputError(
+            f"--tokens_per_micro_batch: {limit:,} tokens don't hold {samples} sample(s) of "
+            f"--max_length {args.max_length:,}"
+        )
+
+
+def refuse_other_config(run_dir: Path, config: dict[str, Any]) -> None:
+    """Raises InputError if the run was started with flags that would train other weights."""
+    path = run_dir / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} of the run to continue can't be read: {error}") from error
+    differing = differing_flags(saved, config, MAY_CHANGE_ON_RESUME | {"fingerprints"})
+    differing += [
+        f"--{flag} (the content of {config[flag]} has changed)"
+        for flag, content in config["fingerprints"].items()
+        # What is gone since is no matter: a checkpoint holds what it needs.
+        if content and saved.get(flag) == config[flag] and saved["fingerprints"][flag] != content
+    ]
+    if differing:
+        raise InputError(
+            f"{run_dir} was started otherwise: {', '.join(differing)}; "
+            "use another --run_name for another run"
+        )

@@ -1,0 +1,330 @@
+"""Checkpoints of a run: written in the background, sharded, whole or absent.
+
+`step_N/` holds the weights in Hugging Face form (`from_pretrained` takes the folder as it is),
+`trainer_state.json`, and in `trainer/` weights and optimizer state as shards of
+`torch.distributed.checkpoint`, which any number of processes can read, in any mode of
+`classifier_lib.training.parallel`.
+"""
+
+import copy
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor
+from transformers import Qwen2Config
+
+from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.training.parallel import full_weights, unwrap
+from run_lib.files import publish_folder, remove_folder
+from run_lib.processes import Processes
+
+TRAINER_STATE = "trainer_state.json"
+SHARDS = "trainer"
+
+# One process without torchrun is as good as any other.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint can't be written or read; the message names its folder and the reason."""
+
+
+class Checkpointer:
+    """Saves checkpoints of a run while it goes on; all processes make the same calls.
+
+    Args:
+        run_dir: Folder of the run, on a file system that all processes share.
+        processes: The processes of the run.
+        max_keep: Checkpoints to keep, at least 1; older ones go when a new one is whole.
+    """
+
+    def __init__(self, run_dir: Path, processes: Processes, max_keep: int):
+        self._run_dir = run_dir
+        self._processes = processes
+        self._max_keep = max_keep
+        # Python waits for it at exit: a save in flight is completed even if training fails.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._publication: Future[None] | None = None
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        write_extra: Callable[[Path], None],
+        wait: bool = False,
+    ) -> Path:
+        """Starts to save `step_N/` and returns as soon as all state is copied to the CPU.
+
+        The save before this one is waited for.
+
+        Args:
+            model: Model of `parallelize`.
+            optimizer: Its optimizer, between `zero_grad` and `backward`. Its state is saved, not
+                its settings (learning rate, decay).
+            state: All other state, in types of JSON; `state["step"]`, the number of steps done,
+                names the folder.
+            write_extra: Writes more files into the folder it is given. Called on rank 0, in
+                another thread.
+            wait: Whether to wait until the checkpoint is published.
+
+        Returns:
+            The folder that there will be.
+
+        Raises:
+            CheckpointError: If the save before this one failed, or this one with `wait`; on all
+                processes.
+            TypeError: If `state` holds what JSON doesn't know.
+            ValueError: If `state` holds a number that JSON doesn't know (NaN, infinity).
+        """
+        self.wait()
+        state_text = json.dumps(state, indent=2, allow_nan=False) + "\n"
+        folder = self._run_dir / f"step_{state['step']}"
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        weights = full_weights(model, self._processes)
+        shards = self._own_part(_trainer_state(model, optimizer))
+        config = copy.deepcopy(unwrap(model).config)
+
+        def write_files() -> None:
+            assert weights is not None
+            write_model(temporary, config, weights)
+            write_extra(temporary)
+            (temporary / TRAINER_STATE).write_text(state_text, encoding="utf-8")
+            check_shards(temporary / SHARDS)
+            publish_folder(temporary, folder)
+            for _, old in _numbered_checkpoints(self._run_dir)[: -self._max_keep]:
+                remove_folder(old)
+
+        def prepare() -> None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+
+        # Before any process makes a folder of its own in there.
+        self._on_main(prepare, folder)
+        written = dcp.async_save(
+            shards,
+            checkpoint_id=temporary / SHARDS,
+            process_group=self._processes.checkpoint_group,
+            no_dist=self._processes.checkpoint_group is None,
+        )
+        self._publication = self._executor.submit(
+            self._publish, cast(Future, written), write_files, folder, temporary
+        )
+        if wait:
+            self.wait()
+        return folder
+
+    def wait(self) -> None:
+        """Waits until the save in flight, if there is one, is published or has failed.
+
+        Raises:
+            CheckpointError: If it failed, on any process; on all of them.
+        """
+        publication, self._publication = self._publication, None
+        if publication is not None:
+            publication.result()
+
+    def close(self) -> None:
+        """Lets a save in flight end, well or badly, before the run's folder is left to others."""
+        self._executor.shutdown()
+
+    def _own_part(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns what this process has to save: all shards it holds, and its part of the rest.
+
+        What all processes hold alike is dealt out before it is copied: eight processes of one
+        machine would need eight copies in its memory otherwise.
+        """
+        sizes = {}
+        for name, tensor in state["model"].items():
+            if not isinstance(tensor, DTensor):
+                moments = state["optimizer"].get(name, {}).values()
+                sizes[name] = tensor.numel() + sum(moment.numel() for moment in moments)
+        loads = [0] * self._processes.world_size
+        others = set()
+        for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+            rank = loads.index(min(loads))
+            loads[rank] += sizes[name]
+            if rank != self._processes.rank:
+                others.add(name)
+        return {
+            part: {name: value for name, value in values.items() if name not in others}
+            for part, values in state.items()
+        }
+
+    def _publish(
+        self,
+        written: Future,
+        write_files: Callable[[], None],
+        folder: Path,
+        temporary: Path,
+    ) -> None:
+        """Completes a save when its shards are written; runs in the background."""
+
+        def complete() -> None:
+            try:
+                write_files()
+            except BaseException:
+                # Nothing is published: let go of the space, of which there may be too little.
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+        # Rank 0 is through with this when the shards of all processes are on the disk, as it
+        # writes the list of them last.
+        try:
+            written.result()
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
+            if self._processes.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(f"saving {folder} failed: {_describe(error)}") from error
+        self._on_main(complete, folder)
+
+    def _on_main(self, action: Callable[[], None], folder: Path) -> None:
+        """Does something on rank 0 for all processes, which wait for it and share its errors."""
+        failure: Exception | None = None
+        if self._processes.rank == 0:
+            try:
+                action()
+            except Exception as error:
+                failure = error
+        message = [_describe(failure) if failure else None]
+        if self._processes.checkpoint_group is not None:
+            try:
+                dist.broadcast_object_list(message, src=0, group=self._processes.checkpoint_group)
+            except RuntimeError as error:
+                failure, message = error, [_describe(error)]
+        if message[0] is not None:
+            raise CheckpointError(f"saving {folder} failed: {message[0]}") from failure
+
+
+def check_shards(folder: Path) -> None:
+    """Makes sure that the shards of all processes are in a folder.
+
+    Raises:
+        OSError: If some are missing, as when other machines have another disk under this path.
+    """
+    stored = dcp.FileSystemReader(folder).read_metadata().storage_data.values()
+    missing = sorted({x.relative_path for x in stored if not (folder / x.relative_path).exists()})
+    if missing:
+        raise OSError(
+            f"{len(missing)} files of other processes are missing, {missing[0]} first; "
+            "the folder must be shared by all machines"
+        )
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Returns the `state` that `Checkpointer.save` got.
+
+    Raises:
+        CheckpointError: If the folder holds no checkpoint.
+    """
+    try:
+        return json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} can't be resumed: {_describe(error)}") from error
+
+
+def load_checkpoint(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Reads a checkpoint into a model and its optimizer; every process calls this.
+
+    The number of processes and the mode may be others than those that saved it. The settings of the
+    optimizer (learning rate, decay) stay as they are.
+
+    Args:
+        checkpoint: Folder `step_N`.
+        model: Model of `parallelize`.
+        optimizer: Its optimizer, before the first step.
+
+    Returns:
+        See `read_state`.
+
+    Raises:
+        CheckpointError: If the folder holds no checkpoint of this model.
+    """
+    state = read_state(checkpoint)
+    try:
+        model_state, optimizer_state = get_state_dict(model, optimizer)
+        dcp.load(
+            {"model": model_state, "optimizer": optimizer_state["state"]},
+            checkpoint_id=checkpoint / SHARDS,
+        )
+    except (OSError, ValueError, CheckpointException) as error:
+        raise CheckpointError(f"{checkpoint} can't be resumed: {_describe(error)}") from error
+    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
+    return state
+
+
+def write_model(folder: Path, config: Qwen2Config, weights: dict[str, torch.Tensor]) -> None:
+    """Writes weights, configuration and modeling code, as `save_pretrained` of the whole model.
+
+    Args:
+        folder: An existing folder.
+        config: Configuration of the model.
+        weights: See `full_weights`.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = "sdpa"  # isn't saved, and needs no package
+    dtype = next(iter(weights.values())).dtype
+    with torch.device("meta"):
+        # Stands in for a model whose class and parameters are those of sharding.
+        model = Qwen2ForClassifier(config).to(dtype)  # type: ignore[arg-type]
+    model.save_pretrained(folder, state_dict=dict(weights))
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Returns the newest complete checkpoint of a run, None if there is none."""
+    checkpoints = _numbered_checkpoints(run_dir)
+    return checkpoints[-1][1] if checkpoints else None
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Removes the temporary folders and files of a run that was killed while writing."""
+    for path in run_dir.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _numbered_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """Returns (step, folder) of the complete checkpoints, oldest first."""
+    found = []
+    for path in run_dir.glob("step_*"):
+        match = re.fullmatch(r"step_(\d+)", path.name)
+        if match:
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+def _trainer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Returns {"model": {name: tensor}, "optimizer": {name: {key: tensor}}}, not yet copied."""
+    is_fresh = not optimizer.state
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    tensors = cast(dict[str, dict[str, torch.Tensor]], optimizer_state["state"])
+    if is_fresh:
+        # All steps so far were skipped: `get_state_dict` has taken one of its own, without effect
+        # but for Adam's count of steps.
+        for values in tensors.values():
+            values["step"].zero_()
+    return {"model": model_state, "optimizer": tensors}
+
+
+def _describe(error: BaseException) -> str:
+    """Returns one line that says what went wrong."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (cause, _) = min(error.failures.items())
+        return f"rank {rank}: {_describe(cause)}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,142 @@
+"""Parts of the training loop: optimizer, schedule, and one step.
+
+Hyperparameters are those of VGS appendix E.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from classifier_lib.batches import Batch
+from classifier_lib.flops import TokenCounts
+from classifier_lib.losses import TrainingLoss
+from classifier_lib.training.parallel import clip_gradients, gradient_sync
+from run_lib.processes import Processes
+
+ADAM_BETAS = (0.9, 0.95)
+ADAM_EPS = 1e-6
+GRADIENT_CLIP = 5.0
+FINAL_LR_RATIO = 0.1
+
+
+def build_optimizer(model: nn.Module, max_lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Returns fused AdamW; tensors of fewer than two dimensions (norms, biases) have no decay."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=max_lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+
+
+def default_warmup_steps(num_steps: int) -> int:
+    """Returns the paper's max(5 % of the steps, 100), but at most half of a short run."""
+    return min(max(math.ceil(0.05 * num_steps), 100), num_steps // 2)
+
+
+def learning_rate(step: int, num_steps: int, warmup_steps: int, max_lr: float) -> float:
+    """Returns the learning rate of a step: linear warm-up, then cosine to 0.1 of the maximum.
+
+    Args:
+        step: Step, counted from 0. Step `warmup_steps` is the first at `max_lr` after the ramp.
+        num_steps: Steps of the run.
+        warmup_steps: Steps of the ramp, fewer than `num_steps`.
+        max_lr: Largest learning rate.
+    """
+    if step < warmup_steps:
+        return max_lr * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(num_steps - 1 - warmup_steps, 1)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return max_lr * (FINAL_LR_RATIO + (1 - FINAL_LR_RATIO) * cosine)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, over the whole global batch; the same on every process.
+
+    Attributes:
+        loss: Mean loss.
+        grad_norm: Norm of the gradient before clipping.
+        counts: Tokens by kind.
+        num_truncated: Samples cut to the maximum length.
+        skipped: Whether loss or gradient wasn't finite, so that no weight was changed.
+    """
+
+    loss: float
+    grad_norm: float
+    counts: TokenCounts
+    num_truncated: int
+    skipped: bool
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: TrainingLoss,
+    batches: Sequence[Batch],
+    implementation: str,
+    processes: Processes,
+    seed: int,
+    step: int,
+    stop: bool,
+) -> StepResult | None:
+    """Takes one optimizer step on this process's micro batches of the global batch.
+
+    The loss is the mean over the terms of the global batch however it is cut up. Dropout is drawn
+    from (seed, step, process, micro batch), so it needs no saved state; for padded micro batches it
+    doesn't depend on the number of processes, for packed ones it does.
+
+    Args:
+        model: `Qwen2ForClassifier`, parallel when there are several processes.
+        optimizer: Its optimizer, with the learning rate of this step.
+        loss: The loss.
+        batches: This process's micro batches; every process has as many.
+        implementation: Attention implementation of the model.
+        processes: The processes of the run.
+        seed: Seed of the run.
+        step: This step, from 0.
+        stop: Whether this process was asked to stop.
+
+    Returns:
+        What the step did; None if it was not taken, as any process was asked to stop.
+    """
+    device = processes.device
+    own = [
+        sum(int(loss.count_terms(batch.targets)) for batch in batches),
+        sum(batch.num_truncated for batch in batches),
+        int(stop),
+        *np.sum([batch.counts for batch in batches], axis=0).tolist(),
+    ]
+    totals = processes.sum(torch.tensor(own, dtype=torch.int64, device=device)).tolist()
+    num_terms, num_truncated, num_stop, *counts = totals
+    if num_stop:
+        return None
+
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    for i, batch in enumerate(batches):
+        torch.manual_seed(_derive_seed(seed, step, i * processes.world_size + processes.rank))
+        with gradient_sync(model, last=i == len(batches) - 1):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = model(**batch.model_inputs(implementation, device)).logits
+            batch_loss = loss.function(batch.loss_logits(logits), batch.targets.to(device))
+            # Gradients are averaged over processes where the loss needs a sum: hence world_size.
+            (batch_loss * (processes.world_size / max(num_terms, 1))).backward()
+        loss_sum += batch_loss.detach()
+        if batch.layout is not None:
+            batch.layout.prepared.clear()  # masks are large
+    mean_loss = float(processes.sum(loss_sum)) / max(num_terms, 1)
+    # The norm is that of all processes, so all of them take the same branch below.
+    grad_norm = clip_gradients(model, GRADIENT_CLIP)
+    finite = math.isfinite(mean_loss) and math.isfinite(grad_norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(mean_loss, grad_norm, TokenCounts(*counts), num_truncated, not finite)
+
+
+def _derive_seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

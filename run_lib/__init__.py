@@ -1,0 +1,1 @@
+"""The ground floor: habits that all commands share. Knows no model."""

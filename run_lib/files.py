@@ -1,0 +1,137 @@
+"""Files and folders that are complete or absent, whatever is killed while they are written."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+TEMPORARY_FILES = ".*.tmp"
+"""What a killed `replace_file` leaves behind."""
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path` that becomes `path` when the block succeeds.
+
+    What stood at `path` before is replaced. Files reach the disk before the rename.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    publish_folder(temporary, path)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Renames a folder to `path` once its files have reached the disk.
+
+    What stood at `path` before is replaced.
+    """
+    for folder, _, files in os.walk(temporary):
+        for name in files:
+            _fsync(Path(folder) / name)
+        _fsync(Path(folder))
+    if path.exists():
+        remove_folder(path)
+    temporary.rename(path)
+    _fsync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that, whatever is killed, no half of it is left under its name."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a temporary file beside `path` that becomes `path` when the block succeeds.
+
+    What stood at `path` before is replaced. The file reaches the disk before the rename.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file.
+
+    Raises:
+        ValueError: If the content holds a number that JSON doesn't know (NaN, infinity).
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: Any) -> None:
+    """Writes a file whose old content stands until all of the new one has reached the disk.
+
+    Several processes may do so at once: the last of them wins.
+
+    Args:
+        path: The file; its folder exists.
+        content: Anything with a buffer of bytes.
+    """
+    # Matches TEMPORARY_FILES.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """Takes a lock that the system gives back when the file is closed or the process ends.
+
+    On a file system without locks (Lustre without `flock`) it says so and goes on.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    lock = path.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            lock.close()
+            raise
+        print(f"warning: no lock on {path}, don't start it twice: {error}", file=sys.stderr)
+    return lock
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes files by name into a folder."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)

@@ -1,0 +1,151 @@
+r"""Worker process of `search_lib.grading.grader`: reads and compares answers with math-verify.
+
+Started as `python -m search_lib.grading.worker MEMORY_LIMIT_MB TIME_LIMIT_S`. It writes `ready` to
+stdout, then reads one JSON list a line from stdin and writes `true` or `false` a line, until stdin
+ends. `[reference, answer]` asks whether the two are equal, `[answer]` whether it can be read.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+READY_LINE = b"ready\n"
+
+CLEARLY_DIFFERENT = 1e-3
+"""Relative; math-verify takes numbers for equal that differ after six decimals."""
+
+_ALARM_GRACE_S = 1.0
+_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
+
+
+class ReadAnswer(NamedTuple):
+    """What math-verify makes of an answer.
+
+    Args:
+        parts: sympy objects, and texts as a last resort.
+        is_expression: whether it was read, as an expression and not an equation, a set, ...
+        number: its value, if it is a single number.
+    """
+
+    parts: list[Any]
+    is_expression: bool
+    number: complex | None
+
+
+def load_check() -> Callable[..., bool]:
+    """Imports math-verify and returns the check of two answers, or of one.
+
+    Of two, whether they are equal: it does not depend on their order, and what math-verify cannot
+    read or compare is not equal. Of one, whether math-verify makes more of it than its text, and
+    can compare that. The check has no limits of its own.
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Expr, UnevaluatedExpr
+
+    # Only the whole answer counts. By default math-verify goes on to look for "answer is ...", for
+    # $...$ and for plain numbers inside an answer that it cannot parse, so "foo^ 7 bar_" equals 7;
+    # and ExprExtractionConfig, which finds the numbers, calls eval on them.
+    configuration = (
+        LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
+    )
+
+    @lru_cache(maxsize=256)
+    def read_answer(text: str) -> ReadAnswer:
+        # math-verify's own limits need SIGALRM, which is the guard's, and cannot stop C code.
+        parts = parse(
+            f"\\boxed{{{text}}}",
+            configuration,
+            extraction_mode="first_match",
+            parsing_timeout=None,
+        )
+        read = [part for part in parts if not isinstance(part, str)]
+        is_expression = len(read) == 1 and isinstance(read[0], Expr)
+        number = None
+        # 50% equals both 50 and 0.5; it is marked by what is left unevaluated.
+        if is_expression and read[0].is_number and not read[0].has(UnevaluatedExpr):
+            # Out of the range of floats, or nothing that has a value.
+            with contextlib.suppress(OverflowError, TypeError, ValueError):
+                number = complex(read[0].evalf(15))
+        return ReadAnswer(parts, is_expression, number)
+
+    def equal(reference: str, answer: str) -> bool:
+        left, right = read_answer(reference), read_answer(answer)
+        if left.number is not None and right.number is not None:
+            # Far apart: no need to simplify their difference, which takes most of the time.
+            scale = max(abs(left.number), abs(right.number), 1.0)
+            if abs(left.number - right.number) > CLEARLY_DIFFERENT * scale:
+                return False
+        if verify(left.parts, right.parts, timeout_seconds=None):
+            return True
+        # An equation or a relation matches a value on one of the sides only.
+        return not (left.is_expression and right.is_expression) and verify(
+            right.parts, left.parts, timeout_seconds=None
+        )
+
+    def check(answer: str, other: str | None = None) -> bool:
+        try:
+            if other is not None:
+                return equal(answer, other)
+            # Not for the verdict, but because what parses may still take for ever to compare.
+            equal(answer, _PLAIN)
+            return not all(isinstance(part, str) for part in read_answer(answer).parts)
+        except Exception:
+            return False
+
+    return check
+
+
+def main() -> None:
+    """Serves requests from stdin until it ends."""
+    memory_limit_mb, time_limit_s = int(sys.argv[1]), float(sys.argv[2])
+
+    # Libraries may print, or read; the protocol keeps the only descriptors of the two pipes.
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+
+    _limit_memory(memory_limit_mb << 20)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+
+    logging.disable(logging.CRITICAL)  # math-verify warns that its time limits are off
+    check = load_check()
+    # Builds parser tables, which the first request should not pay for, and catches a memory limit
+    # that lets the imports through and then makes every check fail.
+    if not check("x+x", "2x"):
+        sys.exit(f"math-verify does not find x+x equal to 2x within {memory_limit_mb} MiB")
+    replies.write(READY_LINE)
+
+    # Nobody reads stderr from here on, and a full pipe would block the process.
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    for line in requests:
+        answers = json.loads(line)
+        # The parent kills a worker that is late. If the parent itself was killed, a busy worker
+        # does not see stdin end; the alarm, whose default action is to kill, then ends it, in the
+        # middle of C code too. (PR_SET_PDEATHSIG would fire when the *thread* that started the
+        # worker ends; RLIMIT_CPU counts over the whole life of the worker.)
+        signal.setitimer(signal.ITIMER_REAL, time_limit_s + _ALARM_GRACE_S)
+        verdict = check(*answers)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(json.dumps(verdict).encode() + b"\n")
+
+
+def _limit_memory(num_bytes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        num_bytes = min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What a search takes while it runs: tokens, contexts and time."""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from classifier_lib.scoring import Scores
+from search_lib.engines.base import Block
+from search_lib.results.cost import SearchCost
+
+
+def context_sum(start: int, count: int) -> int:
+    """Tokens that ``count`` tokens behind ``start`` others attend to, each itself included."""
+    return count * start + count * (count + 1) // 2
+
+
+class SearchMeter:
+    """Adds up what the answers of one search took.
+
+    Args:
+        clock: of the session.
+    """
+
+    def __init__(self, clock: "SessionClock"):
+        self._clock = clock
+        self._started = time.monotonic()
+        self._tokens_generated = self._contexts_generated = 0
+        self._tokens_scored: int | None = 0
+        self._contexts_scored = 0
+        self._tokens_cached = 0
+
+    def add(self, prefix_length: int, blocks: Sequence[Block], scores: Scores) -> None:
+        """Counts the blocks of one expansion and their scoring."""
+        lengths = [len(block.token_ids) for block in blocks]
+        contexts = sum(context_sum(prefix_length, length) for length in lengths)
+        self._tokens_generated += sum(lengths)
+        self._contexts_generated += contexts
+        if scores.tokens_cached is None or self._tokens_scored is None:
+            self._tokens_scored = None
+            return
+        # What a cache lacks of a prefix is its end, whichever of the blocks it was computed for.
+        again = prefix_length * len(blocks) - scores.tokens_cached
+        whole, part = divmod(max(again, 0), prefix_length)
+        contexts += whole * context_sum(0, prefix_length) + context_sum(prefix_length - part, part)
+        self._tokens_scored += sum(lengths) + again
+        self._contexts_scored += contexts
+        self._tokens_cached += scores.tokens_cached
+
+    def cost(self) -> SearchCost:
+        """The cost so far."""
+        known = self._tokens_scored is not None
+        return SearchCost(
+            tokens_generated=self._tokens_generated,
+            seconds=time.monotonic() - self._started,
+            contexts_generated=self._contexts_generated,
+            tokens_scored=self._tokens_scored,
+            contexts_scored=self._contexts_scored if known else None,
+            tokens_cached=self._tokens_cached if known else None,
+            session=self._clock.session,
+            session_seconds=self._clock.seconds,
+            session_busy_seconds=self._clock.busy_seconds,
+        )
+
+
+class SessionClock:
+    """Wall time of one run of the command, and how much of it the engine had a request.
+
+    Attributes:
+        session: a name that no other session has.
+    """
+
+    def __init__(self) -> None:
+        self.session = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._requests = 0
+        self._busy_since = 0.0
+        self._busy_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the clock was made."""
+        return time.monotonic() - self._started
+
+    @property
+    def busy_seconds(self) -> float:
+        """Of ``seconds``, those within at least one ``request``."""
+        current = time.monotonic() - self._busy_since if self._requests else 0.0
+        return self._busy_seconds + current
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Spans one request to the engine; requests may overlap."""
+        if not self._requests:
+            self._busy_since = time.monotonic()
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._busy_seconds += time.monotonic() - self._busy_since

@@ -1,0 +1,131 @@
+"""What searches take: tokens and contexts of each, and the time of the run around them."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from classifier_lib.flops import ModelSize
+
+DEFINITIONS = {
+    "tokens_generated": "new tokens of all blocks, kept or not",
+    "tokens_scored": "tokens that the value model computed: new ones (blocks, prompts), and again "
+    "those that its cache had dropped",
+    "tokens_cached": "tokens of the scored paths (prefix + block, each candidate's) that a cache "
+    "gave; with tokens_scored, all that scoring every candidate alone would compute",
+    "flops": "2 x N x tokens + 4 x layers x heads x head size x contexts. N: parameters but for "
+    "embeddings, norms and biases; a language model's output matrix counts. Contexts: tokens that "
+    "each of the tokens attends to, itself included, summed. policy_flops counts every generated "
+    "token once, and no prompt or prefix; value_model_flops counts tokens_scored. Padding is left "
+    "out",
+    "wall_seconds": "of all sessions, each from its first search to its last record; sessions of "
+    "several machines add up, too",
+    "engine_busy_share": "share of wall_seconds in which the engine had a request, waiting ones "
+    "included",
+    "null": "not known: the scorer does not tell, or some records are of an earlier version",
+}
+"""What the numbers of ``metrics.json`` mean, by name."""
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What one search took, and how its session stood when it ended.
+
+    What is None is not known: the scorer does not tell, or the record is of an earlier version.
+
+    Args:
+        tokens_generated: new tokens of all blocks, kept or not.
+        seconds: from its first request to its last answer; other searches ran meanwhile.
+        contexts_generated: tokens that each generated one attends to, itself included, summed.
+        tokens_scored: tokens that the value model computed.
+        contexts_scored: as ``contexts_generated``, of ``tokens_scored``.
+        tokens_cached: tokens of all scored paths that a cache gave instead.
+        session: names the run of the command that this search belongs to; a run that was
+            killed and started again has several.
+        session_seconds: wall time of the session up to this search's end.
+        session_busy_seconds: of these, those with a request at the engine.
+    """
+
+    tokens_generated: int
+    seconds: float
+    contexts_generated: int | None = None
+    tokens_scored: int | None = None
+    contexts_scored: int | None = None
+    tokens_cached: int | None = None
+    session: str | None = None
+    session_seconds: float | None = None
+    session_busy_seconds: float | None = None
+
+
+@dataclass
+class RunCost:
+    """The costs of a run's searches, added up one by one; None where one of them is not known.
+
+    Args:
+        tokens_generated: see ``SearchCost``.
+        contexts_generated: see ``SearchCost``.
+        tokens_scored: see ``SearchCost``.
+        contexts_scored: see ``SearchCost``.
+        tokens_cached: see ``SearchCost``.
+        sessions: (wall seconds, busy seconds) at the last record of each session; that of the
+            name None stands for records of an earlier version, whose times are not known.
+    """
+
+    tokens_generated: int | None
+    contexts_generated: int | None
+    tokens_scored: int | None
+    contexts_scored: int | None
+    tokens_cached: int | None
+    sessions: dict[str | None, tuple[float | None, float | None]]
+
+    @classmethod
+    def of(cls, costs: Iterable[SearchCost]) -> "RunCost":
+        """The costs of all searches of a run, whatever sessions they ran in."""
+        names = [field.name for field in fields(cls) if field.name != "sessions"]
+        totals: dict[str, int | None] = dict.fromkeys(names, 0)
+        sessions: dict[str | None, tuple[float | None, float | None]] = {}
+        for cost in costs:
+            for name in names:
+                total, value = totals[name], getattr(cost, name)
+                totals[name] = None if total is None or value is None else total + value
+            last_seconds, _ = sessions.get(cost.session, (None, None))
+            if (cost.session_seconds or 0.0) >= (last_seconds or 0.0):
+                sessions[cost.session] = cost.session_seconds, cost.session_busy_seconds
+        return cls(sessions=sessions, **totals)
+
+    def document(self, policy: ModelSize | None, value_model: ModelSize | None) -> dict[str, Any]:
+        """What ``metrics.json`` says of the cost, as JSON types.
+
+        Args:
+            policy: None if its size is not known.
+            value_model: likewise.
+        """
+        wall = [seconds for seconds, _ in self.sessions.values()]
+        busy = [seconds for _, seconds in self.sessions.values()]
+        wall_seconds = None if None in wall else sum(s for s in wall if s is not None)
+        busy_seconds = None if None in busy else sum(s for s in busy if s is not None)
+        return {
+            "tokens_generated": self.tokens_generated,
+            "contexts_generated": self.contexts_generated,
+            "tokens_scored": self.tokens_scored,
+            "contexts_scored": self.contexts_scored,
+            "tokens_cached": self.tokens_cached,
+            "policy_flops": _flops(policy, self.tokens_generated, self.contexts_generated),
+            "value_model_flops": _flops(value_model, self.tokens_scored, self.contexts_scored),
+            "policy_size": asdict(policy) if policy else None,
+            "value_model_size": asdict(value_model) if value_model else None,
+            "wall_seconds": wall_seconds,
+            "engine_busy_share": (
+                busy_seconds / wall_seconds if wall_seconds and busy_seconds is not None else None
+            ),
+            "sessions": [
+                {"wall_seconds": wall, "engine_busy_seconds": busy}
+                for wall, busy in self.sessions.values()
+            ],
+            "definitions": DEFINITIONS,
+        }
+
+
+def _flops(size: ModelSize | None, tokens: int | None, contexts: int | None) -> float | None:
+    if size is None or tokens is None or contexts is None:
+        return None
+    return size.forward_flops(tokens, contexts)

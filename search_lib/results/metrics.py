@@ -1,0 +1,217 @@
+"""Accuracy of every aggregation at every budget, from the records of one run."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from classifier_lib.flops import ModelSize
+from search_lib.results.cost import RunCost
+from search_lib.results.records import Record
+from search_lib.results.statistics import Estimate, estimate_mean
+from search_lib.voting import VOTES, Equivalence, group_answers
+
+
+@dataclass
+class GradedProblem:
+    """What metrics need of one problem's searches.
+
+    Args:
+        classes: answer class of each response, by repetition (see ``voting``).
+        values: of each response, by repetition.
+    """
+
+    classes: list[list[int | None]]
+    values: list[list[float]]
+
+    def score(self, method: str, trees: int) -> list[float]:
+        """Accuracy of an aggregation over each whole group of ``trees`` repetitions."""
+        return [
+            VOTES[method](
+                list(chain.from_iterable(self.classes[start : start + trees])),
+                list(chain.from_iterable(self.values[start : start + trees])),
+            )
+            for start in range(0, len(self.classes) - trees + 1, trees)
+        ]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Everything that ``metrics.json`` says of a run's searches, but for the accuracies.
+
+    Args:
+        num_searches: in the records.
+        num_responses: in the records.
+        finished_share: of responses that the policy ended.
+        answered_share: of responses with a boxed answer.
+        mean_response_tokens: generated tokens of a kept response.
+        tokens_generated: of all blocks, kept or not.
+        search_seconds: summed over searches, which overlap.
+        cost: of the whole run.
+    """
+
+    num_searches: int
+    num_responses: int
+    finished_share: float
+    answered_share: float
+    mean_response_tokens: float
+    tokens_generated: int
+    search_seconds: float
+    cost: RunCost
+
+
+def grade_records(
+    records: Iterable[Record], num_repetitions: int, equivalent: Equivalence
+) -> tuple[dict[str, GradedProblem], RunSummary]:
+    """Groups the answers of every problem whose repetitions are all there.
+
+    Args:
+        records: of one run, in any order.
+        num_repetitions: of the run; a problem with fewer records is left out.
+        equivalent: the grader.
+
+    Returns:
+        The problems by id, sorted, and the run's summary.
+    """
+    references: dict[str, str] = {}
+    responses: dict[str, dict[int, list[tuple[str | None, float]]]] = {}
+    costs, finished, lengths = [], [], []
+    for record in records:
+        references[record.problem_id] = record.reference
+        of_problem = responses.setdefault(record.problem_id, {})
+        of_problem[record.repetition] = [(r.answer, r.value) for r in record.responses]
+        costs.append(record.cost)
+        finished += [r.finished for r in record.responses]
+        lengths += [r.num_tokens for r in record.responses]
+
+    graded = {}
+    for problem_id in sorted(responses):
+        if len(responses[problem_id]) < num_repetitions:
+            continue
+        searches = [responses[problem_id][repetition] for repetition in range(num_repetitions)]
+        answers = [answer for search in searches for answer, _ in search]
+        classes = iter(group_answers(answers, references[problem_id], equivalent))
+        graded[problem_id] = GradedProblem(
+            classes=[[next(classes) for _ in search] for search in searches],
+            values=[[value for _, value in search] for search in searches],
+        )
+    answered = [
+        answer is not None
+        for of in responses.values()
+        for search in of.values()
+        for answer, _ in search
+    ]
+    summary = RunSummary(
+        num_searches=len(costs),
+        num_responses=len(lengths),
+        finished_share=float(np.mean(finished)) if finished else 0.0,
+        answered_share=float(np.mean(answered)) if answered else 0.0,
+        mean_response_tokens=float(np.mean(lengths)) if lengths else 0.0,
+        tokens_generated=sum(cost.tokens_generated for cost in costs),
+        search_seconds=sum(cost.seconds for cost in costs),
+        cost=RunCost.of(costs),
+    )
+    return graded, summary
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of the table.
+
+    Args:
+        method: a key of ``VOTES``.
+        trees: repetitions voted together.
+        budget: num_blocks x trees.
+        estimate: of the accuracy.
+        per_problem: [problems], the accuracy of each, in order of the problems' ids.
+    """
+
+    method: str
+    trees: int
+    budget: int
+    estimate: Estimate
+    per_problem: list[float]
+
+
+def compute_metrics(
+    graded: dict[str, GradedProblem], num_blocks: int, num_repetitions: int
+) -> list[MetricRow]:
+    """Every aggregation at every power of two of trees.
+
+    ``t`` trees give ``num_repetitions // t`` disjoint groups a problem: the repetitions of the
+    estimate.
+    """
+    rows = []
+    for method in VOTES:
+        trees = 1
+        while trees <= num_repetitions and graded:
+            scores = np.array([problem.score(method, trees) for problem in graded.values()])
+            rows.append(
+                MetricRow(
+                    method,
+                    trees,
+                    num_blocks * trees,
+                    estimate_mean(scores),
+                    scores.mean(1).tolist(),
+                )
+            )
+            trees *= 2
+    return rows
+
+
+def format_table(rows: list[MetricRow]) -> str:
+    """The table of a run: one line an aggregation, one column a budget, accuracy in per cent.
+
+    The last line is n: problems x independent groups of trees.
+    """
+    budgets = sorted({row.budget for row in rows})
+    cells = {(row.method, row.budget): _format_estimate(row.estimate) for row in rows}
+    methods = list(dict.fromkeys(row.method for row in rows))
+    of_budget = {row.budget: row.estimate for row in rows}
+    counts = [f"{of_budget[b].num_problems} x {of_budget[b].num_repetitions}" for b in budgets]
+    header = ["budget", *map(str, budgets)]
+    lines = [[method, *(cells[method, budget] for budget in budgets)] for method in methods]
+    lines.append(["n", *counts])
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+
+    def render(line: list[str]) -> str:
+        rest = zip(line[1:], widths[1:], strict=True)
+        return "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in rest)])
+
+    return "\n".join(
+        [render(header), "  ".join("-" * width for width in widths), *map(render, lines)]
+    )
+
+
+def _format_estimate(estimate: Estimate) -> str:
+    def half_width(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    return (
+        f"{100 * estimate.mean:.1f} ±{half_width(estimate.over_problems)} "
+        f"({half_width(estimate.over_searches)})"
+    )
+
+
+def metrics_document(
+    graded: dict[str, GradedProblem],
+    rows: list[MetricRow],
+    summary: RunSummary,
+    policy: ModelSize | None = None,
+    value_model: ModelSize | None = None,
+) -> dict[str, Any]:
+    """The content of ``metrics.json``, as JSON types.
+
+    ``problem_ids`` are those of the complete problems, in the order of each ``per_problem``. The
+    sizes of the models, where they are known, give the FLOPs of the ``cost``.
+    """
+    counts = asdict(summary)
+    del counts["cost"]
+    return {
+        "summary": counts,
+        "cost": summary.cost.document(policy, value_model),
+        "problem_ids": list(graded),
+        "metrics": [asdict(row) for row in rows],
+    }

@@ -1,0 +1,258 @@
+"""One run on many machines: which searches are a shard's, and how the shards become one run again.
+
+Searches are dealt out like cards: shard i of n has the searches i, i + n, i + 2n, ... of the run's
+order, problem by problem and within it repetition by repetition. So the repetitions of a problem
+are spread over the shards, all shards work through the benchmark from its start, and each has its
+share of the hard problems: the first problems are complete early, and the shards end together.
+
+The shards of a run become one run by
+
+    python -m search_lib.results.shards merge outputs/aime-24/shard-*-of-8/records.jsonl \\
+        --output_path outputs/aime-24/records.jsonl
+"""
+
+import filecmp
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+import tyro
+
+from run_lib.commands import InputError, exit_with_error, parse_shard
+from run_lib.files import atomic_file
+from search_lib.results.records import RecordFile, RecordKey, parse_record, read_lines
+from search_lib.results.run_config import (
+    CONFIG_NAME,
+    FREE_FLAGS,
+    RunConfig,
+    bind_folder,
+    holds_something,
+)
+from search_lib.results.summary import report
+
+NAMED = 5
+"""Searches that an error names; the others it counts."""
+
+Asked = TypeVar("Asked")
+
+
+def shard_path(output_path: Path, index: int, count: int) -> Path:
+    """Where a shard's records go: a folder of its own below that of the run."""
+    return output_path.parent / f"shard-{index}-of-{count}" / output_path.name
+
+
+def searches_of(
+    problems: Sequence[Asked], num_repetitions: int, index: int, count: int
+) -> list[tuple[Asked, int]]:
+    """The (problem, repetition) pairs of shard ``index`` of ``count``, in the order of the run."""
+    searches = [(problem, r) for problem in problems for r in range(num_repetitions)]
+    return searches[index::count]
+
+
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    path: Path
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's file of records.
+
+    Args:
+        path: of the file.
+        config: what it was run with.
+        index: which part of the run it is.
+        count: of how many.
+    """
+
+    path: Path
+    config: RunConfig
+    index: int
+    count: int
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Reads what a shard was run with; a run without ``--shard`` is shard 0 of 1.
+
+        Raises:
+            InputError: if there are no records, or it cannot be told what run they are of.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file of records")
+        try:
+            config = RunConfig.load(path.parent)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no {CONFIG_NAME} beside it says what run it is of") from None
+        if config.flags["output_path"] != path.name:
+            raise InputError(f"{path}: the {CONFIG_NAME} beside it is of another file")
+        return cls(path, config, *parse_shard(config.flags.get("shard") or "0/1"))
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"shard {self.index}/{self.count} ({self.path})"
+
+    @property
+    def searches(self) -> list[RecordKey]:
+        """What it was to search, in order."""
+        repetitions = self.config.flags["num_repetitions"]
+        return searches_of(self.config.problem_ids, repetitions, self.index, self.count)
+
+    def find_records(self) -> tuple[dict[RecordKey, Place], int]:
+        """Where the record of each search stands, and how many lines are damaged.
+
+        Raises:
+            InputError: at a search that is another shard's, or that occurs twice.
+        """
+        own = set(self.searches)
+        places: dict[RecordKey, Place] = {}
+        damaged = 0
+        for line in read_lines(self.path):
+            if line.record is None:
+                damaged += 1
+                continue
+            key = line.record.key
+            if key not in own or key in places:
+                fault = "occurs twice" if key in places else "is not one of this shard's searches"
+                raise InputError(f"{self.name}, line {line.number}: {_describe(key)} {fault}")
+            places[key] = Place(self.path, line.start, len(line.content))
+        return places, damaged
+
+
+def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> None:
+    """Joins all shards of a run into the folder of one run, with its configuration and metrics.
+
+    Records are copied as they are, one in memory at a time, in the order of the run: the file does
+    not depend on the number of shards, but for what was timed. Killed at any moment, it can be run
+    again; run twice, it changes nothing.
+
+    Args:
+        files: the shards' files of records, in any order.
+        output_path: the run's file of records. Its folder also gets run_config.json and
+            metrics.json.
+
+    Raises:
+        InputError: if the shards overlap, are of different configurations or not all of the run,
+            naming files, flags and searches; or if the output holds other records.
+    """
+    if output_path.suffix != ".jsonl":
+        raise InputError(f"--output_path must end in .jsonl, got {output_path}")
+    if not files:
+        raise InputError("no shards to merge")
+    shards = sorted(map(Shard.open, files), key=lambda shard: shard.index)
+    check_one_run(shards)
+    places = find_all_records(shards)
+    first = shards[0].config
+    config = replace(first, flags=first.flags | {"shard": None, "output_path": output_path.name})
+    output = RecordFile(output_path)
+    try:
+        bind_folder(output_path, config)
+        with atomic_file(output_path) as file:
+            order = searches_of(config.problem_ids, config.flags["num_repetitions"], 0, 1)
+            for key in order:
+                file.write(read_record_line(key, places[key]))
+            file.flush()
+            old = holds_something(output_path)
+            if old and not filecmp.cmp(file.name, output_path, shallow=False):
+                raise InputError(
+                    f"--output_path {output_path} holds other records; remove it to merge anew"
+                )
+        print(f"{len(order)} searches of {len(shards)} shards")
+        report(output_path, config)
+    finally:
+        output.close()
+
+
+def check_one_run(shards: Sequence[Shard]) -> None:
+    """Raises InputError unless the shards, sorted by index, make up one run, each of them once."""
+    first = shards[0]
+    for shard in shards[1:]:
+        differing = first.config.differences(
+            shard.config, FREE_FLAGS | {"shard", "output_path"}, "{} and {}"
+        )
+        if differing:
+            raise InputError(
+                f"{first.path} and {shard.path} are of different configurations; differing: "
+                f"{', '.join(differing)}"
+            )
+        if shard.count != first.count:
+            raise InputError(f"{first.name} and {shard.name} are of different numbers of shards")
+    for shard, other in pairwise(shards):
+        if shard.index == other.index:
+            raise InputError(f"{shard.name} is there twice, also as {other.path}")
+    total = len(first.config.problem_ids) * first.config.flags["num_repetitions"]
+    with_searches = range(min(first.count, total))
+    missing = sorted(set(with_searches) - {shard.index for shard in shards})
+    if missing:
+        names = [f"{index}/{first.count}" for index in missing]
+        raise InputError(
+            f"{len(missing)} of {first.count} shards are missing: {_shorten(names, ', ')}"
+        )
+
+
+def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
+    """Where the record of every search of a run stands.
+
+    Raises:
+        InputError: naming the searches that no shard has.
+    """
+    places: dict[RecordKey, Place] = {}
+    gaps = []
+    for shard in shards:
+        found, damaged = shard.find_records()
+        places |= found
+        lacking = [_describe(key) for key in shard.searches if key not in found]
+        if lacking:
+            lines = f", with {damaged} damaged lines," if damaged else ""
+            gaps.append(
+                f"{shard.name}{lines} lacks {len(lacking)} searches: {_shorten(lacking, '; ')}"
+            )
+    if gaps:
+        raise InputError(". ".join([*gaps, "The same command with the same --shard runs them"]))
+    return places
+
+
+def read_record_line(key: RecordKey, place: Place) -> bytes:
+    """The line of a record that was found before.
+
+    Raises:
+        InputError: if the file has changed since.
+    """
+    with place.path.open("rb") as file:
+        file.seek(place.start)
+        line = file.read(place.size)
+    record = parse_record(line)
+    if record is None or record.key != key:
+        raise InputError(f"{place.path} was changed while it was merged")
+    return line
+
+
+def _describe(key: RecordKey) -> str:
+    return f"problem {key[0]}, repetition {key[1]}"
+
+
+def _shorten(names: Sequence[str], separator: str) -> str:
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return separator.join([*names[:NAMED], *more])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of ``python -m search_lib.results.shards``."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"merge": merge},
+            args=argv,
+            prog="python -m search_lib.results.shards",
+            use_underscores=True,
+        )
+    except InputError as error:
+        exit_with_error("search_lib.results.shards", str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+
+import pytest
+import torch
+
+from run_lib.processes import StopRequest, Watchdog, _connect_store, distributed
+from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
+
+INTERVAL = 0.2
+LIMIT = 2.0
+"""Seconds; the watchdog of the tests is this much faster than the real one."""
+SOON = 10 * LIMIT
+"""Seconds in which a job has to end that would otherwise hang for half an hour."""
+
+
+def gather() -> tuple[list[int], int, float]:
+    with distributed(INTERVAL, LIMIT) as processes:
+        ranks = processes.all_gather_objects(processes.rank)
+        chosen = processes.from_main(10 + processes.rank)
+        total = processes.sum(torch.tensor(1.0 + processes.rank))
+        assert processes.checkpoint_group is not None
+        assert processes.local_world_size == 2
+        return ranks, chosen, float(total)
+
+
+def test_processes_exchange_values(tmp_path):
+    assert run_distributed(tmp_path, gather) == [([0, 1], 10, 3.0)] * 2
+
+
+def test_a_process_alone_needs_no_torchrun(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with distributed() as processes:
+        assert (processes.rank, processes.world_size, processes.checkpoint_group) == (0, 1, None)
+        assert processes.all_gather_objects("a") == ["a"]
+        assert processes.from_main("a") == "a"
+
+
+def wait_in_block(connection: Connection) -> None:
+    with distributed(INTERVAL, LIMIT):
+        connection.send("in")
+        connection.recv()
+    connection.send("out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_rank_ends_the_others(tmp_path, number):
+    store = host_store()
+    environment = torchrun_environment(store.port, 3, 3)
+    with Job(tmp_path, wait_in_block, [()] * 3, environment) as job:
+        for rank in range(3):
+            job.receive(rank)
+        job.signal(2, number)
+        assert [job.exit_code(rank, SOON) for rank in range(2)] == [1, 1]
+        for rank in range(2):
+            assert job.log(rank) == f"rank {rank} ends: no sign of life from rank 2 for 2 s\n"
+
+
+def test_who_leaves_or_pauses_is_not_lost(tmp_path):
+    store = host_store()
+    environment = torchrun_environment(store.port, 3, 3)
+    with Job(tmp_path, wait_in_block, [()] * 3, environment) as job:
+        for rank in range(3):
+            job.receive(rank)
+        job.connections[1].send("leave")
+        assert job.exit_code(1) == 0
+        job.connections[0].send("leave")
+        # Longer than the limit: rank 1 is gone and rank 0, which may host the store, waits.
+        assert job.exit_code(0, 2 * LIMIT) is None
+        # The machine pauses for longer than the limit: nobody is to blame.
+        for rank in (0, 2):
+            job.signal(rank, signal.SIGSTOP)
+        assert job.exit_code(0, 1.5 * LIMIT) is None
+        for rank in (0, 2):
+            job.signal(rank, signal.SIGCONT)
+        assert job.exit_code(2, LIMIT) is None
+        job.connections[2].send("leave")
+        assert [job.exit_code(rank) for rank in range(3)] == [0, 0, 0]
+        assert [job.log(rank) for rank in range(3)] == [""] * 3
+
+
+def test_a_restarted_job_may_find_the_store_of_the_last_one(tmp_path):
+    store = host_store()
+    environment = torchrun_environment(store.port, 2, 2)
+    for _ in range(2):
+        with Job(tmp_path, wait_in_block, [()] * 2, environment) as job:
+            for rank in range(2):
+                assert job.receive(rank) == "in"
+            job.signal(0, signal.SIGKILL)
+            assert job.exit_code(1, SOON) == 1
+
+
+def host_store_in_a_process(connection: Connection) -> None:
+    store = host_store()
+    connection.send(store.port)
+    connection.recv()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_store_ends_all(tmp_path, number):
+    with Job(tmp_path, host_store_in_a_process, [()], {}) as agent:
+        environment = torchrun_environment(agent.receive(0), 2, 2)
+        with Job(tmp_path, wait_in_block, [()] * 2, environment) as job:
+            for rank in range(2):
+                job.receive(rank)
+            agent.signal(0, number)
+            assert [job.exit_code(rank, SOON) for rank in range(2)] == [1, 1]
+            for rank in range(2):
+                assert "the store of the job hasn't answered for 2 s" in job.log(rank)
+
+
+def start_a_rank(connection: Connection) -> None:
+    if os.fork():
+        connection.recv()
+    watchdog = Watchdog(lambda: _connect_store(INTERVAL), 0, 1, INTERVAL, LIMIT)
+    watchdog.start()
+    connection.send("in")
+    connection.recv()
+
+
+def test_a_rank_ends_with_its_parent(tmp_path):
+    store = host_store()
+    with Job(tmp_path, start_a_rank, [()], torchrun_environment(store.port, 1, 1)) as job:
+        job.receive(0)
+        job.signal(0, signal.SIGKILL)
+        job.exit_code(0)
+        with pytest.raises(EOFError):  # both ends of the pipe are closed
+            job.receive(0, SOON)
+        assert job.log(0).startswith("rank 0 ends: its parent, process ")
+
+
+def fail_and_hang(connection: Connection) -> None:
+    with distributed(INTERVAL, LIMIT) as processes:
+        if processes.rank == 0:
+            connection.recv()
+        # As a thread that waits in a collective hinders the end of its process.
+        threading.Thread(target=connection.recv).start()
+        raise ValueError("failed on rank 1")
+
+
+def test_a_rank_that_fails_and_cannot_end_is_ended(tmp_path):
+    store = host_store()
+    environment = torchrun_environment(store.port, 2, 2)
+    with Job(tmp_path, fail_and_hang, [()] * 2, environment) as job:
+        assert [job.exit_code(rank, SOON) for rank in range(2)] == [1, 1]
+        assert "no sign of life from rank 1" in job.log(0)
+        assert "failed on rank 1" in job.log(1)
+        assert "rank 1 ends: it failed and hasn't ended after 2 s" in job.log(1)
+
+
+def test_a_request_to_stop_is_noted():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        with StopRequest() as request:
+            assert not request.stop_requested()
+            os.kill(os.getpid(), number)
+            assert request.stop_requested()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before

@@ -1,0 +1,280 @@
+"""The in-process SGLang engine: the real one on a CPU, started once, against transformers."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import inference_eval
+from run_lib.commands import InputError
+from search_lib.engines import sglang
+from search_lib.engines.base import Block, Sampling
+from search_lib.engines.factory import EngineSettings, check_engine
+from search_lib.engines.hf import HfEngine
+from search_lib.engines.sglang_protocol import read_block, sampling_params
+from search_lib.http_service import BadReply
+from tests.support.searches import as_command, make_args, responses
+from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
+from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
+
+pytestmark = pytest.mark.xdist_group("sglang_policy")
+
+GREEDY = Sampling(0.0, 1.0, 8, (), 0)
+SAMPLED = Sampling(1.0, 1.0, 8, (290,), 0)
+DRAWS = 1500
+SKEWED = Sampling(0.7, 0.8, 1, (), 5)
+PREFIXES = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+MANY = [([5 + i] * (1 + i % 4), 2, replace(SAMPLED, seed=i % 6)) for i in range(12)]
+# One decodes greedily beside the others, which must not change what those draw.
+MIXED = [*MANY, ([5], 1, replace(GREEDY, max_new_tokens=40))]
+ENGINE_ARGS = {
+    "chunked-prefill-size=64": None,
+    "enable_deterministic_inference=false": None,
+    'json_model_override_args={"rope_theta": 5}': None,
+    "max_total_token=9": r"no such argument; near it: max_total_tokens",
+    "tp_size=2": "tp_size is set with --tp_size",
+    "max_total_tokens=many": "--engine_args max_total_tokens=many: Expected `int",
+    "disable_radix_cache": "not of the form key=value",
+}
+
+
+def reference_blocks(policy, requests):
+    async def body():
+        engine = HfEngine.load(str(policy), device="cpu")
+        try:
+            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+        finally:
+            await engine.close()
+
+    return asyncio.run(body())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_policy(folder / "policy")
+    save_tiny_classifier(folder / "value_model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_policy(tmp_path_factory):
+    """A policy whose blocks can take a while."""
+    folder = save_tiny_policy(tmp_path_factory.mktemp("long_policy"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopping(long_policy):
+    """A greedy request that one of its tokens stops."""
+    ((block,),) = reference_blocks(long_policy, [(PREFIXES[0], 1, GREEDY)])
+    return PREFIXES[0], 1, replace(GREEDY, stop_token_ids=(block.token_ids[3],))
+
+
+@pytest.fixture(scope="module")
+def process(long_policy, stopping, tmp_path_factory):
+    """The engine's process, which has answered all requests and generates on."""
+    folder = tmp_path_factory.mktemp("driver")
+    together = {
+        "greedy": [(prefix, 2, GREEDY) for prefix in PREFIXES],
+        "stopping": [stopping],
+        "lengths": [([5], 1, replace(GREEDY, max_new_tokens=length)) for length in (2, 9, 1)],
+        "together": MANY,
+        "mixed": MIXED,
+        "skewed": [([5, 6], DRAWS, SKEWED)],
+        "refused": [([], 1, GREEDY), ([5] * 4090, 1, GREEDY)],
+    }
+    alone = {"alone": MANY[::-1], "other seed": [(*MANY[0][:2], replace(SAMPLED, seed=77))]}
+
+    def plain(requests):
+        return {name: [(p, n, asdict(s)) for p, n, s in of] for name, of in requests.items()}
+
+    work = {"engine_args": list(ENGINE_ARGS), "together": plain(together), "alone": plain(alone)}
+    (folder / "requests.json").write_text(json.dumps(work))
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "support" / "sglang_driver.py"),
+        str(long_policy),
+    ]
+    command += [str(folder / name) for name in ("requests.json", "answers.json")]
+    with (
+        (folder / "log").open("w+") as log,
+        subprocess.Popen(
+            command, env=sglang_environment(), stdout=subprocess.PIPE, stderr=log, text=True
+        ) as driver,
+    ):
+        try:
+            line = driver.stdout.readline()
+            log.seek(0)
+            assert line == "generating\n", log.read()
+            driver.answers = json.loads((folder / "answers.json").read_text())
+            yield driver
+        finally:
+            driver.kill()
+
+
+@pytest.fixture(scope="module")
+def answers(process):
+    return process.answers
+
+
+def blocks_of(answer):
+    return [[Block(**block) for block in blocks] for blocks in answer]
+
+
+def test_greedy_blocks_equal_those_of_transformers(answers, long_policy, stopping):
+    requests = [*((prefix, 2, GREEDY) for prefix in PREFIXES), stopping]
+    expected = reference_blocks(long_policy, requests)
+    assert blocks_of(answers["greedy"] + answers["stopping"]) == expected
+    assert expected[-1][0].finish_reason == "stop"
+
+
+def test_each_request_keeps_its_own_length_limit(answers):
+    assert [len(block.token_ids) for (block,) in blocks_of(answers["lengths"])] == [2, 9, 1]
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_batch(answers):
+    together = answers["together"]
+    assert answers["alone"] == together[::-1]
+    assert answers["mixed"][:-1] == together
+    assert together[0][0] != together[0][1]
+    assert answers["other seed"][0] != together[0]
+
+
+def test_samples_follow_the_policys_distribution(answers, long_policy):
+    model = AutoModelForCausalLM.from_pretrained(long_policy)
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6]])).logits[0, -1]
+    probabilities = (logits / SKEWED.temperature).softmax(-1)
+    order = probabilities.argsort(descending=True)
+    kept = order[: int((probabilities[order].cumsum(0) < SKEWED.top_p).sum()) + 1]
+    expected = np.zeros(len(probabilities))
+    expected[kept] = probabilities[kept] / probabilities[kept].sum()
+    (draws,) = blocks_of(answers["skewed"])
+    counts = np.bincount([block.token_ids[0] for block in draws], minlength=len(expected))
+    assert counts.sum() == DRAWS
+    assert counts[expected == 0].sum() == 0
+    assert (np.abs(counts / DRAWS - expected) <= 5 * np.sqrt(expected / DRAWS) + 1e-9).all()
+
+
+def test_requests_that_no_model_can_serve_are_refused(answers):
+    empty, too_long = answers["refused"]
+    assert empty == "ValueError: cannot generate from an empty prefix"
+    assert too_long.startswith("ValueError: Requested token count exceeds the model's maximum")
+
+
+@pytest.mark.parametrize("setting", ENGINE_ARGS)
+def test_engine_args_are_typed_and_checked(answers, setting):
+    refusal = answers["engine_args"][list(ENGINE_ARGS).index(setting)]
+    expected = ENGINE_ARGS[setting]
+    if expected is None:
+        assert refusal is None
+    else:
+        assert refusal.startswith("InputError: --engine_args ")
+        assert expected in refusal
+
+
+def test_cancelled_requests_leave_the_engine(answers):
+    assert answers["states_left"] == 0
+    assert answers["seconds_to_abort"] < 5
+
+
+def test_interrupted_it_ends_with_all_its_processes(process):
+    with no_survivors(process.pid):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SOON) == -signal.SIGINT
+
+
+def test_a_greedy_search_gives_the_responses_of_transformers(models, tmp_path):
+    args = make_args(models, tmp_path / "hf", temperature=0.0)
+    inference_eval.main(args)
+    ours = replace(args, engine="sglang", output_path=tmp_path / "sglang" / "records.jsonl")
+    command = [*as_command(ours), "--engine_args", "max_total_tokens=8192", "sleep_on_idle=1"]
+    done = subprocess.run(
+        command, env=sglang_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert responses(ours.output_path) == responses(args.output_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "block"),
+    [
+        ([7, 8, 9], Block([7, 8, 9], "length")),
+        ([7, 2], Block([7, 2], "stop")),
+        ([7, 8, 2], Block([7, 8, 2], "stop")),
+    ],
+)
+def test_a_reply_is_a_block_of_the_request(ids, block):
+    sampling = Sampling(1.0, 1.0, 3, (2, 3), 0)
+    assert read_block({"output_ids": ids, "meta_info": {}}, sampling, 10) == block
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (None, "no block: None"),
+        ([], r"no block: \[\]"),
+        ({"text": "hello"}, "no list of token ids: .*hello"),
+        ({"output_ids": None}, "no list of token ids"),
+        ({"output_ids": [1, "2", 3]}, "no list of token ids"),
+        ({"output_ids": [1, True, 3]}, "no list of token ids"),
+        ({"output_ids": [1, 1.5, 3]}, "no list of token ids"),
+        ({"output_ids": [1, 10, 4]}, "token 10 in a vocabulary of 10"),
+        ({"output_ids": [-1, 4, 4]}, "token -1 in a vocabulary of 10"),
+        ({"output_ids": []}, "0 tokens that end neither with a stop token nor at 3"),
+        ({"output_ids": [1, 4]}, r"2 tokens .* nor at 3: finish reason None, token ids \[1, 4\]"),
+        ({"output_ids": [1, 4, 4, 4]}, "4 tokens that end neither"),
+        ({"output_ids": [1, 2, 4]}, "3 tokens that end neither"),
+        ({"output_ids": [1, 4, 4, 2]}, "4 tokens that end neither"),
+        (
+            {
+                "output_ids": [1],
+                "meta_info": {"finish_reason": {"type": "abort", "message": "OOM"}},
+            },
+            "aborted: OOM",
+        ),
+    ],
+)
+def test_what_is_no_block_of_the_request_is_refused(reply, message):
+    with pytest.raises(BadReply, match=message):
+        read_block(reply, Sampling(1.0, 1.0, 3, (2, 3), 0), 10)
+
+
+def test_samples_of_a_request_have_seeds_of_their_own():
+    seeds = {
+        sampling_params(replace(SAMPLED, seed=seed), i, 9)["sampling_seed"]
+        for seed in range(9)
+        for i in range(9)
+    }
+    assert len(seeds) == 81
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_missing_sglang_is_named_at_the_start(monkeypatch):
+    monkeypatch.setattr(sglang.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--engine sglang needs SGLang: pip install -r requirem"):
+        check_engine(EngineSettings("sglang"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "hf", "engine_args": ("a=b",)}, "--engine_args are of --engine sglang, not"),
+        ({"gpu_util": 75.0}, r"--piref_gpu_util must be in \(0, 1\), got 75.0"),
+        ({"tp_size": 0}, "--tp_size must be at least 1, got 0"),
+        ({"dp_size": -1}, "--dp_size must be at least 1, got -1"),
+    ],
+)
+def test_settings_that_no_engine_can_have_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        check_engine(replace(EngineSettings("sglang"), **changes))

@@ -1,0 +1,378 @@
+"""The engine over SGLang servers: real ones and the router on a CPU, and small ones with faults."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import subprocess
+import threading
+import urllib.request
+from dataclasses import replace
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from aiohttp import web
+
+import inference_eval
+from run_lib.commands import InputError
+from search_lib import http_service
+from search_lib.engines.base import Block, Sampling
+from search_lib.engines.factory import EngineSettings, open_engine
+from search_lib.engines.hf import HfEngine
+from search_lib.engines.sglang_protocol import sampling_params
+from search_lib.engines.sglang_server import SglangServerEngine, check_server
+from search_lib.http_service import BadReply, HttpService
+from search_lib.results.records import parse_record, read_records
+from tests.support.http_servers import free_port, in_turn, serving
+from tests.support.searches import as_command, make_args, responses
+from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment, wait_for
+from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
+
+pytestmark = pytest.mark.xdist_group("sglang_policy")
+
+SCRIPT = ROOT / "scripts" / "serve_policy.sh"
+SAMPLED = Sampling(1.0, 1.0, 8, (290,), 0)
+VOCAB_SIZE = 291
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(http_service, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(http_service, "LONGEST_DELAY", 0.5)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_classifier(folder / "value_model")
+    save_tiny_policy(folder / "policy")
+    # Long enough for blocks that take a while.
+    config = json.loads((folder / "policy" / "config.json").read_text())
+    (folder / "policy" / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": 4096})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(models, tmp_path_factory):
+    """Two servers and their router."""
+    logs = tmp_path_factory.mktemp("servers")
+    port = free_ports(4)
+    environment = sglang_environment(NUM_SERVERS="2", PORT=str(port), LOG_DIR=str(logs))
+    command = [
+        str(SCRIPT),
+        str(models / "policy"),
+        "--sleep-on-idle",
+        "--max-total-tokens",
+        "16384",
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as script:
+        try:
+            line = script.stdout.readline()
+            assert line.rstrip().endswith(f"--sglang_url http://127.0.0.1:{port}"), line
+            urls = [f"http://127.0.0.1:{port + 1 + number}" for number in range(2)]
+            yield SimpleNamespace(
+                script=script,
+                router=f"http://127.0.0.1:{port}",
+                servers=urls,
+                logs=[logs / f"server_{number}.log" for number in range(2)],
+            )
+        finally:
+            script.terminate()
+            script.wait(SOON)
+
+
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring ports that nobody listens at."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+def generate_all(urls, requests, one_by_one=False):
+    async def body():
+        engine = SglangServerEngine(HttpService(urls), VOCAB_SIZE)
+        try:
+            if one_by_one:
+                return [await engine.generate(*request) for request in requests]
+            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+        finally:
+            await engine.close()
+
+    return asyncio.run(body())
+
+
+def requests_in(url: str) -> int:
+    """Requests that a server has, running or waiting."""
+    with urllib.request.urlopen(f"{url}/v1/loads", timeout=SOON) as reply:
+        (load,) = json.load(reply)["loads"]
+    return load["num_running_reqs"] + load["num_waiting_reqs"]
+
+
+def test_greedy_blocks_equal_those_of_transformers(served, models):
+    requests = [(p, 2, replace(SAMPLED, temperature=0.0)) for p in ([5, 6, 7], [8], [9] * 5)]
+
+    async def reference():
+        engine = HfEngine.load(str(models / "policy"), device="cpu")
+        try:
+            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+        finally:
+            await engine.close()
+
+    assert generate_all(served.servers[:1], requests) == asyncio.run(reference())
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_batch_or_server(served):
+    requests = [([5 + i] * (1 + i % 4), 2, replace(SAMPLED, seed=i % 6)) for i in range(12)]
+    together = generate_all(served.servers[:1], requests)
+    assert generate_all(served.servers[1:], requests[::-1], one_by_one=True) == together[::-1]
+    assert generate_all([served.router], requests) == together
+    assert together[0][0] != together[0][1]
+
+
+def test_the_router_sends_a_path_where_its_prefix_is_cached(served):
+    prompts = [[20 + i, *range(20, 50)] for i in range(150)]  # more than it leaves to one server
+    before = [log.read_text().count("POST /generate") for log in served.logs]
+
+    async def body():
+        service = HttpService([served.router])
+
+        async def send(prefix):
+            params = sampling_params(replace(SAMPLED, stop_token_ids=()), 0, VOCAB_SIZE)
+            payload = {"input_ids": prefix, "sampling_params": params}
+            return await service.post("/generate", payload, lambda reply: reply)
+
+        first = await asyncio.gather(*map(send, prompts))
+        paths = [p + reply["output_ids"] for p, reply in zip(prompts, first, strict=True)]
+        # So few at once that it sees no need to level their load.
+        second = [
+            reply
+            for start in range(0, len(paths), 50)
+            for reply in await asyncio.gather(*map(send, paths[start : start + 50]))
+        ]
+        await service.close()
+        return [reply["meta_info"]["cached_tokens"] for reply in second]
+
+    # All but the token that was drawn last, which has not been computed.
+    assert asyncio.run(body()) == [31 + 8 - 1] * 150
+    after = [log.read_text().count("POST /generate") for log in served.logs]
+    assert all(now > then for then, now in zip(before, after, strict=True))
+
+
+def test_a_request_that_the_server_refuses_has_its_message(served):
+    for url in (served.servers[0], served.router):
+        with pytest.raises(ValueError, match=r"refuses, status 400: .*maximum context length"):
+            generate_all([url], [([5] * 4090, 1, SAMPLED)])
+    with pytest.raises(ValueError, match="empty prefix"):
+        generate_all([served.router], [([], 1, SAMPLED)])
+
+
+def test_a_greedy_search_gives_the_responses_of_transformers(served, models, tmp_path):
+    args = make_args(models, tmp_path / "hf", temperature=0.0)
+    inference_eval.main(args)
+    expected = responses(args.output_path)
+    for name, changes in {
+        "server": {"sglang_url": (served.servers[0],)},
+        "router": {"sglang_url": (served.router,)},
+        "servers": {"sglang_url": tuple(served.servers)},
+        "published": {"use_sglang_server": True, "sglang_port": port(served.router)},
+    }.items():
+        output_path = tmp_path / name / "records.jsonl"
+        engine = "hf" if name == "published" else "sglang_server"
+        changed = replace(args, engine=engine, output_path=output_path, **changes)
+        assert inference_eval.main(changed) == 0
+        assert responses(output_path) == expected
+
+
+def port(url: str) -> int:
+    return int(url.rsplit(":", 1)[1])
+
+
+def test_cancelled_requests_leave_the_servers(served):
+    endless = replace(SAMPLED, max_new_tokens=3500, stop_token_ids=())
+
+    async def body():
+        engine = SglangServerEngine(HttpService([served.router, *served.servers]), VOCAB_SIZE)
+        tasks = [asyncio.create_task(engine.generate([5, i], 2, endless)) for i in range(12)]
+        while sum(map(requests_in, served.servers)) < 20:
+            await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await engine.close()
+
+    asyncio.run(body())
+    wait_for(lambda: not any(map(requests_in, served.servers)), "servers without requests", 15)
+
+
+def test_interrupted_a_run_leaves_whole_records_and_idle_servers(served, models, tmp_path):
+    args = make_args(
+        models,
+        tmp_path,
+        engine="sglang_server",
+        sglang_url=(served.router,),
+        max_problems=None,
+        num_repetitions=16,
+        batch_size=4,
+    )
+    process = subprocess.Popen(as_command(args), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: args.output_path.exists() and args.output_path.stat().st_size, "a record")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SOON)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in errors
+    assert all(map(parse_record, args.output_path.read_bytes().splitlines()))
+    wait_for(lambda: not any(map(requests_in, served.servers)), "servers without requests", 15)
+
+
+def test_a_server_killed_in_mid_run_costs_no_record(served, models, tmp_path, caplog):
+    args = make_args(
+        models, tmp_path / "calm", engine="sglang_server", num_repetitions=6, batch_size=4
+    )
+    calm = replace(args, sglang_url=(served.router,))
+    inference_eval.main(calm)
+    hit = replace(
+        args, sglang_url=(served.servers[0],), output_path=tmp_path / "hit" / "records.jsonl"
+    )
+    (victim,) = (
+        process
+        for process in psutil.Process(served.script.pid).children()
+        if str(port(served.servers[0])) in process.cmdline()
+    )
+    killed_at = []
+
+    def kill():
+        wait_for(lambda: hit.output_path.exists() and hit.output_path.stat().st_size, "a record")
+        victim.send_signal(signal.SIGKILL)
+        killed_at.append(hit.output_path.read_bytes().count(b"\n"))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert inference_eval.main(hit) == 0
+    killer.join()
+    assert killed_at[0] < 18
+    assert "trying for up to 600 s" in caplog.text
+    assert responses(hit.output_path) == responses(calm.output_path)
+    assert len(list(read_records(hit.output_path))) == 18
+
+
+def test_stopped_the_script_ends_with_all_it_has_started(served):
+    with no_survivors(served.script.pid):
+        served.script.terminate()
+        assert served.script.wait(SOON) == 143
+
+
+def reply(ids) -> dict:
+    return {"output_ids": ids, "meta_info": {"finish_reason": {"type": "length"}}}
+
+
+def json_of(content):
+    return {"text": json.dumps(content), "content_type": "application/json"}
+
+
+GOOD = json_of(reply([7, 8, 9]))
+ASKED = Sampling(1.0, 1.0, 3, (), 0)
+
+
+def ask(*answers, **options):
+    """The block that a server with these answers gives, and how often it was asked."""
+
+    async def body():
+        answer, times = in_turn(*answers)
+        async with serving(answer) as url:
+            engine = SglangServerEngine(HttpService([url], **options), 10)
+            try:
+                (block,) = await engine.generate([1], 1, ASKED)
+            finally:
+                await engine.close()
+            return block, len(times)
+
+    return asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 429},
+        {"text": "<html>busy</html>"},
+        json_of(reply([7, 8])),
+        json_of(reply([7, 8, 10])),
+        json_of(reply(["7", "8", "9"])),
+        json_of({"text": "hello"}),
+        json_of({"meta_info": {"finish_reason": {"type": "abort", "message": "no memory"}}}),
+    ],
+)
+def test_a_fault_of_the_server_is_outlived(fault):
+    assert ask(fault, fault, GOOD) == (Block([7, 8, 9], "length"), 3)
+
+
+def test_a_request_that_hangs_is_made_again():
+    async def hang(request):
+        await asyncio.sleep(3600)
+
+    assert ask(hang, GOOD, request_timeout=0.2) == (Block([7, 8, 9], "length"), 2)
+
+
+def test_a_server_that_answers_garbage_is_named_with_what_it_answers():
+    message = (
+        r"http://127\S+/generate: 2 tokens .* nor at 3: .* token ids \[7, 8\] \(5 bad replies\)"
+    )
+    with pytest.raises(BadReply, match=message):
+        ask(json_of(reply([7, 8])))
+
+
+def test_what_a_server_serves_is_compared_with_what_was_asked_for(caplog):
+    info = {"model_path": "/models/other", "enable_deterministic_inference": False}
+
+    async def body(page, info):
+        async def answer(request):
+            return web.json_response(info) if request.path == page else web.Response(status=404)
+
+        async with serving(answer) as url:
+            await asyncio.to_thread(check_server, url, "owner/policy")
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(body("/server_info", info))
+        assert "serves /models/other, not owner/policy" in caplog.text
+        assert "it ignores seeds" in caplog.text
+        caplog.clear()
+        asyncio.run(body("/get_model_info", {"model_path": "/models/other"}))
+        assert "serves /models/other, not owner/policy" in caplog.text
+        caplog.clear()
+        asyncio.run(body("/server_info", {"model_path": "/models/policy/"}))
+        asyncio.run(body("/server_info", ["what?"]))
+        assert not caplog.text
+
+
+def test_a_server_that_is_not_there_is_named_at_the_start(models):
+    url = f"http://127.0.0.1:{free_port()}"
+    settings = EngineSettings("sglang_server", urls=(url,))
+    with pytest.raises(InputError, match=rf"{url}/server_info: .*refused; scripts/serve_policy"):
+        open_engine(settings, str(models / "policy"), "--piref_model", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        ([], {}, "the first argument is the model: hub id or folder"),
+        (["--context-length", "9"], {}, "the first argument is the model: hub id or folder"),
+        (["m"], {"NUM_SERVERS": "0"}, "NUM_SERVERS is 0"),
+        (["m"], {"CUDA_VISIBLE_DEVICES": "0,1", "TP_SIZE": "4"}, "TP_SIZE is 4, and there are 2"),
+    ],
+)
+def test_serve_policy_names_what_is_wrong(arguments, variables, message, tmp_path):
+    environment = sglang_environment(LOG_DIR=str(tmp_path), **variables)
+    done = subprocess.run(
+        [SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr

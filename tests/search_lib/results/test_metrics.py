@@ -1,0 +1,95 @@
+"""Metrics of a small run, worked out by hand."""
+
+import pytest
+
+from search_lib.results.cost import SearchCost
+from search_lib.results.metrics import compute_metrics, format_table, grade_records
+from search_lib.results.records import Record, RecordedResponse
+
+SEARCHES = {
+    # problem: reference, then for each of 4 repetitions the (answer, value) of two responses
+    "a": (
+        "1",
+        [
+            [("1", 0.9), ("2", 0.2)],
+            [("2", 0.3), ("2", 0.3)],
+            [("1", 0.8), (None, 0.1)],
+            [("3", 0.1), ("3", 0.1)],
+        ],
+    ),
+    "b": (
+        "5",
+        [
+            [("4", 0.2), ("5", 0.7)],
+            [("4", 0.6), ("4", 0.5)],
+            [("5", 0.9), ("4", 0.8)],
+            [("4", 0.9), ("5", 0.1)],
+        ],
+    ),
+}
+
+
+def records(leave_out=()):
+    for problem_id, (reference, searches) in SEARCHES.items():
+        for repetition in (2, 0, 3, 1):  # records come in the order in which searches ended
+            if (problem_id, repetition) not in leave_out:
+                responses = [
+                    RecordedResponse("", answer, value, answer is not None, 10, 0)
+                    for answer, value in searches[repetition]
+                ]
+                cost = SearchCost(40, 1.0)
+                yield Record(problem_id, repetition, "", reference, 0, responses, [], cost)
+
+
+def equal_strings(pairs):
+    return [a == b for a, b in pairs]
+
+
+def table(num_repetitions=4):
+    graded, _ = grade_records(records(), num_repetitions, equal_strings)
+    return {(r.method, r.trees): r for r in compute_metrics(graded, 4, num_repetitions)}
+
+
+def test_every_method_at_every_power_of_two_of_trees():
+    rows = table()
+    assert {(r.trees, r.budget) for r in rows.values()} == {(1, 4), (2, 8), (4, 16)}
+    # One tree: a -> tie .5, wrong 0, right 1, wrong 0; b -> tie, 0, tie, tie.
+    assert rows["MV", 1].estimate.mean == pytest.approx((0.5 + 0 + 1 + 0 + 0.5 + 0 + 0.5 + 0.5) / 8)
+    assert rows["WMV", 1].estimate.mean == pytest.approx((1 + 0 + 1 + 0 + 1 + 0 + 1 + 0) / 8)
+    assert rows["BoN", 1].estimate.mean == pytest.approx((1 + 0 + 1 + 0 + 1 + 0 + 1 + 0) / 8)
+    assert rows["pass@k", 1].estimate.mean == pytest.approx((1 + 0 + 1 + 0 + 1 + 0 + 1 + 1) / 8)
+    assert rows["pass@1", 1].estimate.mean == pytest.approx(5 / 16)
+    # Two trees: the disjoint groups (0, 1) and (2, 3).
+    assert rows["MV", 2].estimate.mean == pytest.approx((0 + 0 + 0 + 0.5) / 4)
+    assert rows["WMV", 2].estimate.mean == pytest.approx((1 + 1 + 0 + 0) / 4)
+    # Four trees: one group, so no interval over searches.
+    assert rows["WMV", 4].per_problem == [1.0, 0.0]
+    assert rows["WMV", 4].estimate.over_searches is None
+    assert rows["WMV", 2].estimate.num_repetitions == 2
+
+
+def test_a_problem_that_lacks_a_repetition_is_left_out():
+    graded, summary = grade_records(records({("a", 3)}), 4, equal_strings)
+    assert list(graded) == ["b"]
+    assert summary.num_searches == 7
+
+
+def test_the_summary_counts():
+    _, summary = grade_records(records(), 4, equal_strings)
+    assert (summary.num_searches, summary.num_responses) == (8, 16)
+    assert summary.answered_share == summary.finished_share == 15 / 16
+    assert summary.tokens_generated == 320
+    assert summary.mean_response_tokens == 10
+
+
+def test_the_table_has_a_line_a_method_and_a_column_a_budget():
+    lines = format_table(list(table().values())).splitlines()
+    assert lines[0].split() == ["budget", "4", "8", "16"]
+    assert [line.split()[0] for line in lines[2:]] == ["MV", "WMV", "BoN", "pass@1", "pass@k", "n"]
+    assert lines[-1].split() == ["n", *"2x4 2x2 2x1".replace("x", " x ").split()]
+    assert "50.0 ±98.0 (-)" in lines[3]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_no_problem_gives_no_rows():
+    assert compute_metrics({}, 4, 4) == []

@@ -1,0 +1,466 @@
+"""The scorers over SGLang: the real one and its router on a CPU, and small servers with faults."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from aiohttp import ClientSession, web
+
+import inference_eval
+from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier
+from inference_eval import Args
+from run_lib.commands import InputError
+from search_lib import http_service
+from search_lib.engines.base import Block, EngineUnavailable
+from search_lib.http_service import BadReply, HttpService
+from search_lib.results.records import read_records
+from search_lib.scorers import factory, sglang
+from search_lib.scorers.factory import ScorerSettings, check_scorer, max_path_length, open_scorer
+from search_lib.scorers.sglang import SglangScorer
+from search_lib.scorers.sglang_server import SglangServerScorer, parse_scores
+from search_lib.scorers.value_server import ValueServer, last_error
+from tests.support.http_servers import in_turn, serving
+from tests.support.tiny_models import save_tiny_policy
+from tests.support.value_servers import TOLERANCE, Tree, class_probabilities
+
+pytestmark = pytest.mark.xdist_group("sglang")
+
+VOCAB_SIZE = 291
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(http_service, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(http_service, "LONGEST_DELAY", 0.1)
+
+
+@pytest.fixture(scope="module")
+def reference(value_model_folder) -> Qwen2ForClassifier:
+    return Qwen2ForClassifier.from_pretrained(value_model_folder).eval()
+
+
+def with_scorer(urls, body, **options):
+    """Runs ``await body(scorer)`` with a scorer over these URLs."""
+
+    async def run():
+        scorer = SglangServerScorer(HttpService(urls, **options), VOCAB_SIZE)
+        try:
+            return await body(scorer)
+        finally:
+            await scorer.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("service", ["server", "router"])
+def test_values_equal_transformers_and_only_new_tokens_are_computed(service, request, reference):
+    first_seed = {"server": 20, "router": 40}[service]
+    trees = [Tree(first_seed + i, VOCAB_SIZE) for i in range(6)]
+    url = (
+        request.getfixturevalue("value_server").url
+        if service == "server"
+        else request.getfixturevalue("value_router")
+    )
+
+    async def search(scorer, tree):
+        computed = 0
+        for prefix, blocks in tree.expansions:
+            scores = await scorer.score(prefix, blocks)
+            paths = [prefix + block.token_ids for block in blocks]
+            expected = [class_probabilities(reference, path)[SUCCESS_CLASS] for path in paths]
+            assert scores.values == pytest.approx(expected, abs=TOLERANCE)
+            computed += sum(map(len, paths)) - scores.tokens_cached
+        assert computed == tree.num_tokens
+
+    async def body(scorer):
+        await asyncio.gather(*(search(scorer, tree) for tree in trees))
+
+    with_scorer([url], body)
+
+
+def test_a_prompt_that_many_ask_for_at_once_is_computed_once(value_server):
+    tree = Tree(60, VOCAB_SIZE)
+    blocks = [[Block([i, j], "length") for j in range(2)] for i in range(8)]
+
+    async def body(scorer):
+        return await asyncio.gather(*(scorer.score(tree.prompt, pair) for pair in blocks))
+
+    answers = with_scorer([value_server.url], body)
+    sent = 16 * (len(tree.prompt) + 2)
+    computed = sent - sum(scores.tokens_cached for scores in answers)
+    assert computed == len(tree.prompt) + 32
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def search_args(policy, value_model_folder) -> Args:
+    return Args(
+        benchmark="toy",
+        piref_model=str(policy),
+        classifier_ckpt_path=str(value_model_folder),
+        num_blocks=4,
+        num_repetitions=2,
+        block_size=8,
+        max_length=32,
+        temperature=1.0,
+        top_p=1.0,
+        max_problems=3,
+        attention_impl="sdpa",
+    )
+
+
+class Recorder:
+    """A scorer that keeps what passes through it."""
+
+    def __init__(self, scorer):
+        self.scorer = scorer
+        self.calls = []
+
+    async def score(self, prefix_ids, blocks):
+        scores = await self.scorer.score(prefix_ids, blocks)
+        self.calls.append((prefix_ids, blocks, scores))
+        return scores
+
+    async def close(self):
+        await self.scorer.close()
+
+
+def run_recorded(args, folder, monkeypatch, **changes):
+    """The records of an evaluation and the calls of its scorer."""
+    recorders = []
+
+    def open_recorded(*arguments):
+        recorders.append(Recorder(open_scorer(*arguments)))
+        return recorders[-1]
+
+    monkeypatch.setattr(inference_eval, "open_scorer", open_recorded)
+    args = dataclasses.replace(args, output_path=folder / "records.jsonl", **changes)
+    assert inference_eval.main(args) == 0
+    return {record.key: record for record in read_records(args.output_path)}, recorders[0].calls
+
+
+def borrow(server):
+    """A server that the tests share, as one of a run's own."""
+    return SimpleNamespace(
+        url=server.url,
+        process=server.process,
+        log_path=server.log_path,
+        wait_until_ready=lambda: None,
+        stop=lambda: None,
+    )
+
+
+def test_a_search_finds_the_same_with_every_scorer(
+    search_args, value_server, value_router, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(factory, "ValueServer", lambda *arguments: borrow(value_server))
+    expected, _ = run_recorded(search_args, tmp_path / "hf", monkeypatch)
+    assert len(expected) == 6
+    for scorer, urls in (("sglang", ()), ("sglang_server", (value_router,))):
+        found, calls = run_recorded(
+            search_args, tmp_path / scorer, monkeypatch, scorer=scorer, scorer_url=urls
+        )
+        assert found.keys() == expected.keys()
+        for key, record in found.items():
+            same = expected[key]
+            assert [r.text for r in record.responses] == [r.text for r in same.responses]
+            assert [r.node for r in record.responses] == [r.node for r in same.responses]
+            assert [node.num_tokens for node in record.tree] == [n.num_tokens for n in same.tree]
+            assert [node.value for node in record.tree] == pytest.approx(
+                [node.value for node in same.tree], abs=TOLERANCE
+            )
+        paths = [prefix + block.token_ids for prefix, blocks, _ in calls for block in blocks]
+        prompts = {tuple(prefix) for prefix, *_ in calls} - set(map(tuple, paths))
+        assert len(prompts) == 3
+        unique_tokens = len({tuple(path[: i + 1]) for path in paths for i in range(len(path))})
+        block_tokens = sum(len(block.token_ids) for _, blocks, _ in calls for block in blocks)
+        computed = sum(map(len, paths)) - sum(scores.tokens_cached for *_, scores in calls)
+        # The few tokens that siblings or prompts begin with alike: once, or for each of them.
+        assert unique_tokens <= computed <= sum(map(len, prompts)) + block_tokens
+        assert computed < 1.05 * unique_tokens
+        assert sum(record.cost.tokens_scored for record in found.values()) == computed
+
+
+def test_a_run_outlives_its_server(value_server, reference):
+    """Connections break off in the middle and are refused for a while, then all goes on."""
+    trees = [Tree(80 + i, VOCAB_SIZE) for i in range(6)]
+    broken_off = 0
+
+    async def forward(request):
+        nonlocal broken_off
+        payload = await request.json()
+        async with (
+            ClientSession() as session,
+            session.post(f"{value_server.url}{request.path}", json=payload) as reply,
+        ):
+            content = await reply.json()
+        served.append(payload)
+        if len(served) == 10:
+            dying.set()
+        if dying.is_set() and not broken_off:
+            broken_off += 1
+            request.transport.abort()
+        return web.json_response(content)
+
+    async def search(scorer, tree):
+        values = []
+        for prefix, blocks in tree.expansions:
+            values += (await scorer.score(prefix, blocks)).values
+        return values
+
+    async def body():
+        async with serving(forward) as url:
+            port = int(url.rsplit(":", 1)[1])
+            scorer = SglangServerScorer(HttpService([url]), VOCAB_SIZE)
+            searches = asyncio.gather(*(search(scorer, tree) for tree in trees))
+            await dying.wait()
+        with pytest.raises(OSError, match=r"refused|Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", port)
+        assert not searches.done()
+        async with serving(forward, port):
+            values = await searches
+            await scorer.close()
+            return values
+
+    served: list = []
+    dying = asyncio.Event()
+    found = asyncio.run(body())
+    assert broken_off == 1
+    for values, tree in zip(found, trees, strict=True):
+        paths = [prefix + b.token_ids for prefix, blocks in tree.expansions for b in blocks]
+        expected = [class_probabilities(reference, path)[SUCCESS_CLASS] for path in paths]
+        assert values == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_a_killed_server_behind_the_router_loses_nothing(value_router, reference):
+    """Its prompts go to the other one; scripts/serve_value_model.sh starts it again."""
+    port = int(value_router.rsplit(":", 1)[1])
+    trees = [Tree(100 + i, VOCAB_SIZE) for i in range(8)]
+
+    async def search(scorer, tree):
+        values = []
+        for round_, (prefix, blocks) in enumerate(tree.expansions):
+            if round_ == 1:
+                halfway.append(tree)
+                if len(halfway) == len(trees):
+                    os.kill(process_at(port + 1), signal.SIGKILL)
+                    killed.set()
+                await killed.wait()
+            values += (await scorer.score(prefix, blocks)).values
+        return values
+
+    async def body(scorer):
+        return await asyncio.gather(*(search(scorer, tree) for tree in trees))
+
+    halfway: list[Tree] = []
+    killed = asyncio.Event()
+    for values, tree in zip(with_scorer([value_router], body), trees, strict=True):
+        paths = [prefix + b.token_ids for prefix, blocks in tree.expansions for b in blocks]
+        expected = [class_probabilities(reference, path)[SUCCESS_CLASS] for path in paths]
+        assert values == pytest.approx(expected, abs=TOLERANCE)
+
+
+def process_at(port: int) -> int:
+    """The process that was started with this port."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"classifier_lib.serve" in words and str(port).encode() in words:
+                return int(folder.name)
+    raise LookupError(port)
+
+
+def rows(*embeddings):
+    return {"data": [{"index": i, "embedding": row} for i, row in enumerate(embeddings)]}
+
+
+GOOD = [0.25, 0.5, 0.25]
+
+
+def test_rows_are_taken_by_their_index_and_counts_where_there_are_some():
+    reply = rows([*GOOD, 40.0], [0.1, 0.2, 0.7, 2.0])
+    assert parse_scores(reply, 2) == ([0.5, 0.2], 42)
+    reply["data"].reverse()
+    assert parse_scores(reply, 2) == ([0.5, 0.2], 42)
+    assert parse_scores(rows(GOOD, GOOD), 2) == ([0.5, 0.5], None)  # of plain SGLang
+
+
+BAD_REPLIES = {
+    "nan": rows([float("nan"), 0.5, 0.5]),
+    "null": rows([None, 0.5, 0.5]),
+    "beyond one": rows([-0.5, 1.0, 0.5]),
+    "sum": rows([0.1, 0.1, 0.1]),
+    "an embedding": rows([0.1] * 32),
+    "two classes": rows([0.5, 0.5]),
+    "too few": rows(),
+    "too many": rows(GOOD, GOOD),
+    "no data": {"error": "none"},
+    "a list": [GOOD],
+    "a word": "value",
+}
+
+
+@pytest.mark.parametrize("reply", BAD_REPLIES.values(), ids=BAD_REPLIES)
+def test_a_reply_without_values_is_asked_for_again_then_an_error(reply):
+    def ask(*answers):
+        async def body():
+            answer, times = in_turn(*answers)
+            async with serving(answer) as url:
+                scorer = SglangServerScorer(HttpService([url]), VOCAB_SIZE)
+                try:
+                    return await scorer.score([1, 2], [Block([3], "length")]), len(times)
+                finally:
+                    await scorer.close()
+
+        return asyncio.run(body())
+
+    bad, good = {"text": json.dumps(reply)}, {"text": json.dumps(rows(GOOD))}
+    (values, _), attempts = ask(bad, bad, {"status": 500}, good)
+    assert (values, attempts) == ([0.5], 5)  # the prompt's last one, and the block's
+    with pytest.raises(BadReply, match=r"/v1/embeddings: (no class prob|values of \d paths inst)"):
+        ask(bad)
+
+
+def test_all_requests_of_a_prompt_carry_its_key():
+    seen = []
+
+    async def answer(request):
+        paths = (await request.json())["input"]
+        seen.append((paths, request.headers["X-SMG-Routing-Key"]))
+        return web.json_response(rows(*[GOOD] * len(paths)))
+
+    async def body():
+        async with serving(answer) as url:
+            scorer = SglangServerScorer(HttpService([url]), VOCAB_SIZE)
+            await scorer.score([1, 2], [Block([3], "length"), Block([4], "length")])
+            await scorer.score([1, 2, 3], [Block([5], "length")])
+            await scorer.score([9], [Block([5], "length")])
+            await scorer.close()
+
+    asyncio.run(body())
+    paths, keys = zip(*seen, strict=True)
+    # A prompt goes ahead; what continues a known path follows at once.
+    assert paths == ([[1, 2]], [[1, 2, 3], [1, 2, 4]], [[1, 2, 3, 5]], [[9]], [[9, 5]])
+    assert keys[0] == keys[1] == keys[2] != keys[3] == keys[4]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "blocks", "message"),
+    [
+        ([], [[1]], "cannot score an empty prefix or block"),
+        ([1], [[1], []], "cannot score an empty prefix or block"),
+        ([1], [[VOCAB_SIZE]], f"token id {VOCAB_SIZE} is beyond the value model's vocabulary"),
+        ([VOCAB_SIZE], [[1]], f"token id {VOCAB_SIZE} is beyond the value model's vocabulary"),
+    ],
+)
+def test_what_cannot_be_scored_never_reaches_a_server(prefix, blocks, message):
+    """SGLang would end at an id beyond the vocabulary, and all searches with it."""
+
+    async def body(scorer):
+        await scorer.score(prefix, [Block(ids, "length") for ids in blocks])
+
+    with pytest.raises(ValueError, match=message):
+        with_scorer(["http://127.0.0.1:9"], body, patience=0.1)
+
+
+def test_a_path_that_is_too_long_for_the_server_says_so(value_server):
+    async def body(scorer):
+        await scorer.score(list(range(100)), [Block([1] * 28, "length")])
+
+    with pytest.raises(ValueError, match="longer than the model's context length"):
+        with_scorer([value_server.url], body)
+    assert max_path_length(ScorerSettings("sglang"), 128) == 127
+    assert max_path_length(ScorerSettings("hf"), 128) == 128
+
+
+def test_a_server_of_ones_own_that_has_ended_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(sglang, "PATIENCE", 0.1)
+    (tmp_path / "log").write_text("starting\nRuntimeError: out of memory\n\n")
+    server = SimpleNamespace(
+        url="http://127.0.0.1:9",
+        log_path=tmp_path / "log",
+        process=SimpleNamespace(poll=lambda: 1),
+        stop=lambda: None,
+    )
+
+    async def body():
+        scorer = SglangScorer(server, VOCAB_SIZE)
+        try:
+            await scorer.score([1], [Block([2], "length")])
+        finally:
+            await scorer.close()
+
+    with pytest.raises(EngineUnavailable, match="has ended: RuntimeError: out of memory"):
+        asyncio.run(body())
+    (tmp_path / "log").write_text("")
+    assert last_error(tmp_path / "log") == "it said nothing"
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path, policy):
+    server = ValueServer(str(policy), "--classifier_ckpt_path", tmp_path / "log")
+    with pytest.raises(InputError, match=r"--classifier_ckpt_path .*policy.* ended while it st.*: "
+                       r"classifier_lib.serve: error: --model .* not a value model"):  # fmt: skip
+        server.wait_until_ready()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ScorerSettings("sglang_server"), "--scorer sglang_server needs --scorer_url"),
+        (ScorerSettings("hf", urls=("http://a:1",)), "--scorer_url is for --scorer sglang_server"),
+        (ScorerSettings("sglang_server", urls=("a:1",)), "--scorer_url 'a:1' is not of the form"),
+    ],
+)
+def test_scorers_that_cannot_be_opened_name_their_flags(settings, message):
+    with pytest.raises(InputError, match=message):
+        check_scorer(settings)
+
+
+def test_a_missing_sglang_is_named_at_the_start(search_args, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    args = dataclasses.replace(search_args, scorer="sglang", output_path=tmp_path / "r.jsonl")
+    with pytest.raises(InputError, match="--scorer sglang needs SGLang: pip install -r req"):
+        inference_eval.main(args)
+
+
+def test_servers_must_serve_the_value_model(value_model_folder, policy):
+    model = str(value_model_folder)
+
+    def open_served(info, flag="--classifier_ckpt_path"):
+        async def answer(request):
+            return web.json_response(info) if info else web.Response(status=404)
+
+        async def body():
+            async with serving(answer) as url:
+                settings = ScorerSettings("sglang_server", urls=(url,))
+                return await asyncio.to_thread(
+                    open_scorer, settings, model, flag, torch.device("cpu"), policy
+                )
+
+        return asyncio.run(body())
+
+    served = {"model_path": model, "architectures": ["Qwen2ForClassifier"]}
+    assert isinstance(open_served(served), SglangServerScorer)
+    named = served | {"model_path": "/mnt/step_5", "served_model_name": model}
+    assert isinstance(open_served(named), SglangServerScorer)
+    with pytest.raises(InputError, match=r"serves /mnt/step_5, not the model of --classifier_ckpt"):
+        open_served(served | {"model_path": "/mnt/step_5"})
+    with pytest.raises(InputError, match=r"serves .* \(Qwen2ForCausalLM\), which is no value mod"):
+        open_served(served | {"architectures": ["Qwen2ForCausalLM"]})
+    with pytest.raises(InputError, match="is no SGLang server, nor its router"):
+        open_served(None)
+    settings = ScorerSettings("sglang_server", urls=("http://127.0.0.1:9",))
+    with pytest.raises(InputError, match=r"--scorer_url http://127.0.0.1:9/.*refused"):
+        open_scorer(settings, model, "--classifier_ckpt_path", torch.device("cpu"), policy)

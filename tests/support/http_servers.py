@@ -1,0 +1,40 @@
+"""Small HTTP servers with every fault."""
+
+import socket
+import time
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@asynccontextmanager
+async def serving(answer, port=0):
+    """A server that gives each request to `answer`; yields its URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def in_turn(*answers):
+    """A server's answers one after another, the last one for ever, and when they were given."""
+    times = []
+
+    async def answer(request):
+        times.append(time.monotonic())
+        kind = answers[min(len(times), len(answers)) - 1]
+        return await kind(request) if callable(kind) else web.Response(**kind)
+
+    return answer, times

@@ -1,0 +1,59 @@
+"""The real SGLang in processes of its own: on a CPU, with stand-ins for what it only imports."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from tests.support.paths import ROOT
+
+STAND_INS = Path(__file__).parent / "sglang_stand_ins"
+SOON = 120.0
+"""Seconds to wait for what takes one when the machine is idle."""
+
+
+def sglang_environment(**variables: str) -> dict[str, str]:
+    """The environment in which SGLang runs on a CPU, also in a virtual one of CUDA."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(STAND_INS), str(ROOT)]),
+        "CUDA_VISIBLE_DEVICES": "",
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "OMP_NUM_THREADS": "1",
+        # What it compiles takes longer to compile than to run.
+        "TORCHDYNAMO_DISABLE": "1",
+        "PYTHONWARNINGS": "ignore",
+        **variables,
+    }
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = SOON) -> None:
+    """Returns as soon as the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+@contextlib.contextmanager
+def no_survivors(pid: int) -> Iterator[None]:
+    """What a process has started ends with the block; what does not is killed, and an error."""
+    started = descendants(pid)
+    try:
+        yield
+    finally:
+        _, alive = psutil.wait_procs(started, timeout=20)
+        for process in alive:
+            process.kill()
+    assert started
+    assert not alive
