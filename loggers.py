@@ -32,17 +32,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from run_lib.lines import cut_torn_line
+from run_lib.text import one_line
+
 METRICS_FILE = "metrics.jsonl"
 TIME_LIMIT = 60.0
 """Seconds that a service may take to start, and at the end to upload the rest."""
 
 TrackerState = dict[str, Any]
-"""What a checkpoint stores of its trackers: {"step": its step, tracker name: identity of its run}.
+"""State of the trackers in a checkpoint: {"step": its step, tracker name: identity of its run}.
 Plain JSON."""
 
 
 @dataclass(frozen=True)
 class _Settings:
+    """Settings that all services get; see `open_trackers`."""
+
     output_dir: Path
     config: dict[str, Any]
     run_name: str
@@ -51,7 +56,9 @@ class _Settings:
 
 
 class _Service(Protocol):
-    run_id: str | None  # what a checkpoint stores of it
+    """A tracker besides the file."""
+
+    run_id: str | None  # stored in checkpoints
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
@@ -59,6 +66,8 @@ class _Service(Protocol):
 
 
 class _TensorBoard:
+    """Event files for TensorBoard."""
+
     run_id: str | None = None  # the folder is its identity
 
     def __init__(self, settings: _Settings):
@@ -81,6 +90,8 @@ class _TensorBoard:
 
 
 class _Neptune:
+    """A run in Neptune, perhaps offline."""
+
     def __init__(self, settings: _Settings):
         from neptune_scale import Run
 
@@ -116,12 +127,14 @@ class _Neptune:
         self._raise_error()
 
     def _raise_error(self) -> None:
-        """Raises here what failed in the client's threads."""
+        """Raises the first error of the client's threads."""
         if self._errors:
             raise self._errors[0]
 
 
 class _Wandb:
+    """A run in wandb, perhaps offline."""
+
     def __init__(self, settings: _Settings):
         # wandb reports its errors to its makers, even from an offline run; before the import.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -169,7 +182,7 @@ class Tracker:
     def __init__(self, path: Path, services: dict[str, _Service]):
         self._services = services
         self._run_ids = {name: service.run_id for name, service in services.items()}
-        _cut_torn_line(path)
+        cut_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -197,7 +210,7 @@ class Tracker:
                 service.close()
 
     def state(self, step: int) -> TrackerState:
-        """Returns what a checkpoint stores, for `open_trackers` to continue from.
+        """Returns the state that a checkpoint stores, for `open_trackers` to continue from.
 
         Args:
             step: Step of the checkpoint: the last one whose metrics the continued run keeps.
@@ -257,7 +270,7 @@ def open_trackers(
 
 @contextmanager
 def _outlived(name: str) -> Iterator[None]:
-    """Goes on after what fails inside, with a warning: a tracker must never stop its run."""
+    """Turns an error of the block into a warning: a tracker must never stop its run."""
     try:
         yield
     except Exception as error:
@@ -271,17 +284,11 @@ def _warn_of_network(error: BaseException, last_seen: float | None) -> None:
 
 
 def _warn(message: str, error: BaseException) -> None:
-    reason = " ".join(str(error).split())  # one line
-    print(f"warning: {message}: {type(error).__name__}: {reason}", file=sys.stderr)
+    """Prints a warning with the error's type and text, on one line."""
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    print(f"warning: {message}: {reason}", file=sys.stderr)
 
 
 def _mode(mode_variable: str, key_variable: str, online: str) -> Any:
     """Returns the mode of a service, of the client's own literal type."""
     return os.environ.get(mode_variable) or (online if os.environ.get(key_variable) else "offline")
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cuts off the line that a killed process left unfinished."""
-    if path.exists():
-        with path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)

@@ -19,84 +19,68 @@ goes on from the newest checkpoint, on as many processes as there are then.
 """
 
 import contextlib
-import dataclasses
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import transformers
-import tyro
-from safetensors import SafetensorError
 from tqdm import tqdm
+from transformers import Qwen2Config
 
-from classifier_lib.attention import FLEX_BLOCK, choose_attention, leave_out_flex_dropout
-from classifier_lib.batches import BatchPlan
-from classifier_lib.data import DataError, GroupedRollouts, GroupSampler, format_bad_rows
 from classifier_lib.evaluation import (
     EVALUATION_FILE,
     evaluate,
     format_evaluation,
     scalar_metrics,
 )
-from classifier_lib.flops import ModelSize
-from classifier_lib.losses import LOSSES
-from classifier_lib.modeling import initialize_from_policy
-from classifier_lib.training.args import TrainArgs, check_flags, refuse_other_config
+from classifier_lib.training.args import TrainArgs, check_flags
 from classifier_lib.training.card import model_card
 from classifier_lib.training.checkpoints import (
     Checkpointer,
-    CheckpointError,
     load_checkpoint,
-    newest_checkpoint,
     read_state,
-    remove_leftovers,
     write_model,
 )
-from classifier_lib.training.parallel import full_weights, parallelize, unwrap
-from classifier_lib.training.step import (
-    build_optimizer,
-    default_warmup_steps,
-    learning_rate,
-    train_step,
-)
-from classifier_lib.training.throughput import Throughput
-from loggers import open_trackers
-from run_lib.commands import InputError, exit_with_error
-from run_lib.files import atomic_folder, lock_file, write_files, write_json
-from run_lib.fingerprints import DATA_FILES, MODEL_FILES, fingerprint
-from run_lib.hub import push_folder, read_tokenizer
+from classifier_lib.training.parallel import full_weights, unwrap
+from classifier_lib.training.progress import Progress
+from classifier_lib.training.run_folder import RunFolder, open_run
+from classifier_lib.training.setup import build_model, check_model, load_data
+from classifier_lib.training.step import learning_rate, train_step
+from loggers import Tracker, TrackerState, open_trackers
+from run_lib.commands import naming, parse_command_line, run_command
+from run_lib.files import atomic_folder, write_files, write_json
+from run_lib.hub import push_folder, quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, distributed
 
 PROGRAM = "train_classifier.py"
-FINAL_FOLDER = "final"
-LOCK_FILE = ".run.lock"
 BUCKET_TOKENS = 1024
 """Width of the position buckets of the evaluation, in tokens."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainArgs:
     """Returns the flags of a command line, by default this process's."""
-    return tyro.cli(TrainArgs, args=argv, prog=PROGRAM, description=__doc__, use_underscores=True)
+    return parse_command_line(TrainArgs, PROGRAM, __doc__, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; `argv` is the command line by default."""
     args = parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
+    quiet_transformers()
     # Its warning of a new head is expected; initialize_from_policy checks what else is missing.
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    try:
+
+    def command() -> None:
         with distributed() as processes, StopRequest() as stop:
             train(args, processes, stop)
-    except (InputError, CheckpointError) as error:
-        exit_with_error(PROGRAM, str(error))
+
+    # Not at once: a checkpoint that is being written is completed.
+    run_command(PROGRAM, command)
 
 
 def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
@@ -104,39 +88,26 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
 
     Raises:
         InputError: If a flag or an input can't be used.
+        RunStopped: If training diverges, checkpoints can't be written or the model can't be pushed.
     """
     check_flags(args, processes.world_size)
     is_main = processes.rank == 0
-    run_dir = args.output_dir / args.run_name
-    final_dir = run_dir / FINAL_FOLDER
-    config = make_config(args)
-    with locked(run_dir) if is_main else contextlib.nullcontext():
-        # Rank 0 looks for all: a shared file system may show others an older state.
-        found = (newest_checkpoint(run_dir), final_dir.exists())
-        checkpoint, is_finished = processes.from_main(found)
-        if not all(processes.all_gather_objects((run_dir / LOCK_FILE).exists())):
-            raise InputError(
-                f"--output_dir {args.output_dir} is not shared by the machines: some don't see "
-                f"{run_dir / LOCK_FILE}"
-            )
-        if checkpoint or is_finished:
-            refuse_other_config(run_dir, config)
+    with open_run(args, processes) as folder:
+        is_finished = folder.is_finished
         if not is_finished:
             with contextlib.closing(
-                Checkpointer(run_dir, processes, args.max_keep_ckpts)
+                Checkpointer(folder.path, processes, args.max_keep_ckpts)
             ) as checkpointer:
-                is_finished = run(args, config, run_dir, checkpoint, checkpointer, processes, stop)
+                is_finished = run(args, folder, checkpointer, processes, stop)
         elif is_main:
-            print(f"the run is finished: {final_dir}")
+            print(f"the run is finished: {folder.final}")
         if is_main and is_finished and args.push_to_hub:
-            push_final(args, final_dir)
+            print(f"pushed to {push_folder(folder.final, repository(args))}")
 
 
 def run(
     args: TrainArgs,
-    config: dict[str, Any],
-    run_dir: Path,
-    checkpoint: Path | None,
+    folder: RunFolder,
     checkpointer: Checkpointer,
     processes: Processes,
     stop: StopRequest,
@@ -146,327 +117,153 @@ def run(
     Returns:
         Whether the run is finished: not if it was told to stop.
     """
-    is_main, device = processes.rank == 0, processes.device
+    is_main = processes.rank == 0
 
-    # Load the data and plan the run; the model comes last, when all the rest is known to be right.
-    loss = LOSSES[args.loss]
-    model_source = checkpoint or args.model_path
-    state = read_state(checkpoint) if checkpoint else None
-    try:
-        model_config = transformers.AutoConfig.from_pretrained(model_source)
-        vocab_size = model_config.vocab_size
-        tokenizer = read_tokenizer(model_source) if is_main else {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"--model_path {model_source}: {error}") from error
-    if getattr(model_config, "use_sliding_window", False) and args.packing != "padded":
-        raise InputError(
-            f"--packing {args.packing}: {model_source} has sliding-window attention, which packed "
-            "rows don't have; use --packing padded"
-        )
-    if state:  # the run has checked its data
-        data = load_data("--data_path", args.data_path, args, None, state["left_out"], processes)
-    else:
-        data = load_data("--data_path", args.data_path, args, vocab_size, (), processes)
-    eval_data = None
-    if args.eval_data_path:
-        eval_data = load_data(
-            "--eval_data_path", args.eval_data_path, args, vocab_size, (), processes
-        )
-    sampler = GroupSampler(data.num_rows, data.num_responses, args.small_group_size, args.seed)
-    num_steps, warmup_steps = plan_steps(args, len(data))
-    try:
-        implementation = choose_attention(args.attention_impl, args.packing, device)
-    except ValueError as error:
-        raise InputError(f"--attention_impl: {error}") from error
-    plan = BatchPlan(
-        args.packing,
-        args.max_length,
-        args.micro_batch_size,
-        args.tokens_per_micro_batch if args.tokens_per_micro_batch > 0 else None,
-        args.small_group_size,
-        loss.pairs,
-        FLEX_BLOCK if implementation == "flex_attention" else None,
-    )
+    # Load the data and plan the steps; the weights come last, when all else is known to be right.
+    state = read_state(folder.checkpoint) if folder.checkpoint else None
+    source = str(folder.checkpoint or args.model_path)
+    vocab_size = check_model(args, source)
+    with naming("--model_path"):
+        tokenizer = read_tokenizer(source) if is_main else {}
+    data = load_data(args, vocab_size, state, processes)
+    num_samples = len(data.rollouts)
 
-    # Load the model.
-    torch.manual_seed(args.seed)
-    try:
-        model = initialize_from_policy(
-            model_source,
-            loss.num_labels,
-            args.attention_dropout,
-            implementation,
-            getattr(torch, args.param_dtype),
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"--model_path {model_source}: {error}") from error
-    leave_out_flex_dropout(model)
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` untyped
-    model.train()
-    throughput = Throughput(ModelSize.of(model), processes.world_size, device)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if args.compile:
-        for layer in model.model.layers:  # one compilation serves all layers
-            layer.compile()
-    try:
-        parallel_model = parallelize(model, args.parallel, processes)
-    except ValueError as error:
-        raise InputError(f"--parallel {args.parallel}: {error}") from error
-    optimizer = build_optimizer(parallel_model, args.max_lr, args.weight_decay)
-
-    # Resume.
-    first_step, num_bad, bad_in_a_row, tracker_state = 0, 0, 0, None
-    if checkpoint and state:
-        load_checkpoint(checkpoint, parallel_model, optimizer)
-        try:
-            sampler.load_state_dict(state["sampler"])
-        except ValueError as error:
-            raise InputError(f"--data_path {args.data_path}: {error}") from error
-        first_step, tracker_state = state["step"], state["trackers"]
-        num_bad, bad_in_a_row = state["num_bad"], state["bad_in_a_row"]
-    tracker = None
+    # Load the model, and with a checkpoint also the state of its optimizer.
+    training = build_model(args, source, processes)
+    learner, optimizer = training.learner, training.optimizer
+    progress = Progress(data.sampler.state_dict())
+    if folder.checkpoint and state:
+        load_checkpoint(folder.checkpoint, learner.model, optimizer)
+        progress = Progress.resume(state)
+    tracker_state = state["trackers"] if state else None
+    tracker = start_tracking(args, folder, tracker_state) if is_main else None
     if is_main:
-        remove_leftovers(run_dir)
-        write_json(run_dir / "config.json", config)
-        trackers = dict.fromkeys([*args.trackers, *(["neptune"] if args.track else [])])
-        tracker = open_trackers(
-            run_dir,
-            config,
-            list(trackers),
-            run_name=args.run_name,
-            neptune_project=args.neptune_project,
-            resume=tracker_state,
-        )
-        start = f"resuming from {checkpoint}" if checkpoint else "starting"
-        tqdm.write(f"{start}: steps {first_step} to {num_steps}, {len(data):,} samples")
+        start = f"resuming from {folder.checkpoint}" if folder.checkpoint else "starting"
+        tqdm.write(f"{start}: steps {progress.step} to {data.num_steps}, {num_samples:,} samples")
 
-    def evaluate_and_report(step: int) -> dict[str, Any] | None:
-        if eval_data is None:
+    def save() -> None:
+        checkpointer.wait_or_warn()
+        progress.saved_step = progress.step
+        trackers = tracker.state(progress.step) if tracker else None
+        state = {**progress.state(), "left_out": data.rollouts.left_out, "trackers": trackers}
+        checkpointer.save(learner.model, optimizer, state, lambda at: write_files(at, tokenizer))
+
+    def evaluate_and_report() -> dict[str, Any] | None:
+        if data.held_out is None:
             return None
-        metrics = evaluate(
-            parallel_model, eval_data, loss, plan, implementation, BUCKET_TOKENS, processes
-        )
+        metrics = evaluate(learner, data.held_out, training.plan, BUCKET_TOKENS)
         if tracker:
-            tqdm.write(f"evaluation after step {step}\n{format_evaluation(metrics)}")
-            write_json(run_dir / EVALUATION_FILE, {"step": step, **metrics})
-            tracker.log(scalar_metrics(metrics), step)
+            tqdm.write(f"evaluation after step {progress.step}\n{format_evaluation(metrics)}")
+            write_json(folder.path / EVALUATION_FILE, {"step": progress.step, **metrics})
+            tracker.log(scalar_metrics(metrics), progress.step)
         return metrics
 
-    truncated, steps_done, sampler_state = 0, first_step, sampler.state_dict()
-    saved_step, save_has_failed = first_step, False
-
-    def save(step: int) -> None:
-        nonlocal saved_step, save_has_failed
-        try:
-            checkpointer.wait()
-            save_has_failed = False
-        except CheckpointError as error:  # once may be an accident
-            if save_has_failed:
-                raise
-            save_has_failed = True
-            if is_main:
-                tqdm.write(f"warning: {error}; training goes on")
-        saved_step = step
-        state = {
-            "step": step,
-            "sampler": sampler_state,
-            "num_bad": num_bad,
-            "bad_in_a_row": bad_in_a_row,
-            "left_out": data.left_out,
-            "trackers": tracker.state(step) if tracker else None,
-        }
-        checkpointer.save(
-            parallel_model, optimizer, state, lambda folder: write_files(folder, tokenizer)
-        )
-
-    progress = tqdm(
-        initial=first_step, total=num_steps, unit="step", disable=None if is_main else True
-    )
-    for step in range(first_step, num_steps):
+    is_off = None if is_main else True  # None: off unless standard error is a terminal
+    bar = tqdm(initial=progress.step, total=data.num_steps, unit="step", disable=is_off)
+    while progress.step < data.num_steps:
         # Step: this process's micro batches of the global batch.
         step_start = time.perf_counter()
-        indices = sampler.next_batch(args.total_batch_size).tolist()
-        mine = plan.micro_batches(data, indices, processes.world_size)[processes.rank]
-        lr = learning_rate(step, num_steps, warmup_steps, args.max_lr)
+        indices = data.sampler.next_batch(args.total_batch_size).tolist()
+        parts = training.plan.micro_batches(data.rollouts, indices, processes.world_size)
+        batches = [training.plan.load(data.rollouts, part) for part in parts[processes.rank]]
+        lr = learning_rate(progress.step, data.num_steps, data.warmup_steps, args.max_lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        result = train_step(
-            parallel_model,
-            optimizer,
-            loss,
-            [plan.load(data, samples) for samples in mine],
-            implementation,
-            processes,
-            args.seed,
-            step,
-            stop.stop_requested(),
-        )
+        is_told = stop.stop_requested()
+        result = train_step(learner, optimizer, batches, args.seed, progress.step, is_told)
         if result is None:
-            steps_done = step
             break
-        steps_done = step + 1
-        sampler_state = sampler.state_dict()
-        num_bad += result.skipped
-        bad_in_a_row = bad_in_a_row + 1 if result.skipped else 0
-        if bad_in_a_row >= args.max_bad_steps:
-            raise SystemExit(
-                f"{PROGRAM}: error: loss or gradient not finite in {bad_in_a_row} steps in a row, "
-                f"the last one step {steps_done}; the weights were not changed by them"
-            )
+        progress.add(result, data.sampler.state_dict(), args.max_bad_steps)
 
         # Log.
-        throughput.add(time.perf_counter() - step_start, result.counts)
-        truncated += result.num_truncated
-        progress.update()
-        if tracker and (steps_done % args.log_every == 0 or result.skipped):
-            speed = throughput.report()
+        training.throughput.add(time.perf_counter() - step_start, result.counts)
+        bar.update()
+        if tracker and (progress.step % args.log_every == 0 or result.skipped):
             metrics = {
                 "loss": result.loss,
                 "grad_norm": result.grad_norm,
                 "lr": lr,
-                "epoch": steps_done * args.total_batch_size / len(data),
-                **speed,
-                "truncated_samples": truncated,
-                "skipped_steps": num_bad,
+                "epoch": progress.step * args.total_batch_size / num_samples,
+                **training.throughput.report(),
+                "truncated_samples": progress.num_truncated,
+                "skipped_steps": progress.num_bad,
             }
-            tracker.log({f"train/{name}": value for name, value in metrics.items()}, steps_done)
-            mfu = f" MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
+            progress.num_truncated = 0
+            tracker.log({f"train/{name}": value for name, value in metrics.items()}, progress.step)
             note = " NOT FINITE, step skipped" if result.skipped else ""
-            tqdm.write(
-                f"step {steps_done}/{num_steps} loss {result.loss:.4f} lr {lr:.3g} "
-                f"grad norm {result.grad_norm:.3g} tokens/s {speed['tokens_per_second/all']:,.0f} "
-                f"({speed['tokens_per_second/valid']:,.0f} valid, "
-                f"{speed['tokens_per_second/loss']:,.0f} loss){mfu}{note}"
-            )
-            truncated = 0
+            tqdm.write(f"step {progress.step}/{data.num_steps} {format_metrics(metrics)}{note}")
 
         # Save.
-        is_last = steps_done == num_steps
-        if is_last or (args.save_every > 0 and steps_done % args.save_every == 0):
-            save(steps_done)
+        is_last = progress.step == data.num_steps
+        if is_last or (args.save_every > 0 and progress.step % args.save_every == 0):
+            save()
 
         # Evaluate; the evaluation of the last step follows the loop.
-        if args.eval_every > 0 and steps_done % args.eval_every == 0 and not is_last:
-            evaluate_and_report(steps_done)
-    progress.close()
-    is_stopped = steps_done < num_steps
-    if is_stopped and steps_done > saved_step:
-        save(steps_done)
-    checkpointer.wait()
-    if is_stopped:
+        if args.eval_every > 0 and progress.step % args.eval_every == 0 and not is_last:
+            evaluate_and_report()
+    bar.close()
+
+    # Told to stop: save the last step.
+    if progress.step < data.num_steps:
+        if progress.step > progress.saved_step:
+            save()
+        checkpointer.wait()
         if tracker:
             tracker.close()
-            done = f"saved step {saved_step}" if saved_step else "before the first step"
+            done = f"saved step {progress.step}" if progress.step else "before the first step"
             print(f"told to stop: {done}; the same command goes on from there")
         return False
 
-    evaluation = evaluate_and_report(num_steps)
-    weights = full_weights(parallel_model, processes)
+    # Evaluate, and write the final model.
+    checkpointer.wait()
+    evaluation = evaluate_and_report()
+    weights = full_weights(learner.model, processes)
     if tracker and weights is not None:
         tracker.close()
-        repo_id = args.hub_model_id or args.run_name
-        final_dir = run_dir / FINAL_FOLDER
-        card = model_card(config, num_steps, len(data), evaluation, repo_id)
-        with atomic_folder(final_dir) as folder:
-            write_model(folder, unwrap(parallel_model).config, weights)
-            write_files(folder, {**tokenizer, "README.md": card.encode()})
-        print(f"the final model is in {final_dir}")
+        card = model_card(folder.config, data.num_steps, num_samples, evaluation, repository(args))
+        files = {**tokenizer, "README.md": card.encode()}
+        write_final(folder.final, unwrap(learner.model).config, weights, files)
+        print(f"the final model is in {folder.final}")
     return True
 
 
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Makes the folder of a run and keeps other starts of the run out of it.
-
-    A folder that has stayed empty is removed in the end.
-
-    Raises:
-        InputError: If another process is in it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = lock_file(run_dir / LOCK_FILE)
-    except BlockingIOError:
-        raise InputError(f"another process trains in {run_dir}") from None
-    with lock:
-        try:
-            yield
-        finally:
-            if [path.name for path in run_dir.iterdir()] == [LOCK_FILE]:
-                shutil.rmtree(run_dir)
+def write_final(
+    folder: Path, config: Qwen2Config, weights: dict[str, torch.Tensor], files: dict[str, bytes]
+) -> None:
+    """Writes the final model and the files that go with it, all or nothing."""
+    with atomic_folder(folder) as temporary:
+        write_model(temporary, config, weights)
+        write_files(temporary, files)
 
 
-def make_config(args: TrainArgs) -> dict[str, Any]:
-    """Returns the flags as they are saved, with digests of what the paths hold."""
-    config = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(args).items()
-    }
-    # So that retrained policies and new roll-outs are other runs.
-    config["fingerprints"] = {
-        "model_path": fingerprint(args.model_path, MODEL_FILES),
-        "data_path": fingerprint(args.data_path, DATA_FILES),
-    }
-    return config
+def repository(args: TrainArgs) -> str:
+    """Returns the id of the Hub repository that the final model is for."""
+    return args.hub_model_id or args.run_name
 
 
-def plan_steps(args: TrainArgs, num_samples: int) -> tuple[int, int]:
-    """Returns the optimizer steps of the run, and how many of them are the warm-up."""
-    num_steps = args.num_steps
-    if num_steps == -1:
-        num_steps = args.num_epochs * num_samples // args.total_batch_size
-        if not num_steps:
-            raise InputError(
-                f"--num_epochs {args.num_epochs} of {num_samples} samples are less than one "
-                f"--total_batch_size {args.total_batch_size}"
-            )
-    warmup_steps = args.warmup_steps
-    if warmup_steps == -1:
-        warmup_steps = default_warmup_steps(num_steps)
-    if not 0 <= warmup_steps < num_steps:
-        raise InputError(
-            f"--warmup_steps {warmup_steps} must be at least 0 and less than the {num_steps} steps"
-        )
-    return num_steps, warmup_steps
+def start_tracking(args: TrainArgs, folder: RunFolder, resume: TrackerState | None) -> Tracker:
+    """Saves the settings of the run and opens the trackers that its flags ask for."""
+    folder.prepare()
+    names = dict.fromkeys([*args.trackers, *(["neptune"] if args.track else [])])
+    return open_trackers(
+        folder.path,
+        folder.config,
+        list(names),
+        run_name=args.run_name,
+        neptune_project=args.neptune_project,
+        resume=resume,
+    )
 
 
-def load_data(
-    flag: str,
-    source: str,
-    args: TrainArgs,
-    vocab_size: int | None,
-    left_out: Sequence[int],
-    processes: Processes,
-) -> GroupedRollouts:
-    """Opens and checks a data set, naming the flag it came from if that fails."""
-    try:
-        data = GroupedRollouts(
-            source,
-            args.data_num_response,
-            vocab_size,
-            skip_bad_rows=args.skip_bad_rows,
-            left_out=left_out,
-            soft_targets=LOSSES[args.loss].needs_soft,
-            processes=processes,
-        )
-    except DataError as error:
-        raise InputError(f"{flag}: {error}") from error
-    if processes.rank == 0 and data.bad_rows:
-        tqdm.write(f"{flag}: {format_bad_rows(data.bad_rows)}")
-    return data
-
-
-def push_final(args: TrainArgs, final_dir: Path) -> None:
-    """Pushes the final model to the Hub."""
-    try:
-        address = push_folder(final_dir, args.hub_model_id or args.run_name)
-    except Exception as error:  # whatever network and Hub come up with: the model is safe on disk
-        raise SystemExit(
-            f"{PROGRAM}: error: --push_to_hub failed: {error}; the model is in {final_dir}, "
-            "run the same command again to push it"
-        ) from error
-    print(f"pushed to {address}")
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Returns the metrics of a step for a line in the terminal."""
+    tokens = {kind: metrics[f"tokens_per_second/{kind}"] for kind in ("all", "valid", "loss")}
+    mfu = f" MFU {metrics['mfu']:.1%}" if "mfu" in metrics else ""
+    return (
+        f"loss {metrics['loss']:.4f} lr {metrics['lr']:.3g} grad norm {metrics['grad_norm']:.3g} "
+        f"tokens/s {tokens['all']:,.0f} ({tokens['valid']:,.0f} valid, {tokens['loss']:,.0f} loss)"
+        f"{mfu}"
+    )
 
 
 if __name__ == "__main__":

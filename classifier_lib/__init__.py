@@ -1,17 +1,17 @@
 """The value model: its definition, its losses, its data, its training and its evaluation.
 
-What a notebook needs stands in this face, imported on first use: a module of this package that
-needs no model can be imported without torch.
+The names below are for notebooks. They are imported on first use, so that a module of this package
+that needs no model can be imported without torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classifier_lib.loading import initialize_from_policy
     from classifier_lib.modeling import (
         Qwen2ClassifierOutput,
         Qwen2ForClassifier,
-        initialize_from_policy,
         resolve_attention,
     )
 
@@ -24,6 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("classifier_lib.modeling"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "loading" if name == "initialize_from_policy" else "modeling"
+    return getattr(import_module(f"{__name__}.{module}"), name)

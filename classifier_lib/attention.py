@@ -1,10 +1,10 @@
-"""Attention over packed rows (see `layouts`), by whichever implementation the machine has.
+"""Attention over packed rows (see `layouts`), by the implementations that a machine may have.
 
 `flash_attention_2` takes rows without shared prefixes as variable-length sequences;
 `flex_attention` takes any row as a block mask, by the route that transformers offers; and
 `segmented_sdpa`, registered with transformers here, runs torch's fused attention on one segment of
-a row after the other, on a CPU or a GPU, so that no [T, T] mask is ever built and nothing that a
-mask would hide is computed.
+a row after the other, on a CPU or a GPU, so that no [T, T] mask is ever built and no hidden pair of
+tokens is computed.
 """
 
 import logging
@@ -35,7 +35,7 @@ def choose_attention(name: str, packing: str, device: torch.device) -> str:
     """Returns the attention implementation to train with.
 
     Args:
-        name: "auto", or what is asked for: "flash_attention_2", "flex_attention", "sdpa".
+        name: "auto", "flash_attention_2", "flex_attention" or "sdpa".
         packing: "padded", "packed" or "shared_prefix".
         device: Device of the model.
 
@@ -44,7 +44,8 @@ def choose_attention(name: str, packing: str, device: torch.device) -> str:
         installed and the packing allows it, flex_attention for shared prefixes, and sdpa else.
 
     Raises:
-        ValueError: If what is asked for can't train with this packing, or on this device.
+        ValueError: If the implementation can't train with this packing, or on this device; the
+            message begins with its name.
     """
     if name == "auto":
         on_gpu = device.type == "cuda"
@@ -65,7 +66,7 @@ def choose_attention(name: str, packing: str, device: torch.device) -> str:
 
 
 def leave_out_flex_dropout(model: Qwen2ForClassifier) -> None:
-    """Turns off the dropout of attention weights, which FlexAttention doesn't have; says so.
+    """Turns off the dropout of attention weights, which FlexAttention doesn't have, with a warning.
 
     The dropout before the head stays.
     """
@@ -87,7 +88,7 @@ def row_inputs(layout: RowLayout, implementation: str, device: torch.device) -> 
             without shared prefixes.
         device: Device of the model.
     """
-    # transformers hands what is under this key to the attention of every layer as it is.
+    # transformers hands the value of this key to the attention of every layer as it is.
     if implementation == SEGMENTED_SDPA:
         return {"attention_mask": {"full_attention": layout}}
     if implementation == "flex_attention":
@@ -110,7 +111,7 @@ def flex_block_mask(layout: RowLayout, device: torch.device) -> BlockMask:
     """Returns the block mask of a row: blocks computed whole, with a mask, or not at all.
 
     Found from the bounds of each block, so that no [T, T] mask is built. A block that the bounds
-    can't rule out is computed with the mask, which is right whatever it holds.
+    can't rule out is computed with the mask, which is always right.
     """
     num_blocks = -(-layout.length // FLEX_BLOCK)
     starts = np.arange(num_blocks) * FLEX_BLOCK
@@ -122,7 +123,7 @@ def flex_block_mask(layout: RowLayout, device: torch.device) -> BlockMask:
     some = (starts[None, :] < stops[:, None]) & (starts[:, None] < latest_end[None, :])
     whole = (stops[None, :] - 1 <= starts[:, None]) & (stops[:, None] <= earliest_end[None, :])
     if layout.length % FLEX_BLOCK:
-        whole[-1, :] = whole[:, -1] = False  # the mask keeps what lies behind the row out
+        whole[-1, :] = whole[:, -1] = False  # the mask hides the end of the block, behind the row
     partial = some & ~whole
     end_of = torch.from_numpy(np.pad(ends, (0, num_blocks * FLEX_BLOCK - layout.length))).to(device)
 
@@ -147,7 +148,7 @@ def flex_block_mask(layout: RowLayout, device: torch.device) -> BlockMask:
 
 
 class _SegmentedRow:
-    """What segmented attention needs of a layout, made once a batch for all layers."""
+    """A layout prepared for segmented attention, once a batch for all layers."""
 
     def __init__(self, layout: RowLayout, device: torch.device, dtype: torch.dtype):
         self.query_lengths = [len(segment.tokens) for segment in layout.segments]
@@ -169,7 +170,7 @@ class _SegmentedRow:
 def _continuation_mask(
     num_queries: int, num_before: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Returns the additive mask [queries, before + queries]: all that is before, then causal."""
+    """Returns the additive mask [queries, before + queries]: all tokens before, then causal."""
     mask = torch.full((num_queries, num_before + num_queries), float("-inf"), device=device)
     return mask.triu_(num_before + 1).to(dtype)
 
@@ -179,8 +180,8 @@ def _without_autocast_leftovers(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns queries and keys in the dtype of the values.
 
-    Under autocast rotary embeddings make float32 of them, twice what has to be gathered and copied,
-    and FlexAttention wants one dtype.
+    Under autocast rotary embeddings make float32 of them: twice as much to gather and copy, and
+    FlexAttention wants one dtype.
     """
     return query.to(value.dtype), key.to(value.dtype)
 
@@ -193,7 +194,7 @@ def flex_attention_forward_one_dtype(
     attention_mask: Any,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """transformers' FlexAttention, which takes what autocast makes of its inputs, too."""
+    """Computes transformers' FlexAttention, also of the mixed dtypes of autocast."""
     query, key = _without_autocast_leftovers(query, key, value)
     return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -209,14 +210,14 @@ def segmented_sdpa_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed row, one segment after the other; of a padded batch as sdpa does.
+    """Computes attention of a packed row, segment by segment; of a padded batch as sdpa does.
 
     Args:
         module: Attention layer.
         query: [1, heads, T, head_dim].
         key: [1, key heads, T, head_dim].
         value: [1, key heads, T, head_dim].
-        attention_mask: Layout of the row; else whatever transformers' sdpa takes.
+        attention_mask: Layout of the row; of a padded batch a mask for transformers' sdpa.
         dropout: Probability of dropping an attention weight.
         scaling: Factor of the scores.
         **kwargs: For sdpa.

@@ -1,8 +1,8 @@
-"""Micro batches: which samples go together, and three ways to lay them out with one loss.
+"""Micro batches: groups of samples, and three ways to lay them out with one loss.
 
 - *padded*, the published way: one sample a row, padded on the right.
 - *packed*: one row without padding; sequences are told apart by their positions and bounds.
-- *shared_prefix*: one row in which what samples of a group share of their roll-ins stands once.
+- *shared_prefix*: one row in which the prefixes that roll-ins of a group share stand once.
 
 All three give the same loss up to rounding (`tests/classifier_lib/test_batches.py`).
 """
@@ -17,7 +17,7 @@ import torch
 from classifier_lib.attention import row_inputs
 from classifier_lib.data import GroupedRollouts, Rollout
 from classifier_lib.flops import TokenCounts
-from classifier_lib.layouts import Branch, RowLayout, Segment, Span, lay_out
+from classifier_lib.layouts import Branch, RowLayout, Segment, Span, count_laid_out, lay_out
 from classifier_lib.losses import Targets
 
 PackingName = Literal["padded", "packed", "shared_prefix"]
@@ -37,9 +37,10 @@ class Batch:
         input_ids: LongTensor [R, T].
         position_ids: LongTensor [R, T], position of each token in its sequence.
         lengths: LongTensor [S], tokens of each sample, prompt included, after cutting.
-        layout: What attends to what in the one row of a packed batch; None for a padded batch.
-        loss_index: LongTensor [N], where in the R * T tokens the loss tokens are, sample by sample.
-        targets: What the loss tokens are to predict.
+        layout: Layout of the one row of a packed batch; None for a padded batch.
+        loss_index: LongTensor [N], places of the loss tokens among the R * T tokens, sample by
+            sample.
+        targets: Targets of the loss tokens.
         counts: Tokens by kind.
         num_truncated: Samples that were cut to the maximum length.
     """
@@ -101,8 +102,8 @@ def collate(
     Args:
         rollouts: S samples; for a loss of pairs 2i and 2i + 1 are a pair.
         max_length: Longest sequence, in tokens with prompt; the rest is cut off on the right. The
-            label stays what it was. A sample whose roll-in fills it has no loss tokens left.
-        packing: How, see the module's docstring.
+            label stays the same. A sample whose roll-in fills it has no loss tokens left.
+        packing: Layout, see the module's docstring.
         multiple: Row lengths are multiples of this: 16 by default when padded, 1 else.
 
     Returns:
@@ -187,17 +188,17 @@ class _Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How global batches are cut into micro batches.
+    """Plan by which global batches are cut into micro batches.
 
     Attributes:
         packing: Layout of the micro batches.
         max_length: See `collate`.
         micro_batch_size: Samples in a padded micro batch.
-        tokens_per_micro_batch: Most tokens in a packed micro batch; what can't be split may exceed
-            it. By default as many as a padded micro batch could have, but at most
+        tokens_per_micro_batch: Most tokens in a packed micro batch; a sample (or pair) that is
+            longer goes alone. By default as many as a padded micro batch could have, but at most
             `DEFAULT_TOKENS`.
         group_size: Neighbouring samples that stay together in a micro batch where they fit.
-        pairs: Whether samples 2i and 2i + 1 stay together whatever their length.
+        pairs: Whether samples 2i and 2i + 1 stay together, however long they are.
         multiple: See `collate`.
     """
 
@@ -256,10 +257,9 @@ class BatchPlan:
         """Returns the tokens of a packed row of these samples."""
         if self.packing == "packed":
             return sum(min(data.length(i), self.max_length) for i in samples)
-        segments, _ = lay_out(_cut([data[i] for i in samples], self.max_length))
-        return segments[-1].stop
+        return count_laid_out(_cut([data[i] for i in samples], self.max_length))
 
-    def _halves(self, data: GroupedRollouts, unit: "_Unit") -> "list[_Unit]":
+    def _halves(self, data: GroupedRollouts, unit: _Unit) -> list[_Unit]:
         """Returns a unit in two parts; as it is if it can't be split."""
         indivisible = 2 if self.pairs else 1
         half = len(unit.samples) // indivisible // 2 * indivisible
@@ -268,7 +268,7 @@ class BatchPlan:
         parts = unit.samples[:half], unit.samples[half:]
         return [_Unit(self._tokens(data, part), part) for part in parts]
 
-    def _fitting(self, data: GroupedRollouts, unit: "_Unit") -> "list[_Unit]":
+    def _fitting(self, data: GroupedRollouts, unit: _Unit) -> list[_Unit]:
         """Returns a unit in parts that fit a micro batch, as far as it can be split."""
         halves = [unit] if unit.tokens <= self.token_limit else self._halves(data, unit)
         if len(halves) == 1:
@@ -276,13 +276,13 @@ class BatchPlan:
         return [part for half in halves for part in self._fitting(data, half)]
 
     def _balanced_bins(
-        self, data: GroupedRollouts, units: "list[_Unit]", world_size: int
-    ) -> "list[_Unit]":
+        self, data: GroupedRollouts, units: list[_Unit], world_size: int
+    ) -> list[_Unit]:
         """Packs units into bins of about equal size (longest processing time first).
 
         Args:
             data: The data set.
-            units: What stays together, but is split where there are too few of them.
+            units: Samples that stay together; the largest are split where there are too few.
             world_size: The number of bins is a multiple of this.
 
         Returns:
@@ -323,8 +323,8 @@ class BatchPlan:
         """Cuts a whole data set into micro batches of neighbours, for evaluation.
 
         Returns:
-            Samples of each: at most `micro_batch_size`, and of packed ones at most as many as the
-            token limit holds, but at least one (or one pair).
+            The samples of each: at most `micro_batch_size`, and of packed ones at most as many as
+            the token limit holds, but at least one (or one pair).
         """
         step = 2 if self.pairs else 1
         parts: list[range] = []

@@ -1,8 +1,8 @@
 """Roll-outs for training: zero-copy access and a resumable sampler.
 
 The data has the columns of `VGS-AI/OpenR1-VM`: a row is a problem, and its list columns hold one
-entry a response. `roll_in_ids` is prompt + prefix, `roll_outs_ids` the completion that is trained
-on, `labels` the terminal class of the completion (0 incorrect, 1 correct, 2 unfinished).
+entry a response. `roll_in_ids` is prompt + prefix, `roll_outs_ids` the completion that carries the
+loss, `labels` the terminal class of the completion (0 incorrect, 1 correct, 2 unfinished).
 """
 
 import bisect
@@ -16,16 +16,13 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from classifier_lib.modeling import SUCCESS_CLASS
+from run_lib.hub import loading
 from run_lib.processes import Processes
 
 ROLL_IN, ROLL_OUT, LABELS = "roll_in_ids", "roll_outs_ids", "labels"
 NUM_CLASSES = 3
 
 _LIST_TYPES = (pa.ListArray, pa.LargeListArray)
-
-
-class DataError(ValueError):
-    """The data set can't be used; the message names the row (counted from 0) and the column."""
 
 
 class Rollout(NamedTuple):
@@ -51,15 +48,15 @@ class BadRow(NamedTuple):
     Attributes:
         row: Row of the data set, from 0.
         column: Column at fault.
-        what: What is wrong there.
+        fault: The fault, as it follows the name of the column in a message.
     """
 
     row: int
     column: str
-    what: str
+    fault: str
 
     def __str__(self) -> str:
-        return f"row {self.row}, column {self.column}{self.what}"
+        return f"row {self.row}, column {self.column}{self.fault}"
 
 
 def format_bad_rows(bad_rows: Sequence[BadRow], num_shown: int = 10) -> str:
@@ -90,12 +87,13 @@ class GroupedRollouts(Dataset[Rollout]):
 
     Attributes:
         num_rows: Rows that can be used.
-        bad_rows: What the checks found and `skip_bad_rows` left out, by row; the same on every
-            process.
-        left_out: Rows of the source that were left out, for whatever reason.
+        bad_rows: Rows that failed a check and that `skip_bad_rows` left out, in order; the same on
+            every process.
+        left_out: Rows of the source that were left out, these and those of the argument.
 
     Raises:
-        DataError: If the source can't be read or doesn't fit the format.
+        ValueError: If the source can't be read or doesn't fit the format; one line that begins with
+            the source and names the row (counted from 0) and the column.
     """
 
     def __init__(
@@ -110,16 +108,16 @@ class GroupedRollouts(Dataset[Rollout]):
         processes: Processes | None = None,
     ):
         if num_responses < 1:
-            raise DataError(f"the number of responses a row must be positive, not {num_responses}")
+            raise ValueError(f"num_responses must be positive, not {num_responses}")
         self.num_responses = num_responses
         self.soft_targets = soft_targets
         table = _load_table(source)
         for name in (ROLL_IN, ROLL_OUT, LABELS):
             if name not in table.column_names:
                 present = ", ".join(table.column_names)
-                raise DataError(f"{source}: no column {name}; the columns are {present}")
+                raise ValueError(f"{source}: no column {name}; the columns are {present}")
         if not table.num_rows:
-            raise DataError(f"{source}: no rows")
+            raise ValueError(f"{source}: no rows")
         rank, world_size = (processes.rank, processes.world_size) if processes else (0, 1)
         share = range(
             table.num_rows * rank // world_size, table.num_rows * (rank + 1) // world_size
@@ -141,17 +139,17 @@ class GroupedRollouts(Dataset[Rollout]):
         parts = processes.all_gather_objects(found_in_share) if processes else [found_in_share]
         for part in parts:
             found += part
-        # One entry a row, whatever else is wrong with it.
+        # One entry a row, the first fault in it.
         by_row = {bad.row: bad for bad in sorted(found, reverse=True) if bad.row not in left_out}
         self.bad_rows = [by_row[row] for row in sorted(by_row)]
         if self.bad_rows and not skip_bad_rows:
             more = f" (and {len(by_row) - 1} more bad rows)" if len(by_row) > 1 else ""
-            raise DataError(f"{source}: {self.bad_rows[0]}{more}; --skip_bad_rows leaves them out")
+            raise ValueError(f"{source}: {self.bad_rows[0]}{more}; skip_bad_rows leaves them out")
         self.left_out = sorted({*by_row, *left_out})
         self.num_rows = table.num_rows - len(self.left_out)
         if not self.num_rows:
-            raise DataError(f"{source}: every row is bad; the first: {self.bad_rows[0]}")
-        # Row of the table for each row that can be used; None where that is all of them.
+            raise ValueError(f"{source}: every row is bad; the first: {self.bad_rows[0]}")
+        # Row of the table for each row that can be used; None if all of them can.
         self._rows = None
         if self.left_out:
             self._rows = np.setdiff1d(np.arange(table.num_rows), self.left_out, assume_unique=True)
@@ -184,6 +182,7 @@ class GroupedRollouts(Dataset[Rollout]):
         return chunk, row - chunk.first_row, response
 
     def _soft_target(self, chunk: "_Chunk", row: int, response: int) -> float:
+        """Returns the share of class 1 among the responses of the row with this roll-in."""
         mine = chunk.roll_in.tokens(row, response)
         first = chunk.label_rows[row]
         rewards = chunk.labels[first : first + self.num_responses] == SUCCESS_CLASS
@@ -201,29 +200,23 @@ class GroupedRollouts(Dataset[Rollout]):
 def _load_table(source: str) -> pa.Table:
     """Returns the memory-mapped table of a source (see `GroupedRollouts`)."""
     path = Path(source)
-    try:
-        if path.is_file():
-            data = datasets.load_dataset("parquet", data_files=str(path), split="train")
-        elif path.is_dir() and any(
-            (path / name).exists() for name in ("state.json", "dataset_dict.json")
-        ):
+    is_path = path.suffix == ".parquet" or source.startswith(("/", ".")) or source.count("/") != 1
+    if is_path and not path.exists():
+        raise ValueError(f"{source}: no such file or folder")
+    is_saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
+    files = [source] if path.is_file() else sorted(map(str, path.rglob("*.parquet")))
+    if path.is_dir() and not is_saved and not files:
+        raise ValueError(f"{source}: neither a save_to_disk folder nor any .parquet file")
+    with loading(source, "no data set could be read"):
+        if is_saved:
             data = datasets.load_from_disk(source)
-        elif path.is_dir():
-            files = sorted(str(file) for file in path.rglob("*.parquet"))
-            if not files:
-                raise DataError(f"{source}: neither a save_to_disk folder nor any .parquet file")
+        elif files:
             data = datasets.load_dataset("parquet", data_files=files, split="train")
-        elif path.suffix == ".parquet" or source.startswith(("/", ".")) or source.count("/") != 1:
-            raise DataError(f"{source}: no such file or folder")
         else:
             data = datasets.load_dataset(source, split="train")
-    except DataError:
-        raise
-    except Exception as error:  # whatever a damaged file or the Hub comes up with
-        raise DataError(f"{source}: can't be read: {error}") from error
     if isinstance(data, datasets.DatasetDict):
         if "train" not in data:
-            raise DataError(f"{source}: no train split; the splits are {', '.join(data)}")
+            raise ValueError(f"{source}: no train split; the splits are {', '.join(data)}")
         data = data["train"]
     return data.data.table
 
@@ -242,7 +235,9 @@ class _TokenColumn:
         if not isinstance(self.lists, _LIST_TYPES) or not pa.types.is_integer(
             self.lists.values.type
         ):
-            raise DataError(f"{source}: column {name} is {self.array.type}, not lists of token ids")
+            raise ValueError(
+                f"{source}: column {name} is {self.array.type}, not lists of token ids"
+            )
         self.bounds = self.lists.offsets.to_numpy()
         self.values = self.lists.values
         # to_numpy would copy ids with a null among them; those are never used.
@@ -252,10 +247,12 @@ class _TokenColumn:
             self.ids = np.frombuffer(buffer, dtype)[self.values.offset :][: len(self.values)]
 
     def length(self, row: int, response: int) -> int:
+        """Returns the tokens of a list."""
         i = self.rows[row] + response
         return int(self.bounds[i + 1] - self.bounds[i])
 
     def tokens(self, row: int, response: int) -> np.ndarray:
+        """Returns the token ids of a list, without copying them."""
         i = self.rows[row] + response
         return self.ids[self.bounds[i] : self.bounds[i + 1]]
 
@@ -267,7 +264,7 @@ class _TokenColumn:
 def _responses(source: str, name: str, array: pa.Array) -> tuple[np.ndarray, Any]:
     """Returns (bounds of the rows [rows + 1], entries) of a list column, one entry a response."""
     if not isinstance(array, _LIST_TYPES):
-        raise DataError(f"{source}: column {name} is {array.type}, not a list")
+        raise ValueError(f"{source}: column {name} is {array.type}, not a list")
     offsets = array.offsets.to_numpy()
     return offsets - offsets[0], array.values.slice(offsets[0], offsets[-1] - offsets[0])
 
@@ -294,7 +291,7 @@ class _Chunk:
         self.label_array = batch.column(LABELS)
         self.label_rows, labels = _responses(source, LABELS, self.label_array)
         if not pa.types.is_integer(labels.type):
-            raise DataError(f"{source}: column {LABELS} is {labels.type}, not integers")
+            raise ValueError(f"{source}: column {LABELS} is {labels.type}, not integers")
         self.label_nulls = labels.is_null().to_numpy(zero_copy_only=False)
         self.labels = labels.fill_null(0).to_numpy()
 
@@ -312,18 +309,17 @@ class _Chunk:
             nulls = array.is_null().to_numpy(zero_copy_only=False)
             counts = np.diff(array.offsets.to_numpy())
             for row in np.flatnonzero(nulls | (counts != num_responses)).tolist():
-                has = (
-                    f" has {counts[row]} responses, not the {num_responses} of --data_num_response"
-                )
+                has = f" has {counts[row]} responses, not {num_responses}"
                 found.append(self._bad(row, column, " is null" if nulls[row] else has))
         for tokens, empty in (
             (self.roll_in, " has no token; it must hold the prompt"),
             (self.roll_out, " has no token, so nothing to learn from"),
         ):
             nulls = tokens.lists.is_null().to_numpy(zero_copy_only=False)
-            for bad, what in ((nulls, " is null"), ((np.diff(tokens.bounds) == 0) & ~nulls, empty)):
+            is_empty = (np.diff(tokens.bounds) == 0) & ~nulls
+            for bad, fault in ((nulls, " is null"), (is_empty, empty)):
                 for row, response in _first_in_rows(np.flatnonzero(bad), tokens.rows):
-                    found.append(self._bad(row, tokens.name, f", response {response}{what}"))
+                    found.append(self._bad(row, tokens.name, f", response {response}{fault}"))
             if tokens.values.null_count:
                 positions = np.flatnonzero(tokens.values.is_null())
                 inside = (positions >= tokens.bounds[0]) & (positions < tokens.bounds[-1])
@@ -334,8 +330,8 @@ class _Chunk:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= NUM_CLASSES))
         for row, response in _first_in_rows(wrong, self.label_rows):
             label = self.labels[self.label_rows[row] + response]
-            what = f", response {response} is {label}; the classes are 0 to {NUM_CLASSES - 1}"
-            found.append(self._bad(row, LABELS, what))
+            fault = f", response {response} is {label}; the classes are 0 to {NUM_CLASSES - 1}"
+            found.append(self._bad(row, LABELS, fault))
         return found
 
     def check_token_ids(self, vocab_size: int, share: range) -> list[BadRow]:
@@ -350,12 +346,12 @@ class _Chunk:
                 if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocab_size:
                     at = int(((ids < 0) | (ids >= vocab_size)).argmax())
                     response = tokens.at(start + at) - tokens.rows[row]
-                    what = f"holds token id {ids[at]}; the vocabulary has {vocab_size}"
-                    found.append(self._bad(row, tokens.name, f", response {response} {what}"))
+                    fault = f" holds token id {ids[at]}; the vocabulary has {vocab_size}"
+                    found.append(self._bad(row, tokens.name, f", response {response}{fault}"))
         return found
 
-    def _bad(self, row: int, column: str, what: str) -> BadRow:
-        return BadRow(self.first_row + row, column, what)
+    def _bad(self, row: int, column: str, fault: str) -> BadRow:
+        return BadRow(self.first_row + row, column, fault)
 
 
 class GroupSampler:
@@ -390,6 +386,7 @@ class GroupSampler:
         self._order = self._permutation()
 
     def _permutation(self) -> np.ndarray:
+        """Returns the order of all groups in this epoch."""
         generator = np.random.default_rng([self.seed, self.epoch])
         return generator.permutation(self.num_groups)
 

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
-import tyro
-from torch import nn
 from torchmetrics import Metric
 from torchmetrics.functional import mean_squared_error
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
@@ -22,13 +19,16 @@ from torchmetrics.utilities import dim_zero_cat
 
 from classifier_lib.batches import Batch, BatchPlan
 from classifier_lib.data import GroupedRollouts, format_bad_rows
+from classifier_lib.learner import Learner
 from classifier_lib.loading import load_value_model
 from classifier_lib.losses import LOSSES, TrainingLoss, pair_margins
 from classifier_lib.modeling import success_probabilities
-from run_lib.commands import exit_with_error
+from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
 from run_lib.files import write_json
-from run_lib.processes import Processes, distributed
+from run_lib.hub import quiet_transformers
+from run_lib.processes import distributed
 
+PROGRAM = "classifier_lib.evaluation"
 NUM_DECILES = 10
 CALIBRATION_BINS = 15
 EVALUATION_FILE = "evaluation.json"
@@ -110,12 +110,14 @@ class TokenMetrics(Metric):
         num_buckets = int(buckets.max()) + 1 if len(buckets) else 0
 
         def at(kept: torch.Tensor | slice) -> dict[str, float | int | None]:
+            """Returns the metrics of some tokens, without those that pairs don't have."""
             metrics = _token_metrics(probs[kept], rewards[kept], right[kept])
             if self.loss.pairs:
                 metrics |= dict.fromkeys(("accuracy", "brier", "calibration_error"))
             return metrics
 
         def at_positions(kept: torch.Tensor) -> dict[str, float | int | None]:
+            """Returns the metrics and the loss of the tokens of a bucket."""
             loss = None if self.loss.pairs else _finite(losses[kept].double().mean())
             return {"loss": loss, **at(kept)}
 
@@ -155,7 +157,7 @@ def _finite(value: torch.Tensor) -> float | None:
 def _token_metrics(
     probs: torch.Tensor, rewards: torch.Tensor, right: torch.Tensor
 ) -> dict[str, float | int | None]:
-    """Returns the metrics of some tokens; None for what is not defined on them."""
+    """Returns the metrics of some tokens; None for those that are not defined on them."""
     if not len(probs):
         return {"num_tokens": 0} | dict.fromkeys(SCORES)
     scores: dict[str, float | int | None] = dict.fromkeys(SCORES)
@@ -171,46 +173,39 @@ def _token_metrics(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    data: GroupedRollouts,
-    loss: TrainingLoss,
-    plan: BatchPlan,
-    implementation: str,
-    bucket_tokens: int,
-    processes: Processes,
+    learner: Learner, data: GroupedRollouts, plan: BatchPlan, bucket_tokens: int
 ) -> dict[str, Any]:
     """Evaluates a value model on every roll-out token of a data set.
 
+    All processes of the learner must call this; they share the work.
+
     Args:
-        model: `Qwen2ForClassifier`, perhaps sharded; its training mode is restored.
+        learner: The model, perhaps sharded, and its loss; its training mode is restored.
         data: Held-out roll-outs.
-        loss: The loss that the model is trained with.
-        plan: How samples are laid out, see `BatchPlan.in_order`.
-        implementation: Attention implementation of the model.
+        plan: Layout of the samples, see `BatchPlan.in_order`.
         bucket_tokens: Width of the absolute position buckets, in tokens.
-        processes: The processes that share the work; all of them must call this.
 
     Returns:
         `loss, num_tokens, accuracy, auroc, brier, calibration_error`, and the lists `by_decile`
         (deciles of the sequence) and `by_position` (`bucket_tokens` each) of `{from, to}` and the
-        same numbers, where the loss is the mean over tokens (None for pairs). What is not defined
-        (an AUROC of one class only) is None. Accuracy is over the terminal classes with three
-        logits, over the reward else, and over the pairs for a loss of pairs. The same on every
-        process.
+        same numbers, where the loss is the mean over tokens (None for pairs). A number that is not
+        defined (an AUROC of one class only) is None. Accuracy is over the terminal classes with
+        three logits, over the reward else, and over the pairs for a loss of pairs. The same on
+        every process.
     """
-    metrics = TokenMetrics(loss, bucket_tokens).to(processes.device)
+    model, processes = learner.model, learner.processes
+    metrics = TokenMetrics(learner.loss, bucket_tokens).to(processes.device)
     metrics.add_nothing()
     was_training = model.training
     model.eval()
-    device, parts = processes.device, plan.in_order(data)
+    parts = plan.in_order(data)
     for first in range(0, len(parts), processes.world_size):
         mine = first + processes.rank
         # A process that has no samples left computes along: the others may need its shard.
         batch = plan.load(data, parts[mine if mine < len(parts) else 0])
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(**batch.model_inputs(implementation, device)).logits
+        logits = learner.logits(batch)
         if mine < len(parts):
-            metrics.update(batch.loss_logits(logits), batch)
+            metrics.update(logits, batch)
     model.train(was_training)
     return metrics.compute()
 
@@ -272,30 +267,31 @@ class EvaluationArgs:
     """Where the metrics are written, as JSON."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the evaluation command."""
-    args = tyro.cli(EvaluationArgs, args=argv, use_underscores=True)
-    if min(args.batch_size, args.max_length, args.bucket_tokens) < 1:
-        exit_with_error(
-            "evaluation", "--batch_size, --max_length, --bucket_tokens must be positive"
-        )
+def run(args: EvaluationArgs) -> None:
+    """Evaluates the model on the data, writes the metrics and prints their table.
+
+    Raises:
+        InputError: If a flag or an input can't be used.
+    """
+    at_least(
+        1, batch_size=args.batch_size, max_length=args.max_length, bucket_tokens=args.bucket_tokens
+    )
     loss = LOSSES[args.loss]
     if loss.pairs and (args.batch_size % 2 or args.data_num_response % 2):
-        exit_with_error(
-            "evaluation",
-            f"--loss {args.loss} needs an even --batch_size and an even --data_num_response",
+        raise InputError(
+            f"--loss {args.loss} needs an even --batch_size and an even --data_num_response"
         )
-    transformers.utils.logging.disable_progress_bar()
+    quiet_transformers()
     with distributed() as processes:
-        try:
-            model = load_value_model(
-                args.model, args.attention_impl, getattr(torch, args.dtype), processes.device
+        dtype = getattr(torch, args.dtype)
+        with naming("--model"):
+            model = load_value_model(args.model, args.attention_impl, dtype, processes.device)
+        if model.config.num_labels != loss.num_labels:
+            raise InputError(
+                f"--model {args.model} has {model.config.num_labels} labels; --loss {args.loss} "
+                f"needs {loss.num_labels}"
             )
-            if model.config.num_labels != loss.num_labels:
-                raise ValueError(
-                    f"{args.model} has {model.config.num_labels} labels; --loss {args.loss} needs "
-                    f"{loss.num_labels}"
-                )
+        with naming("--data"):
             data = GroupedRollouts(
                 args.data,
                 args.data_num_response,
@@ -304,16 +300,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 soft_targets=loss.needs_soft,
                 processes=processes,
             )
-        except (OSError, ValueError) as error:
-            exit_with_error("evaluation", str(error))
         metrics = evaluate(
-            model,
+            Learner(model, loss, model.config._attn_implementation, processes),
             data,
-            loss,
             BatchPlan("padded", args.max_length, args.batch_size),
-            model.config._attn_implementation,
             args.bucket_tokens,
-            processes,
         )
         if processes.rank == 0:
             if data.bad_rows:
@@ -321,6 +312,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.output, metrics)
             print(format_evaluation(metrics))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; `argv` is the command line by default."""
+    args = parse_command_line(EvaluationArgs, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a transformer computes for some tokens, in floating-point operations."""
+"""Floating-point operations that a transformer takes for some tokens."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ class TokenCounts(NamedTuple):
     Attributes:
         all: Tokens that go through the model, padding included.
         computed: The same without padding.
-        valid: Tokens of the samples; what several of them share is counted for each.
+        valid: Tokens of the samples; shared tokens are counted for each of them.
         loss: Tokens that carry loss.
         attended: Pairs of a computed token and one it attends to, itself included.
     """
@@ -24,7 +24,7 @@ class TokenCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the FLOPs of a model follow from.
+    """The sizes of a model that its FLOPs follow from.
 
     Attributes:
         num_matmul_parameters: Parameters that every token is multiplied with: all but the
@@ -82,5 +82,5 @@ def model_size(model: str) -> ModelSize | None:
             if Qwen2ForClassifier.__name__ in (config.architectures or []):
                 return ModelSize.of(Qwen2ForClassifier(config))
             return ModelSize.of(AutoModelForCausalLM.from_config(config))
-    except Exception:  # whatever an absent, damaged or foreign config comes up with
+    except Exception:  # an absent, damaged or foreign config raises anything
         return None

@@ -1,4 +1,4 @@
-"""How the sequences of a micro batch are laid out in one row of tokens, and what attends to what.
+"""Layout of the sequences of a micro batch in one row of tokens, and the attention among them.
 
 A packed row is a forest of segments in depth-first order. A segment continues another one from some
 token on (or starts a sequence), and its tokens attend to the tokens before it on that path and,
@@ -11,6 +11,7 @@ In depth-first order one number a token says it all: token q attends to k exactl
 `k <= q < subtree_end[k]`. That is the mask of FlexAttention and of the dense reference.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,7 @@ import torch
 
 
 class Span(NamedTuple):
-    """Tokens `start` to `stop` of a row."""
+    """Tokens `start` to `stop` of a row, without `stop`."""
 
     start: int
     stop: int
@@ -33,10 +34,10 @@ class Segment:
 
     Attributes:
         tokens: [n] token ids.
-        start: Where it begins in the row.
+        start: Beginning in the row.
         position: Position of its first token in its sequence.
         path: Spans of the tokens before it in its sequence, first to last, `position` in all.
-        subtree_end: [n], for each token where in the row what continues it ends.
+        subtree_end: [n], for each token the end, in the row, of the tokens that continue it.
     """
 
     tokens: np.ndarray
@@ -47,7 +48,7 @@ class Segment:
 
     @property
     def stop(self) -> int:
-        """Where it ends in the row."""
+        """End in the row."""
         return self.start + len(self.tokens)
 
 
@@ -84,6 +85,7 @@ def lay_out(
     owns: list[Span] = [Span(0, 0)] * len(branches)
 
     def place(tokens: np.ndarray, position: int, path: tuple[Span, ...], start: int) -> Segment:
+        """Adds a segment to the row, unless it is empty."""
         segment = Segment(tokens, start, position, path, np.full(len(tokens), start + len(tokens)))
         if len(tokens):
             segments.append(segment)
@@ -130,7 +132,29 @@ def lay_out(
     return segments, owns
 
 
+def count_laid_out(branches: Sequence[Branch], min_shared: int = MIN_SHARED) -> int:
+    """Returns the tokens of the row that `lay_out` would make, from the shared tokens alone.
+
+    Neighbours in lexicographic order share the longest prefixes that there are: each sample adds
+    the tokens behind its common prefix with the one before it.
+
+    Args:
+        branches: See `lay_out`.
+        min_shared: See `lay_out`.
+    """
+    num_tokens = sum(len(branch.shared) + len(branch.own) for branch in branches)
+    # Any order of the ids will do, so that of their bytes does.
+    prefixes = sorted((branch.shared for branch in branches), key=np.ndarray.tobytes)
+    for left, right in itertools.pairwise(prefixes):
+        common = _common_prefix(left, right)
+        # Otherwise they are in different trees.
+        if common >= min_shared or common == len(left) == len(right):
+            num_tokens -= common
+    return num_tokens
+
+
 def _common_prefix(left: np.ndarray, right: np.ndarray) -> int:
+    """Returns how many first tokens two sequences have in common."""
     length = min(len(left), len(right))
     differing = left[:length] != right[:length]
     first = int(differing.argmax()) if length else 0
@@ -139,14 +163,14 @@ def _common_prefix(left: np.ndarray, right: np.ndarray) -> int:
 
 @dataclass(eq=False)
 class RowLayout:
-    """What attends to what in one packed row; travels to the attention in place of a mask.
+    """Layout of one packed row; travels to the attention in place of a mask.
 
     Not frozen: torch.compile looks into frozen dataclasses and would compile for each layout anew.
 
     Attributes:
         segments: The segments, in the order of the row; they cover it.
         length: T, tokens of the row.
-        prepared: What an attention has worked out of the layout for all layers, by its own key.
+        prepared: Results that an attention keeps for all layers, by its own key.
     """
 
     segments: tuple[Segment, ...]

@@ -1,10 +1,13 @@
-"""Loading value models from folders and from the Hub."""
+"""Loading value models, and policies to make them of, from folders and from the Hub."""
+
+from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Qwen2Config
 
 from classifier_lib.modeling import Qwen2ForClassifier
-from run_lib.hub import load_config, load_failure
+from run_lib.hub import load_config, loading
+from run_lib.text import some_of
 
 
 def load_value_config(path: str) -> PretrainedConfig:
@@ -41,7 +44,7 @@ def load_value_model(
         ValueError: If there is none, its files are damaged or don't hold all weights; one line
             that begins with the path.
     """
-    try:
+    with loading(path):
         model, info = Qwen2ForClassifier.from_pretrained(
             path,
             attn_implementation=attention_impl,
@@ -51,14 +54,81 @@ def load_value_model(
             ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
-    except Exception as error:  # whatever a damaged file comes up with
-        raise ValueError(
-            f"{path}: no model could be loaded: {load_failure(path, error)}"
-        ) from error
     # transformers would go on with random weights.
     misshapen = {name for name, *_ in info["mismatched_keys"]}
     for what, names in (("no", info["missing_keys"]), ("misshapen", misshapen)):
         if names:
-            named = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-            raise ValueError(f"{path} is no value model: {what} weights for {named}")
+            raise ValueError(
+                f"{path} is no value model: {what} weights for {some_of(sorted(names))}"
+            )
     return model.to(device).eval()
+
+
+def load_policy_config(path: str | Path) -> Qwen2Config:
+    """Loads the config of a model that a value model can be made of.
+
+    Args:
+        path: Hub id or folder of a Qwen2 causal LM, or of a value model.
+
+    Raises:
+        ValueError: If there is none, or it is of another family; one line that begins with the
+            path.
+    """
+    config = load_config(str(path))
+    if not isinstance(config, Qwen2Config):
+        raise ValueError(f"{path} holds a {config.model_type} model; only qwen2 is supported")
+    return config
+
+
+def initialize_from_policy(
+    path: str | Path,
+    num_labels: int,
+    attention_dropout: float,
+    attn_implementation: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+) -> Qwen2ForClassifier:
+    """Builds a value model for training: the policy's backbone with a new head.
+
+    The head is drawn with `config.initializer_range` from torch's global generator, so the result
+    is determined by `torch.manual_seed`. The LM head is dropped.
+
+    Args:
+        path: Hub id or folder of a Qwen2 causal LM, or of a `Qwen2ForClassifier`, which is loaded
+            with its own head.
+        num_labels: Number of classes, 1, 2 or 3.
+        attention_dropout: Dropout probability in attention and before the head.
+        attn_implementation: See `resolve_attention`.
+        dtype: Dtype of the parameters.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: If `path` holds no Qwen2 model, a value model with another number of labels, or
+            a backbone whose weights are incomplete, damaged or of another shape; one line that
+            begins with the path.
+    """
+    config = load_policy_config(path)
+    is_classifier = Qwen2ForClassifier.__name__ in (config.architectures or [])
+    if is_classifier and config.num_labels != num_labels:
+        raise ValueError(
+            f"{path} is a value model with {config.num_labels} labels; "
+            f"the loss asked for needs {num_labels}"
+        )
+    config.num_labels = num_labels
+    config.attention_dropout = attention_dropout
+    config.tie_word_embeddings = False
+    config.use_cache = False  # whole sequences in one forward: a cache would only hold memory
+    with loading(path):
+        model, info = Qwen2ForClassifier.from_pretrained(
+            path,
+            config=config,
+            attn_implementation=attn_implementation,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+    new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}
+    incomplete = sorted(set(info["missing_keys"]) - new_head)
+    if incomplete:
+        raise ValueError(f"{path} has no weights for {some_of(incomplete)}")
+    return model

@@ -1,8 +1,8 @@
 """Training losses of the value model, by the name that `--loss` takes.
 
-A loss works on the loss tokens of a batch in whatever layout they were computed, and returns the
-sum of its terms (samples, or pairs): divided by the number of terms of the global batch, the parts
-of micro batches and processes add up to the same mean however the batch was cut.
+A loss works on the loss tokens of a batch, in any layout, and returns the sum of its terms (samples
+or pairs): divided by the number of terms of the global batch, the parts of micro batches and
+processes add up to the same mean however the batch was cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from classifier_lib.modeling import SUCCESS_CLASS
 
 @dataclass(frozen=True)
 class Targets:
-    """What the N loss tokens of S samples are to predict; the tokens come sample by sample.
+    """Targets of the N loss tokens of S samples; the tokens come sample by sample.
 
     Attributes:
         counts: LongTensor [S], loss tokens of each sample, N in all.
@@ -43,7 +43,7 @@ class Targets:
 
     @property
     def rewards(self) -> torch.Tensor:
-        """FloatTensor [S]: 1 for class 1 (finished and correct), else 0."""
+        """Rewards, a FloatTensor [S]: 1 for class 1 (finished and correct), else 0."""
         return (self.labels == SUCCESS_CLASS).float()
 
     def at_tokens(self, values: torch.Tensor) -> torch.Tensor:
@@ -84,13 +84,13 @@ def count_samples(targets: Targets) -> torch.Tensor:
 
 
 def cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Cross-entropy of the terminal class at every roll-out token (VGS Section 2.1).
+    """Computes the cross-entropy of the terminal class at every roll-out token (VGS Section 2.1).
 
     `sum_(x,y,z,k) 1/|z| sum_h CE(f(x, y, z[:h]), k)`, over the samples of the batch.
 
     Args:
-        logits: [N, 3]; computed in float32 whatever the dtype.
-        targets: What they are to predict.
+        logits: [N, 3]; of any dtype; computed in float32.
+        targets: Their targets.
 
     Returns:
         Scalar in float32, the sum over samples.
@@ -99,38 +99,56 @@ def cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 
 
 def _token_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Returns the cross-entropy at each loss token, [N]."""
     labels = targets.at_tokens(targets.labels)
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def binary_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """The same with the reward as target: 1 for class 1 only. Logits [N, 1]."""
+    """Computes the binary cross-entropy of the reward (1 for class 1 only) at every roll-out token.
+
+    Args:
+        logits: [N, 1], of any dtype; computed in float32.
+        targets: Their targets.
+
+    Returns:
+        Scalar in float32, the sum over samples of the means over their tokens.
+    """
     return targets.sample_means(_token_binary_cross_entropy(logits, targets)).sum()
 
 
 def _token_binary_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Returns the binary cross-entropy at each loss token, [N]."""
     rewards = targets.at_tokens(targets.rewards)
     return F.binary_cross_entropy_with_logits(logits.float().squeeze(-1), rewards, reduction="none")
 
 
 def squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """The same with the squared error of sigmoid(logit) to the soft target. Logits [N, 1].
+    """Computes the squared error of sigmoid(logit) to the soft target at every roll-out token.
 
     The soft target of a sample is the share of correct completions of its roll-in; with one
     completion a roll-in, as in OpenR1-VM, that is the reward.
+
+    Args:
+        logits: [N, 1], of any dtype; computed in float32.
+        targets: Their targets.
+
+    Returns:
+        Scalar in float32, the sum over samples of the means over their tokens.
     """
     return targets.sample_means(_token_squared_error(logits, targets)).sum()
 
 
 def _token_squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Returns the squared error at each loss token, [N]."""
     errors = logits.float().squeeze(-1).sigmoid() - targets.at_tokens(targets.soft)
     return errors.square()
 
 
 def _ordered_pairs(targets: Targets) -> torch.Tensor:
-    """Returns +1, -1 or 0 [S/2]: which sample of each pair is the correct one, 0 for no preference.
+    """Returns [S/2]: +1 if the first sample of a pair is the correct one, -1 if the second, else 0.
 
-    A pair with a sample without loss tokens counts as none.
+    A pair with a sample without loss tokens counts as one without preference.
     """
     if len(targets.labels) % 2:
         raise ValueError(f"pairs need an even number of samples, not {len(targets.labels)}")
@@ -145,7 +163,7 @@ def count_pairs(targets: Targets) -> torch.Tensor:
 
 
 def pair_margins(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Returns by how much the correct sample of each pair scores higher; 0 where none is.
+    """Returns the score of the correct sample of each pair minus the other's; 0 without preference.
 
     The score of a response is its mean logit over the roll-out tokens, so that every token learns:
     `s(z) = 1/|z| sum_h f(x, y, z[:h])`.
@@ -166,13 +184,13 @@ def pair_margins(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 
 
 def bradley_terry(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Bradley-Terry preference loss over pairs of responses to one problem.
+    """Computes the Bradley-Terry preference loss over pairs of responses to one problem.
 
     `sum_(+,-) -log sigmoid(s(z+) - s(z-))` over the pairs of one response with reward 1 (class 1)
     and one with reward 0, with the scores of `pair_margins`.
 
     Args:
-        logits: [N, 1]; computed in float32 whatever the dtype.
+        logits: [N, 1]; of any dtype; computed in float32.
         targets: Of S samples, 2i and 2i + 1 being a pair.
 
     Returns:

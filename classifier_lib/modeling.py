@@ -23,7 +23,7 @@ SUCCESS_CLASS = 1
 
 @dataclass
 class Qwen2ClassifierOutput(ModelOutput):
-    """What `Qwen2ForClassifier` returns.
+    """Output of `Qwen2ForClassifier`.
 
     Attributes:
         loss: Scalar in float32, when `labels` was given.
@@ -44,7 +44,7 @@ class Qwen2ClassifierOutput(ModelOutput):
 
 
 def resolve_attention(name: str) -> str:
-    """Returns the attention implementation that can run here for the one that was asked for.
+    """Returns the attention implementation to use in place of one that can't run here.
 
     Args:
         name: A transformers `attn_implementation`, e.g. "flash_attention_2" or "sdpa".
@@ -78,14 +78,14 @@ def success_probabilities(logits: torch.Tensor) -> torch.Tensor:
 def terminal_class_loss(
     logits: torch.Tensor, labels: torch.Tensor, loss_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Loss of the terminal class at every roll-out token (VGS Section 2.1).
+    """Computes the loss of the terminal class at every roll-out token (VGS Section 2.1).
 
     `1/|B| sum_(x,y,z,k) 1/|z| sum_h CE(f(x, y, z[:h]), k)`: mean over the roll-out tokens of a
     sample, then mean over the samples. With fewer than three logits the target is the reward, which
     is 1 for class 1 only; with one logit CE is the binary cross-entropy.
 
     Args:
-        logits: [B, T, L] with L in 1, 2, 3; computed in float32 whatever the dtype.
+        logits: [B, T, L] with L in 1, 2, 3; of any dtype; computed in float32.
         labels: LongTensor [B], terminal class of each sequence.
         loss_mask: [B, T], bool or float, 1 on roll-out tokens.
 
@@ -123,7 +123,7 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
         ValueError: If `config.num_labels` is not 1, 2 or 3.
     """
 
-    # A policy's folder can be loaded as it is: its LM head is what the value head replaces.
+    # A policy's folder can be loaded as it is: the value head replaces its LM head.
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # noqa: RUF012
 
     def __init__(self, config: Qwen2Config):
@@ -223,60 +223,3 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
 
 
 Qwen2ForClassifier.register_for_auto_class("AutoModelForTokenClassification")
-
-
-def initialize_from_policy(
-    path: str | os.PathLike[str],
-    num_labels: int,
-    attention_dropout: float,
-    attn_implementation: str = "sdpa",
-    dtype: torch.dtype = torch.float32,
-) -> Qwen2ForClassifier:
-    """Builds a value model for training: the policy's backbone with a new head.
-
-    The head is drawn with `config.initializer_range` from torch's global generator, so the result
-    is determined by `torch.manual_seed`. The LM head is dropped.
-
-    Args:
-        path: Hub id or folder of a Qwen2 causal LM, or of a `Qwen2ForClassifier`, which is loaded
-            with its own head.
-        num_labels: Number of classes, 1, 2 or 3.
-        attention_dropout: Dropout probability in attention and before the head.
-        attn_implementation: See `resolve_attention`.
-        dtype: Dtype of the parameters.
-
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        ValueError: If `path` holds no Qwen2 model, a value model with another number of labels, or
-            a backbone whose weights are incomplete or of another shape.
-    """
-    config_dict, _ = Qwen2Config.get_config_dict(path)
-    if config_dict.get("model_type") != Qwen2Config.model_type:
-        raise ValueError(
-            f"{path} holds a {config_dict.get('model_type')} model; only qwen2 is supported"
-        )
-    config = Qwen2Config.from_dict(config_dict)
-    is_classifier = Qwen2ForClassifier.__name__ in (config.architectures or [])
-    if is_classifier and config.num_labels != num_labels:
-        raise ValueError(
-            f"{path} is a value model with {config.num_labels} labels; "
-            f"the loss asked for needs {num_labels}"
-        )
-    config.num_labels = num_labels
-    config.attention_dropout = attention_dropout
-    config.tie_word_embeddings = False
-    config.use_cache = False  # whole sequences in one forward: a cache would only hold memory
-    model, info = Qwen2ForClassifier.from_pretrained(
-        path,
-        config=config,
-        attn_implementation=attn_implementation,
-        dtype=dtype,
-        output_loading_info=True,
-    )
-    new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}
-    incomplete = sorted(set(info["missing_keys"]) - new_head)
-    if incomplete:
-        raise ValueError(f"{path} has no weights for {', '.join(incomplete)}")
-    return model

@@ -24,16 +24,16 @@ Killed at any moment, the same command goes on, and the file becomes what it wou
 `<output>.config.json` says what the values are of; a run that would mix in others is refused.
 """
 
+import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-import tyro
 from tqdm import tqdm
 from transformers.utils import is_flash_attn_2_available
 
@@ -51,11 +51,12 @@ from classifier_lib.score_files import (
     read_windows,
 )
 from classifier_lib.scoring import batch_by_length, forward_values
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
 from run_lib.fingerprints import MODEL_FILES, fingerprint
-from run_lib.hub import TOKENIZER_FILES, check_vocabulary, load_tokenizer
+from run_lib.hub import TOKENIZER_FILES, check_vocabulary, load_tokenizer, quiet_transformers
+from run_lib.settings import Settings, as_json, free, free_flags
 
-PROGRAM = "score"
+PROGRAM = "classifier_lib.score"
 
 DECIMALS = 6
 
@@ -68,7 +69,7 @@ class ScoreArgs:
     """Folder or Hub id of the value model."""
     input: Path
     """JSON-lines file with prompt and response, or prompt_ids and response_ids, in every row."""
-    output: Path
+    output: Path = free()
     """JSON-lines file of the values, continued if it is there. Beside it: <output>.config.json."""
     tokenizer: str | None = None
     """Folder or Hub id of the policy's tokenizer, for rows of text; by default the model's folder
@@ -78,41 +79,37 @@ class ScoreArgs:
     max_length: int | None = None
     """Longest row in tokens, prompt included; a longer one gets an error. By default the model's
     context."""
-    max_batch_tokens: int = 16_384
+    max_batch_tokens: int = free(16_384)
     """Tokens of a forward, padding included; a row longer than that goes alone. Changes values by
     rounding only."""
-    attention_impl: str = "sdpa"
+    attention_impl: str = free("sdpa")
     """Attention implementation of transformers; flash_attention_2 falls back to sdpa."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; bfloat16 is much faster on a GPU."""
 
 
 def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
-    """Scores a file, or what is left of it.
+    """Scores a file, or the rest of it.
 
     Args:
         args: The command line.
         window_rows: Rows that are sorted, and written, together.
 
     Raises:
-        InputError: If something that was given can't be used.
-        OSError: If a file can't be read or written.
+        InputError: If a flag or a file can't be used.
     """
     check_flags(args)
-    digest, num_rows = digest_lines(args.input)
+    with naming("--input", OSError):
+        digest, num_rows = digest_lines(args.input)
     if not num_rows:
         raise InputError(f"--input {args.input} is empty")
-    tokenizer_path = args.tokenizer or args.model
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(args).items()
-    }
-    settings["fingerprints"] = {
+    contents = {
         "model": fingerprint(args.model, MODEL_FILES),
         "input": digest,
-        "tokenizer": fingerprint(tokenizer_path, TOKENIZER_FILES),
+        "tokenizer": fingerprint(args.tokenizer or args.model, TOKENIZER_FILES),
     }
-    with open_output(args.output, settings, num_rows) as output:
+    settings = Settings(as_json(args), contents)
+    with open_output(args.output, settings, free_flags(ScoreArgs), num_rows) as output:
         if output.num_lines < num_rows:
             model, parser = load(args)
             _score_rest(args, model, parser, output, window_rows)
@@ -121,13 +118,10 @@ def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
 
 def check_flags(args: ScoreArgs) -> None:
     """Raises InputError for values that no run can have."""
-    for flag in ("max_batch_tokens", "max_length"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise InputError(f"--{flag} must be positive, got {value}")
+    at_least(1, max_batch_tokens=args.max_batch_tokens, max_length=args.max_length)
     if not args.input.is_file():
-        what = "is not a regular file" if args.input.exists() else "does not exist"
-        raise InputError(f"--input {args.input} {what}")
+        fault = "is not a regular file" if args.input.exists() else "does not exist"
+        raise InputError(f"--input {args.input} {fault}")
     if (
         args.attention_impl == "flash_attention_2"
         and args.dtype == "float32"
@@ -137,7 +131,7 @@ def check_flags(args: ScoreArgs) -> None:
 
 
 def load(args: ScoreArgs) -> tuple[Qwen2ForClassifier, RowParser]:
-    """Loads the value model, and what reads rows for it.
+    """Loads the value model, and a parser of rows for it.
 
     Raises:
         InputError: If there is no such model, no such tokenizer where one is asked for, or if they
@@ -145,27 +139,19 @@ def load(args: ScoreArgs) -> tuple[Qwen2ForClassifier, RowParser]:
     """
     tokenizer_path = args.tokenizer or args.model
     tokenizer = None
-    try:
+    # Rows of ids need none, so the model's folder may lack it; but not hold a broken one.
+    is_needed = args.tokenizer or (Path(args.model) / "tokenizer.json").is_file()
+    with naming("--tokenizer") if is_needed else contextlib.suppress(ValueError):
         tokenizer = load_tokenizer(tokenizer_path)
-    except ValueError as error:
-        # Rows of ids need none, so the model's folder may lack it; but not hold a broken one.
-        if args.tokenizer or (Path(args.model) / "tokenizer.json").is_file():
-            raise InputError(f"--tokenizer {error}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    with naming("--model"):
         model = load_value_model(
             args.model, args.attention_impl, getattr(torch, args.dtype), device
         )
-    except ValueError as error:
-        raise InputError(f"--model {error}") from error
     vocab_size, context = model.config.vocab_size, model.config.max_position_embeddings
     if tokenizer is not None:
-        try:
+        with naming(f"--tokenizer {tokenizer_path}, --model {args.model}:"):
             check_vocabulary(tokenizer, vocab_size)
-        except ValueError as error:
-            raise InputError(
-                f"--tokenizer {tokenizer_path}, --model {args.model}: {error}"
-            ) from error
     if args.max_length is not None and args.max_length < context:
         return model, RowParser(tokenizer, vocab_size, args.max_length, "the --max_length")
     return model, RowParser(tokenizer, vocab_size, context, "the model's context")
@@ -178,6 +164,7 @@ def _score_rest(
     output: OutputFile,
     window_rows: int,
 ) -> None:
+    """Scores and writes the rows that the output lacks, window after window."""
     num_missing = output.summary.num_rows - output.num_lines
     print(f"{output.num_lines} rows are there, {num_missing} to score", flush=True)
     start = 0
@@ -238,6 +225,7 @@ def _score_window(
 
 
 def _record(row: ParsedRow, values: list[float], at: str) -> dict[str, Any]:
+    """Returns the line of a row, from its value or the values of its tokens."""
     if not all(map(math.isfinite, values)):
         return _bad_record(row, "the model gives no finite value")
     rounded = [round(value, DECIMALS) for value in values]
@@ -248,22 +236,23 @@ def _record(row: ParsedRow, values: list[float], at: str) -> dict[str, Any]:
 
 
 def _bad_record(row: ParsedRow, error: str) -> dict[str, Any]:
+    """Returns the line of a row without a value."""
     return {"id": row.id, "index": row.index, "value": None, "error": error}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the scoring command; `argv` is the command line by default."""
-    args = tyro.cli(ScoreArgs, args=argv, prog=PROGRAM, description=__doc__, use_underscores=True)
-    transformers.utils.logging.disable_progress_bar()
-    # It would report missing weights over many lines; load_value_model says it in one.
+def run(args: ScoreArgs) -> int:
+    """Scores the file and names the rows without a value.
+
+    Returns:
+        The exit status: 1 if no row has a value.
+
+    Raises:
+        InputError: See `score_file`.
+    """
+    quiet_transformers()
+    # It would report missing weights over many lines; load_value_model names them in one.
     transformers.utils.logging.set_verbosity_error()
-    try:
-        summary = score_file(args)
-    except (InputError, OSError) as error:
-        exit_with_error(PROGRAM, str(error))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+    summary = score_file(args)
     num_scored = summary.num_rows - summary.num_bad
     print(f"{num_scored} of {summary.num_rows} rows have a value: {args.output}")
     if summary.num_bad:
@@ -273,8 +262,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{PROGRAM}: warning: rows without a value: {summary.num_bad}: {named}{more}",
             file=sys.stderr,
         )
-    if not num_scored:
-        raise SystemExit(1)
+    return 0 if num_scored else 1
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; `argv` is the command line by default."""
+    args = parse_command_line(ScoreArgs, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""What the scoring command reads and writes: rows, and an output that goes on after a kill."""
+"""Files of the scoring command: rows to read, and an output that goes on after a kill."""
 
 import contextlib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from run_lib.commands import InputError
+from run_lib.commands import InputError, naming
 from run_lib.files import lock_file, write_json
+from run_lib.lines import append_lines
+from run_lib.settings import Settings, SettingsFile
 
 WINDOW_ROWS = 4096
 """Rows that are sorted by length together, and written together."""
@@ -23,12 +25,9 @@ WINDOW_BYTES = 4 * 2**20
 NUM_NAMED = 5
 """Rows without a value that are named at the end."""
 
-BOUND_FLAGS = ("at", "max_length", "dtype")
-"""Flags that must not change within an output; model, input and tokenizer are told by content."""
-
 
 def digest_lines(path: Path) -> tuple[str, int]:
-    """SHA-256 of a whole file and its number of lines.
+    """Returns the SHA-256 of a whole file and its number of lines.
 
     Unlike `fingerprint` every byte counts: one row may be corrected between two runs.
     """
@@ -44,10 +43,15 @@ def digest_lines(path: Path) -> tuple[str, int]:
 def read_windows(
     path: Path, window_rows: int = WINDOW_ROWS, window_bytes: int = WINDOW_BYTES
 ) -> Iterator[list[bytes]]:
-    """The lines of a file, some at a time: at most so many, and so many bytes (or one line).
+    """Yields the lines of a file, some at a time.
 
     The same file gives the same windows, wherever a run goes on from: a row's neighbours in a
     batch, and so the last digits of its value, are always the same.
+
+    Args:
+        path: The file.
+        window_rows: Most lines of a window.
+        window_bytes: Most bytes of a window, unless a single line has more.
     """
     window: list[bytes] = []
     size = 0
@@ -70,12 +74,12 @@ class RowError(ValueError):
 class ParsedRow:
     """A line of the input.
 
-    Args:
-        id: what tells the row apart for its owner.
-        index: line number, from 0.
-        prompt_length: tokens of the prompt.
-        input_ids: prompt and response; empty with an error.
-        error: why it has no value, if it can't have one.
+    Attributes:
+        id: Name of the row, given by its owner; its line number by default.
+        index: Line number, from 0.
+        prompt_length: Tokens of the prompt.
+        input_ids: Prompt and response; empty with an error.
+        error: Fault because of which the row can't have a value.
     """
 
     id: str | int | float
@@ -89,10 +93,10 @@ class RowParser:
     """Turns lines into token ids, with an error in place of those of a bad row.
 
     Args:
-        tokenizer: for rows of text; None if there is none.
-        vocab_size: exclusive upper bound of the token ids.
-        max_length: longest row, in tokens.
-        limit_name: what sets that length, for the error.
+        tokenizer: Tokenizer of rows of text; None if there is none.
+        vocab_size: Exclusive upper bound of the token ids.
+        max_length: Longest row, in tokens.
+        limit_name: Name of that limit, for the error.
     """
 
     NO_TOKENIZER = "a row of text needs a tokenizer: give --tokenizer"
@@ -110,7 +114,12 @@ class RowParser:
         self.limit_name = limit_name
 
     def parse(self, lines: Sequence[bytes], first_index: int) -> list[ParsedRow]:
-        """The rows of some lines of the input; the first of them has line number `first_index`."""
+        """Returns the rows of some lines of the input.
+
+        Args:
+            lines: Neighbouring lines.
+            first_index: Line number of the first of them.
+        """
         rows: list[ParsedRow] = []
         parts: list[tuple[ParsedRow, str | list[int], str | list[int]]] = []
         for index, line in enumerate(lines, start=first_index):
@@ -135,6 +144,7 @@ class RowParser:
         return rows
 
     def _part(self, fields: dict[str, Any], name: str) -> str | list[int]:
+        """Returns the prompt or the response of a row, as token ids if it has them."""
         ids = fields.get(f"{name}_ids")
         if ids is not None:
             # bool is a subclass of int, and JSON's true is no token
@@ -152,7 +162,7 @@ class RowParser:
         if not isinstance(text, str):
             raise RowError(f"{name} is not a text")
         if not text:
-            return []  # whatever the tokenizer
+            return []  # needs no tokenizer
         try:
             text.encode()
         except UnicodeEncodeError:  # JSON can hold half of a surrogate pair, no tokenizer takes it
@@ -162,6 +172,7 @@ class RowParser:
         return text
 
     def _tokenize(self, parts: Iterable[str | list[int]]) -> dict[str, list[int]]:
+        """Returns the token ids of each text among some parts."""
         # All at once, which runs in parallel, and each text once: rows share their prompts.
         texts = list(dict.fromkeys(part for part in parts if isinstance(part, str)))
         if not texts or self.tokenizer is None:
@@ -171,6 +182,7 @@ class RowParser:
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:
+    """Returns the JSON object of a line."""
     try:
         fields = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -181,6 +193,7 @@ def _parse_object(line: bytes) -> dict[str, Any]:
 
 
 def _row_id(fields: dict[str, Any], index: int) -> str | int | float:
+    """Returns the id of a row, by default its line number."""
     row_id = fields.get("id")
     if row_id is None:
         return index
@@ -193,11 +206,11 @@ def _row_id(fields: dict[str, Any], index: int) -> str | int | float:
 
 @dataclass
 class ScoreSummary:
-    """What a finished run did.
+    """Counts of a run.
 
     Attributes:
-        num_rows: rows of the input.
-        num_bad: those that have no value.
+        num_rows: Rows of the input.
+        num_bad: Rows that have no value.
         first_bad: (index, error) of the first of them.
     """
 
@@ -217,19 +230,20 @@ class OutputFile:
     """The values that are written, whole lines only, and the settings that they are of.
 
     Args:
-        path: only this process writes there, see `open_output`.
-        settings: of this run, as JSON types, with the digests of what it reads in `fingerprints`.
-        num_rows: rows of the input.
+        path: The file, which only this process writes; see `open_output`.
+        settings: Settings of this run.
+        free: Flags that may differ from those of an earlier run.
+        num_rows: Rows of the input.
 
     Attributes:
-        num_lines: whole lines in the file.
-        summary: what is in the file.
+        num_lines: Whole lines in the file.
+        summary: Counts of these lines.
 
     Raises:
-        InputError: if the file is of other settings; it is left alone.
+        InputError: If the file is of other settings; it is left alone.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], num_rows: int):
+    def __init__(self, path: Path, settings: Settings, free: Collection[str], num_rows: int):
         self.path = path
         self.settings = settings
         self.config_path = path.with_name(f"{path.name}.config.json")
@@ -237,27 +251,9 @@ class OutputFile:
         self.summary = ScoreSummary(num_rows)
         # A run that never got as far as a line binds nobody.
         if path.exists() and path.stat().st_size:
-            self._check_settings()
+            advice = "Give this run another --output"
+            SettingsFile(self.config_path, path, advice, free).check(settings)
             self._recover()
-
-    def _check_settings(self) -> None:
-        try:
-            earlier = json.loads(self.config_path.read_text(encoding="utf-8"))
-            differing = _differing_flags(earlier, self.settings)
-        except FileNotFoundError:
-            raise InputError(
-                f"{self.path} is not empty, and no {self.config_path.name} beside it says what it "
-                "is of; it was left alone"
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.config_path} is damaged: {type(error).__name__}: {error}"
-            ) from error
-        if differing:
-            raise InputError(
-                f"{self.path} is of another run; differing: {', '.join(differing)}. "
-                "Give this run another --output"
-            )
 
     def _recover(self) -> None:
         """Counts the whole lines and cuts off what a kill left behind them."""
@@ -284,45 +280,31 @@ class OutputFile:
 
     def append(self, records: Sequence[dict[str, Any]]) -> None:
         """Writes some lines and waits until the disk has them."""
-        if not self.num_lines:
-            write_json(self.config_path, self.settings)
         # All in ASCII: an id may hold what no encoding takes, or what some call the end of a line.
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-        with self.path.open("ab") as file:
-            file.write(lines.encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
+        lines = [f"{json.dumps(record, allow_nan=False)}\n".encode("ascii") for record in records]
+        with naming("--output", OSError):
+            if not self.num_lines:
+                write_json(self.config_path, self.settings.document())
+            append_lines(self.path, lines)
         self.num_lines += len(records)
         for record in records:
             self.summary.add(record)
 
 
 @contextlib.contextmanager
-def open_output(path: Path, settings: dict[str, Any], num_rows: int) -> Iterator[OutputFile]:
+def open_output(
+    path: Path, settings: Settings, free: Collection[str], num_rows: int
+) -> Iterator[OutputFile]:
     """Yields an `OutputFile` that this process alone may write; its folder is made.
 
     Raises:
-        InputError: if another process is writing it, or it is of other settings.
+        InputError: If another process is writing it, it can't be written, or it is of other
+            settings.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = lock_file(path.with_name(f".{path.name}.lock"))
-    except BlockingIOError as error:
-        raise InputError(f"another process is writing {path}") from error
+    with naming("--output", OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(path.with_name(f".{path.name}.lock"), f"another process is writing {path}")
     with lock:
-        yield OutputFile(path, settings, num_rows)
-
-
-def _differing_flags(earlier: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """What keeps two runs from sharing an output, each with its flag; empty if nothing does."""
-    differing = []
-    for flag in ("model", "input", "tokenizer", *BOUND_FLAGS):
-        names = earlier[flag], settings[flag]
-        contents = earlier["fingerprints"].get(flag), settings["fingerprints"].get(flag)
-        # A folder may have moved; of a hub id (and a plain flag) the name is all there is.
-        same = contents[0] == contents[1] if any(contents) else names[0] == names[1]
-        if not same and names[0] != names[1]:
-            differing.append(f"--{flag} (was {names[0]}, now {names[1]})")
-        elif not same:
-            differing.append(f"--{flag} (its content has changed)")
-    return differing
+        with naming("--output", OSError):
+            output = OutputFile(path, settings, free, num_rows)
+        yield output

@@ -17,10 +17,10 @@ from classifier_lib.modeling import Qwen2ForClassifier, success_probabilities
 class ScoringRequest(NamedTuple):
     """Blocks that continue one prefix.
 
-    Args:
-        prefix_ids: prompt and response so far.
-        blocks: token ids of each continuation.
-        last: for each block, whether nothing will ever continue it, so that its states need not
+    Attributes:
+        prefix_ids: Prompt and response so far.
+        blocks: Token ids of each continuation.
+        last: For each block, whether nothing will ever continue it, so that its states need not
             be kept. Empty if any block may go on.
     """
 
@@ -30,11 +30,11 @@ class ScoringRequest(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The values of one request's blocks, and what they cost.
+    """The values of one request's blocks, and their cost.
 
-    Args:
+    Attributes:
         values: P(correct) at the end of each block, in [0, 1].
-        tokens_cached: tokens that did not have to be computed, of prefix + block summed over the
+        tokens_cached: Tokens that did not have to be computed, of prefix + block summed over the
             blocks; None if that is not known.
     """
 
@@ -46,10 +46,10 @@ class Scores(NamedTuple):
 class PathStates:
     """Key-value states of the last part of a path; the rest is its parent's.
 
-    Args:
-        parent: the path before this part; None at the start of a prompt.
-        key: of the whole path, see `_Path`.
-        length: tokens of the whole path.
+    Attributes:
+        parent: The path before this part; None at the start of a prompt.
+        key: Key of the whole path, see `_Path`.
+        length: Tokens of the whole path.
         states: [layers, 2, heads, tokens of this part, head size], keys and values.
     """
 
@@ -72,20 +72,23 @@ class _Path(NamedTuple):
 
     @classmethod
     def of(cls, ids: list[int]) -> "_Path":
-        return cls(ids, hashlib.blake2b(_as_bytes(ids), digest_size=16))
+        """Returns the path of these token ids."""
+        return cls(ids, hashlib.blake2b(ids_as_bytes(ids), digest_size=16))
 
     @property
     def key(self) -> bytes:
+        """Key of this path."""
         return self.hash.digest()
 
     def key_with(self, block: list[int]) -> bytes:
-        """The key of this path continued by a block."""
+        """Returns the key of this path continued by a block."""
         longer = self.hash.copy()
-        longer.update(_as_bytes(block))
+        longer.update(ids_as_bytes(block))
         return longer.digest()
 
 
-def _as_bytes(ids: list[int]) -> bytes:
+def ids_as_bytes(ids: list[int]) -> bytes:
+    """Returns token ids as the bytes that name a path in hashes: eight for each."""
     return np.asarray(ids, dtype=np.int64).tobytes()
 
 
@@ -93,10 +96,10 @@ class StateCache:
     """Key-value states of paths, within a budget of tokens; the least recently used go first.
 
     Args:
-        max_tokens: whose states are kept.
+        max_tokens: Most tokens whose states are kept.
 
     Attributes:
-        num_tokens: whose states are there.
+        num_tokens: Tokens whose states are there.
     """
 
     def __init__(self, max_tokens: int):
@@ -111,10 +114,10 @@ class StateCache:
         return iter(self._paths.values())
 
     def longest(self, path: _Path) -> PathStates | None:
-        """The longest start of a path that is there, and marks it as used."""
+        """Returns the longest start of a path that is there, and marks it as used."""
         found = self._paths.get(path.key)
         if found is None:
-            data = _as_bytes(path.ids)
+            data = ids_as_bytes(path.ids)
             size = len(data) // len(path.ids)
             start_hash, start = hashlib.blake2b(digest_size=16), 0
             for length in sorted(n for n in self._lengths if n < len(path.ids)):
@@ -126,7 +129,7 @@ class StateCache:
         return found
 
     def keep(self, path: PathStates) -> None:
-        """Adds a path, unless its parent was dropped, then drops what is too much."""
+        """Adds a path, unless its parent was dropped, then drops the oldest beyond the budget."""
         if path.parent is not None and self._paths.get(path.parent.key) is not path.parent:
             return
         if path.key not in self._paths:
@@ -142,6 +145,7 @@ class StateCache:
                 del self._lengths[oldest.length]
 
     def _use(self, path: PathStates | None) -> None:
+        """Marks a path as used, and its parents after it."""
         while path is not None:
             self._paths.move_to_end(path.key)
             path = path.parent
@@ -159,26 +163,26 @@ class _Row(NamedTuple):
 
 
 class ValueScorer:
-    """P(correct) at the end of each block, with the key-value states of prefixes kept.
+    """Scores blocks, P(correct) at the end of each, and keeps the key-value states of prefixes.
 
     The continuations of one prefix share its states, and each block's states are kept for the
-    blocks that will continue it: over a search, every token of its tree is computed once. What was
-    used longest ago is dropped when there is too much; if it comes back, it is computed again from
-    the longest start of it that is still there.
+    blocks that will continue it: over a search, every token of its tree is computed once. The least
+    recently used states are dropped beyond the budget; if their path comes back, it is computed
+    again from the longest start of it that is still there.
 
     Args:
-        model: the value model; is put into eval mode.
-        max_batch_tokens: tokens of one forward pass, cached ones included: its sequences times the
+        model: The value model; is put into eval mode.
+        max_batch_tokens: Tokens of one forward pass, cached ones included: its sequences times the
             longest of them. Cached and new tokens are padded apart, which can come to twice as
             much. A longer sequence runs alone.
-        max_cached_tokens: tokens whose states are kept between forward passes; during one,
+        max_cached_tokens: Tokens whose states are kept between forward passes; during one,
             those of its own sequences are held besides. One token takes
             2 x layers x key-value heads x head size numbers: 28 KiB for the published model in
             bfloat16.
 
     Attributes:
-        cache: the states that are kept.
-        tokens_computed: new tokens that went through the model so far, without padding.
+        cache: The states that are kept.
+        tokens_computed: New tokens that went through the model so far, without padding.
     """
 
     def __init__(
@@ -194,10 +198,10 @@ class ValueScorer:
 
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoringRequest]) -> list[Scores]:
-        """The values of each request's blocks, in order.
+        """Returns the values of each request's blocks, in order.
 
         Raises:
-            ValueError: for an empty prefix or block, or a `last` of another length than `blocks`.
+            ValueError: For an empty prefix or block, or a `last` of another length than `blocks`.
         """
         for request in requests:
             if not request.prefix_ids or not all(request.blocks):
@@ -212,7 +216,7 @@ class ValueScorer:
         # By the longest of a request, so that its blocks stay together and need its states once.
         longest = [len(r.prefix_ids) + max(map(len, r.blocks), default=0) for r in requests]
         batches = batch_by_length([longest[i] for i, _ in places], self.max_batch_tokens)
-        # What is needed last is marked as used first: it is the first to go if room is short.
+        # The last to be needed are marked as used first: they are the first to go if room is short.
         for batch in reversed(batches):
             for place in reversed(batch):
                 self.cache.longest(prefixes[places[place][0]])
@@ -234,9 +238,15 @@ class ValueScorer:
         members: list[tuple[int, int]],
         computed: list[int],
     ) -> list[float]:
-        """The values of blocks given as (request, block); adds to `computed`, by request.
+        """Returns the values of blocks given as (request, block).
 
-        The states of the prefixes are let go of on return: only the cache outlives a batch.
+        The states of the prefixes are released on return: only the cache outlives a batch.
+
+        Args:
+            requests: All requests.
+            prefixes: Prefix of each request.
+            members: The blocks of the batch.
+            computed: Computed tokens by request; those of this batch are added.
         """
         pasts = self._states_of({i: prefixes[i] for i, _ in members}, computed)
         rows = []
@@ -248,7 +258,7 @@ class ValueScorer:
         return self._forward(rows)[0]
 
     def _states_of(self, prefixes: dict[int, _Path], computed: list[int]) -> dict[int, PathStates]:
-        """The states of the prefixes of requests; adds to `computed` what each lacked."""
+        """Returns the states of prefixes by request; adds the tokens each lacked to `computed`."""
         found: dict[bytes, PathStates] = {}
         missing: dict[bytes, _Row] = {}
         for request, prefix in prefixes.items():
@@ -266,7 +276,7 @@ class ValueScorer:
         return {request: found[prefix.key] for request, prefix in prefixes.items()}
 
     def _forward(self, rows: Sequence[_Row]) -> tuple[list[float], list[PathStates]]:
-        """Computes rows: the value at the end of each, and the states of those with a key."""
+        """Returns the value at the end of each row, and the states of those with a key."""
         if not rows:
             return [], []
         device = self.model.device
@@ -312,7 +322,7 @@ class ValueScorer:
 
 
 def _gather(paths: Sequence[PathStates | None], width: int) -> DynamicCache:
-    """The states of whole paths, left-padded to one width."""
+    """Returns the states of whole paths, left-padded to one width."""
     some = next(path.states for path in paths if path is not None)
     layers, _, heads, _, head_size = some.shape
     gathered = some.new_zeros(layers, 2, len(paths), heads, width, head_size)
@@ -326,7 +336,7 @@ def _gather(paths: Sequence[PathStates | None], width: int) -> DynamicCache:
 
 
 def batch_by_length(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Indices grouped into batches of similar length, each within the token budget when padded.
+    """Groups indices into batches of similar length, each within the token budget when padded.
 
     Within a batch, indices are sorted by length, so that the last one is the longest.
     """

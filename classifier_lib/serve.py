@@ -4,32 +4,32 @@
 
 `POST /v1/embeddings` with `{"input": [[token ids], ...]}` answers with four numbers for each
 sequence: the probabilities of the classes 0 to 2 after its last token, of which 1 is the value, and
-how many of its tokens were in the cache and not computed again. Several servers behind a router:
-`scripts/serve_value_model.sh`.
+the number of its tokens that were in the cache and not computed again. Several servers behind a
+router: `scripts/serve_value_model.sh`.
 """
 
 import argparse
 import ctypes
-import importlib.util
+import importlib
 import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from classifier_lib.loading import load_value_config
 from classifier_lib.modeling import Qwen2ForClassifier
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, check_installed, naming, run_command
 
+PROGRAM = "classifier_lib.serve"
+HOW_TO_INSTALL = "pip install -r requirements-gpu.txt -c constraints.txt"
 MODEL_PACKAGE = "classifier_lib.sglang_model"
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def server_arguments(model: str, on_gpu: bool) -> list[str]:
-    """SGLang's arguments for a value model; what is added behind them takes precedence.
+    """Returns SGLang's arguments for a value model; more behind them take precedence.
 
     Args:
         model: Folder or Hub id.
@@ -48,20 +48,11 @@ def server_arguments(model: str, on_gpu: bool) -> list[str]:
     return [*arguments, "--max-total-tokens", "65536", "--max-running-requests", "64"]
 
 
-def check_sglang(what: str) -> None:
-    """Raises InputError, saying what to install, if SGLang is missing.
-
-    Args:
-        what: What needs it, for the message.
-    """
-    if importlib.util.find_spec("sglang") is None:
-        raise InputError(
-            f"{what} needs SGLang: pip install -r requirements-gpu.txt -c constraints.txt"
-        )
-
-
 def check_registered() -> None:
-    """Raises InputError if SGLang doesn't know the value model: it only logs why it doesn't."""
+    """Raises InputError, with the reason, if SGLang doesn't know the value model.
+
+    SGLang itself only logs the reason.
+    """
     from sglang.srt.models.registry import ModelRegistry
 
     if Qwen2ForClassifier.__name__ in ModelRegistry.models:
@@ -94,11 +85,9 @@ def main(arguments: list[str]) -> None:
         help="end when the process that started this one does, however that ends",
     )
     args, rest = parser.parse_known_args(arguments)
-    check_sglang("serving a value model")
-    try:
+    check_installed("SGLang", "serving a value model", HOW_TO_INSTALL)
+    with naming("--model"):
         load_value_config(args.model)
-    except ValueError as error:
-        raise InputError(f"--model {error}") from error
     if args.end_with_parent:
         end_with_parent()
 
@@ -111,7 +100,7 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(arguments: list[str]) -> None:
-    """Runs SGLang's server, whose replies also say what was cached."""
+    """Runs SGLang's server, whose replies also give the number of cached tokens."""
     from sglang.srt.entrypoints.engine import init_tokenizer_manager
     from sglang.srt.entrypoints.http_server import launch_server
     from sglang.srt.managers.io_struct import BatchEmbeddingOutput
@@ -155,7 +144,4 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        exit_with_error("classifier_lib.serve", str(error))
+    run_command(PROGRAM, lambda: main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The data card of a value-model training set: what is in it and what made it."""
+"""The data card of a value-model training set: its content and how it was made."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,12 +42,12 @@ row is a problem. Its lists have one entry for each completion: `roll_in_ids` (p
 def data_card(
     reports: Mapping[str, RowReport], origin: Mapping[str, Any], keep_unsolved: bool
 ) -> str:
-    """The card of a data set, from its own counts.
+    """Returns the card of a data set, from its own counts.
 
     Args:
-        reports: of ``data_prep.label``, by split.
-        origin: settings and counts of the stages before: see ``data_prep.label``.
-        keep_unsolved: whether problems without a correct response are in it.
+        reports: Reports of `data_prep.label`, by split.
+        origin: Settings and counts of the stages before: see `data_prep.label`.
+        keep_unsolved: Whether problems without a correct response are in it.
     """
     metadata = DatasetCardData(
         task_categories=["text-classification"],
@@ -63,23 +63,12 @@ def data_card(
             }
         ],
     )
-    names = dict.fromkeys(name for report in reports.values() for name in report.totals)
-    rows = [("problems", [report.rows_out for report in reports.values()])] + [
-        (name, [report.totals[name] for report in reports.values()]) for name in names
-    ]
-    roll_outs, roll_ins = origin["roll_outs"], origin["roll_ins"]
-    left_out = [
-        *(("roll_in", f"`{model['model']}`", model["left_out"]) for model in roll_ins),
-        ("roll_out", "", origin["left_out"]),
-        ("label", "", RowReport.sum(reports.values()).bad_rows),
-    ]
+    roll_ins = origin["roll_ins"]
     return CARD.format(
         metadata=metadata.to_yaml(),
         splits=" | ".join(reports),
         rules="---|" * len(reports),
-        counts="\n".join(
-            f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |" for name, counts in rows
-        ),
+        counts=_format_counts(reports),
         problems=", ".join(dict.fromkeys(model["input"] for model in roll_ins)),
         roll_ins="; ".join(
             f"{model['roll_ins']} of `{model['model']}` (temperature {model['temperature']}, "
@@ -91,17 +80,31 @@ def data_card(
             if keep_unsolved
             else "Problems without a correct response are dropped."
         ),
-        left_out="\n".join(
-            f"- {stage}{' ' if of else ''}{of}: {count:,} {reason}"
-            for stage, of, reasons in left_out
-            for reason, count in sorted(reasons.items())
-        )
-        or "Nothing.",
-        **{
-            name: roll_outs[name]
-            for name in (
-                *("num_cuts", "cut", "num_completions", "model"),
-                *("temperature", "top_p", "max_length", "seed"),
-            )
-        },
+        left_out=_format_left_out(reports, origin) or "Nothing.",
+        **origin["roll_outs"],
+    )
+
+
+def _format_counts(reports: Mapping[str, RowReport]) -> str:
+    """Returns the lines of the table of counts, a column for each split."""
+    names = dict.fromkeys(name for report in reports.values() for name in report.totals)
+    lines = [("problems", [report.rows_out for report in reports.values()])] + [
+        (name, [report.totals[name] for report in reports.values()]) for name in names
+    ]
+    return "\n".join(
+        f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |" for name, counts in lines
+    )
+
+
+def _format_left_out(reports: Mapping[str, RowReport], origin: Mapping[str, Any]) -> str:
+    """Returns a line for each stage and each reason for which it left out rows."""
+    stages = [
+        *((f"roll_in `{model['model']}`", model["left_out"]) for model in origin["roll_ins"]),
+        ("roll_out", origin["left_out"]),
+        ("label", RowReport.sum(reports.values()).bad_rows),
+    ]
+    return "\n".join(
+        f"- {stage}: {count:,} {reason}"
+        for stage, reasons in stages
+        for reason, count in sorted(reasons.items())
     )

@@ -5,17 +5,16 @@ python -m data_prep.clean --input open-r1/OpenR1-Math-220k --output outputs/open
 
 The input has the columns `problem` and `answer`, and should have `solution` and `question_type`.
 All its splits are read. A row is left out if a rule of `data_prep.cleaning.filters` objects to it,
-if it is a problem of a benchmark that is named, by the runs of `--ngram` words that both have (see
-`data_prep.cleaning.contamination`), or if it repeats an earlier one (see
-`data_prep.cleaning.duplicates`); where the references of repeated problems differ, all of them are
-left out.
-The rows that stay keep all their columns:
+if it shares runs of `--ngram` words with a problem of a benchmark that `--decontaminate` names (see
+`data_prep.cleaning.contamination`), or if it repeats an earlier row (see
+`data_prep.cleaning.duplicates`). Where the references of repeated problems differ, all of them are
+left out. The rows that stay keep all their columns:
 
     <output>/train, validation, test    Parquet files, divided by a hash of the problem
     <output>/report.md, report.json     how many rows each rule left out, with five examples
 
 The rows are checked in parts of `--rows_per_file`, which several processes can share out
-(`--shard i/n`). The one that finds all parts done looks for what is there twice and writes the
+(`--shard i/n`). The process that finds all parts done removes repeated problems and writes the
 output. Killed at any moment, the same command goes on.
 """
 
@@ -25,39 +24,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
-import tyro
 from tqdm import tqdm
 
+from data_prep.checks import check_chunks
 from data_prep.cleaning.contamination import BenchmarkWords, load_benchmark_words
 from data_prep.cleaning.duplicates import find_duplicates, judge_duplicates
 from data_prep.cleaning.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.cleaning.filters.rows import text
 from data_prep.cleaning.normalise import normalise
 from data_prep.cleaning.report import CleanReport, Place
-from data_prep.command_line import run_command
+from data_prep.columns import CLEAN, KEPT_SCHEMA
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources, read_texts
-from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage, list_chunks
-from run_lib.commands import InputError, parse_shard
-from run_lib.files import TEMPORARY_FILES, lock_file
+from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
+from run_lib.commands import (
+    InputError,
+    at_least,
+    naming,
+    parse_command_line,
+    parse_shard,
+    run_command,
+)
+from run_lib.files import TEMPORARY_FILES, try_lock
 from run_lib.seeds import derive_seed
 from search_lib.grading import Grader
 
-PROGRAM = "data_prep.clean"
-
 FILTERED = ".filtered"  # hidden, so that nobody takes its Parquet files for a split
 WINDOW = 256  # rows of the input in memory at once, while the output is written
-
-KEPT_SCHEMA = pa.schema(
-    {
-        "row": pa.int64(),  # in its split of the input
-        "text": pa.string(),  # normalised problem
-        "answer": pa.string(),
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,7 @@ class CleanArgs:
     num_test: int = 500
     """Problems of the test split."""
     seed: int = 0
-    """Of the division into splits, which doesn't depend on the order of the rows."""
+    """Seed of the division into splits, which doesn't depend on the order of the rows."""
     rows_per_file: int = 1000
     """Rows that make one file; so many are in memory at once, and a kill loses their work."""
     num_workers: int = 2
@@ -91,21 +87,23 @@ class CleanArgs:
 
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
-        for name, least in (
-            *(("ngram", 1), ("num_workers", 1), ("rows_per_file", 1)),
-            *(("num_validation", 0), ("num_test", 0)),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(
+            1, ngram=self.ngram, num_workers=self.num_workers, rows_per_file=self.rows_per_file
+        )
+        at_least(0, num_validation=self.num_validation, num_test=self.num_test)
         parse_shard(self.shard)
+        if self.config is not None and Path(self.input).exists():
+            raise InputError(
+                f"--config {self.config} is for hub data sets; --input {self.input} is local"
+            )
 
 
 class SelectedRows:
     """Some rows of a data set, as a source of rows.
 
     Args:
-        sources: the data set by split.
-        rows: (split, row) in the order of the data set.
+        sources: The data set by split.
+        rows: Split and number of each row, in the order of the data set.
     """
 
     def __init__(self, sources: Mapping[str, RowSource], rows: Sequence[Place]):
@@ -120,7 +118,7 @@ class SelectedRows:
         self.digest = digest.hexdigest()
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        """The columns of rows ``start`` to ``stop - 1``; of what lies between, a window at most."""
+        """Returns some columns of rows `start` to `stop - 1`, reading a window at a time."""
         parts = []
         for (split, _), group in groupby(
             self._rows[start:stop], key=lambda place: (place[0], place[1] // WINDOW)
@@ -135,58 +133,69 @@ def clean(args: CleanArgs) -> CleanReport | None:
     """Cleans one shard, and writes the output if no other shard is missing.
 
     Returns:
-        What was left out; None while the output isn't complete.
+        The report of the rows left out; None while the output isn't complete.
 
     Raises:
-        InputError: if something that was given can't be used.
+        InputError: If something that was given can't be used.
     """
     args.check()
-    sources = open_sources(args.input, config=args.config, required=("problem", "answer"))
-    check_sources(args, sources)
-    benchmark_words = load_benchmark_words(args.decontaminate, args.ngram)
+    with naming("--input"):
+        sources = open_sources(args.input, args.config, required=("problem", "answer"))
+        check_columns(sources, args.input)
+    check_counts(args, sum(source.num_rows for source in sources.values()), "rows of --input")
+    with naming("--decontaminate"):
+        benchmark_words = load_benchmark_words(args.decontaminate, args.ngram)
     settings: dict[str, Any] = {"decontaminate": benchmark_words.digests}
     if args.decontaminate:
         settings["ngram"] = args.ngram
     check_output(args.output)
     folder = args.output / FILTERED
-    stage = Stage(folder, settings, sources, args.rows_per_file, args.shard)
-    try:
-        filter_rows(args, stage, sources, benchmark_words)
+    with Stage(folder, settings, sources, args.rows_per_file, args.shard) as stage:
+        with Grader(num_workers=args.num_workers) as grader:
+            check_chunks(
+                stage,
+                grader,
+                lambda chunk: filter_chunk(sources[chunk.split], chunk, grader, benchmark_words),
+            )
         by_split = stage.finish()
-        if by_split is None:
-            return None
-    finally:
-        stage.close()
-    try:
-        lock = lock_file(args.output / ".write.lock")
-    except BlockingIOError:
+    if by_split is None:
+        return None
+    lock = try_lock(args.output / ".write.lock")
+    if lock is None:
         print(f"{args.output}: another process is writing the output")
         return None
     with lock:
         report, splits = divide_rows(args, by_split, sources)
-        settings |= {name: getattr(args, name) for name in ("num_validation", "num_test", "seed")}
+        settings |= {
+            "num_validation": args.num_validation,
+            "num_test": args.num_test,
+            "seed": args.seed,
+        }
         write_splits(args, settings, splits)
         report.write(args.output)
     return report
 
 
-def check_sources(args: CleanArgs, sources: Mapping[str, RowSource]) -> None:
-    """Raises InputError if the splits don't go together, or have too few rows for any outcome."""
+def check_columns(sources: Mapping[str, RowSource], name: str) -> None:
+    """Checks that the splits of a data set go together, and notes columns that it lacks.
+
+    Raises:
+        ValueError: If two splits have different columns; begins with the name.
+    """
     first, *others = sources
     for split in others:
         if list(sources[split].column_names) != list(sources[first].column_names):
-            raise InputError(f"--input {args.input}: {split} has other columns than {first}")
-    check_counts(args, sum(source.num_rows for source in sources.values()), "rows of --input")
-    for name in READ_COLUMNS:
-        if name not in sources[first].column_names:
-            print(f"note: the input has no column {name}; the rules do without", file=sys.stderr)
+            raise ValueError(f"{name}: {split} has other columns than {first}")
+    for column in READ_COLUMNS:
+        if column not in sources[first].column_names:
+            print(f"note: the input has no column {column}; the rules do without", file=sys.stderr)
 
 
-def check_counts(args: CleanArgs, num_rows: int, what: str) -> None:
+def check_counts(args: CleanArgs, num_rows: int, kind: str) -> None:
     """Raises InputError if validation and test would leave no row to train on."""
     if num_rows <= args.num_validation + args.num_test:
         raise InputError(
-            f"{num_rows} {what} are too few for --num_validation {args.num_validation} and "
+            f"{num_rows} {kind} are too few for --num_validation {args.num_validation} and "
             f"--num_test {args.num_test}"
         )
 
@@ -199,34 +208,10 @@ def check_output(output: Path) -> None:
         raise InputError(f"--output {output} holds something else: choose another folder")
 
 
-def filter_rows(
-    args: CleanArgs,
-    stage: Stage,
-    sources: Mapping[str, RowSource],
-    benchmark_words: BenchmarkWords,
-) -> None:
-    """Checks the rows of this shard one by one."""
-    pending = list(stage.pending())
-    num_rows = sum(chunk.stop - chunk.start for chunk in pending)
-    with (
-        Grader(num_workers=args.num_workers) as grader,
-        tqdm(total=num_rows, unit="row", disable=None) as progress,
-    ):
-        statistics = grader.statistics
-        for chunk in pending:
-            before = statistics.timed_out, statistics.crashed
-            table, report = filter_chunk(sources[chunk.split], chunk, grader, benchmark_words)
-            # Such an answer counts as one that can't be read, or differs.
-            report.totals["checks timed out"] = statistics.timed_out - before[0]
-            report.totals["checks crashed"] = statistics.crashed - before[1]
-            stage.write(chunk, table, report)
-            progress.update(chunk.stop - chunk.start)
-
-
 def filter_chunk(
     source: RowSource, chunk: Chunk, grader: Grader, benchmark_words: BenchmarkWords
 ) -> tuple[pa.Table, RowReport]:
-    """The rows of a chunk that no rule objects to, and a report of the others by their number."""
+    """Returns the rows of a chunk that no rule objects to, and a report of the others by number."""
     columns = [name for name in READ_COLUMNS if name in source.column_names]
     rows = read_texts(source.read(chunk.start, chunk.stop, columns))
     kept = []
@@ -248,23 +233,23 @@ def filter_chunk(
 def divide_rows(
     args: CleanArgs, by_split: Mapping[str, RowReport], sources: Mapping[str, RowSource]
 ) -> tuple[CleanReport, dict[str, SelectedRows]]:
-    """Leaves out what is there twice, and divides the rest.
+    """Leaves out repeated problems, and divides the rest into splits.
 
     Args:
-        args: of the run.
-        by_split: what the rules left out, by split of the input.
-        sources: the input.
+        args: Flags of the run.
+        by_split: Reports of the rules, by split of the input.
+        sources: The input.
 
     Returns:
         The report, and the rows of each split of the output, empty ones left out.
 
     Raises:
-        InputError: if too few rows are left.
+        InputError: If too few rows are left.
     """
-    filtered = FinishedStage(args.output / FILTERED, "--output", PROGRAM)
+    filtered = FinishedStage(args.output / FILTERED, CLEAN)
     places: list[Place] = []
     texts, answers, order = [], [], []
-    for chunk in list_chunks({"settings": filtered.settings, "inputs": filtered.inputs}):
+    for chunk in filtered.chunks:
         table = filtered.read(chunk)
         for row in table.to_pylist() if table is not None else ():
             texts.append(row["text"])
@@ -301,8 +286,7 @@ def write_splits(
     args: CleanArgs, settings: Mapping[str, object], splits: Mapping[str, SelectedRows]
 ) -> None:
     """Writes the files of the output that aren't there yet."""
-    stage = Stage(args.output, settings, splits, args.rows_per_file)
-    try:
+    with Stage(args.output, settings, splits, args.rows_per_file) as stage:
         for chunk in tqdm(list(stage.pending()), unit="file", disable=None):
             rows = splits[chunk.split]
             stage.write(chunk, rows.read(chunk.start, chunk.stop, rows.column_names), RowReport())
@@ -310,27 +294,19 @@ def write_splits(
         stage.remove_left_overs()
         for left_over in args.output.glob(TEMPORARY_FILES):
             left_over.unlink(missing_ok=True)
-    finally:
-        stage.close()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    args = tyro.cli(
-        Annotated[CleanArgs, tyro.conf.FlagCreatePairsOff],
-        args=argv,
-        prog=PROGRAM,
-        description=__doc__,
-        use_underscores=True,
-    )
-    run_command(PROGRAM, clean_and_tell, args)
-
-
-def clean_and_tell(args: CleanArgs) -> None:
+def clean_and_print(args: CleanArgs) -> None:
     """Cleans, and prints the report if the output is complete."""
     report = clean(args)
     if report is not None:
         print(f"{args.output}\n{report.format()}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(CleanArgs, CLEAN, __doc__, argv)
+    run_command(CLEAN, lambda: clean_and_print(args))
 
 
 if __name__ == "__main__":

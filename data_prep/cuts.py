@@ -3,25 +3,50 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from run_lib.commands import InputError, at_least
+
 CutLaw = Literal["sqrt", "uniform", "step"]
 
 
+@dataclass(frozen=True)
+class CutFlags:
+    """Where roll-ins are cut, and how often each prefix is completed."""
+
+    num_cuts: int = 4
+    """Cuts of a roll-in."""
+    num_completions: int = 1
+    """Completions of a prefix."""
+    cut: CutLaw = "sqrt"
+    """Where a roll-in of n tokens is cut: sqrt draws the prefix length i in 1..n-1 with probability
+    proportional to sqrt(i), uniform each alike, step at the ends of steps (uniform where there is
+    none)."""
+    step_delimiter: str = "\n\n"
+    """Text that ends a step, for --cut step."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        at_least(1, num_cuts=self.num_cuts, num_completions=self.num_completions)
+        if not self.step_delimiter:
+            raise InputError("--step_delimiter must not be empty")
+
+
 def draw_cuts(length: int, count: int, law: CutLaw, rng: random.Random) -> list[int]:
-    """Cuts at any token: prefix lengths in [1, length), independent, so that they may coincide.
+    """Draws cuts at any token: prefix lengths in [1, length), independent, so they may coincide.
 
     Something is left to generate behind every cut. A roll-in of one token can only be cut before
     it, at 0.
 
     Args:
-        length: tokens of the roll-in.
-        count: cuts.
-        law: ``"sqrt"`` draws length i with a probability proportional to sqrt(i), as for OpenR1-VM
-            (mean 0.6 of the length); ``"uniform"`` each alike.
-        rng: drawn from.
+        length: Tokens of the roll-in.
+        count: Cuts.
+        law: `"sqrt"` draws length i with a probability proportional to sqrt(i), as for OpenR1-VM
+            (mean 0.6 of the length); `"uniform"` draws each alike.
+        rng: Source of the draws.
     """
     if length == 1:
         return [0] * count
@@ -31,12 +56,12 @@ def draw_cuts(length: int, count: int, law: CutLaw, rng: random.Random) -> list[
 
 
 def draw_step_cuts(ends: Sequence[int], count: int, rng: random.Random) -> list[int]:
-    """Cuts at the ends of steps, each alike; all different as long as there are enough.
+    """Draws cuts at the ends of steps, each alike; all different as long as there are enough.
 
     Args:
-        ends: see ``step_ends``; at least one.
-        count: cuts.
-        rng: drawn from.
+        ends: Ends of steps as `step_ends` returns them; at least one.
+        count: Cuts.
+        rng: Source of the draws.
     """
     cuts: list[int] = []
     while len(cuts) < count:
@@ -47,13 +72,13 @@ def draw_step_cuts(ends: Sequence[int], count: int, rng: random.Random) -> list[
 def step_ends(
     token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, delimiter: str
 ) -> list[int]:
-    """Prefix lengths after which a step has just ended; the whole is none of them.
+    """Returns the prefix lengths, short of the whole, after which a step has just ended.
 
     A step ends with the token that completes the delimiter, which may begin in earlier tokens.
     """
     texts = tokenizer.batch_decode([[token_id] for token_id in token_ids])
     ends = []
-    open_text = ""  # what a delimiter may have begun in
+    open_text = ""  # the text in which a delimiter may have begun
     for length, text in enumerate(texts, start=1):
         open_text += text
         if delimiter in open_text:

@@ -14,9 +14,9 @@ A row is a problem; its lists have one entry for each completion, those of one r
     soft_labels                             float64, with --soft_labels: share of label 1 among the
                                             completions of the same prefix
 
-A problem without a correct response is dropped, as in the paper, unless `--keep_unsolved`. With the
-paper's 56 responses a problem that is a tenth of the problems, with a dozen it may be a fifth: the
-value model then never sees how a hopeless problem looks.
+A problem without a correct response is dropped, as in the paper, unless `--keep_unsolved`. Of the
+problems with the paper's 56 responses each, these are a tenth; with a dozen they may be a fifth.
+The value model then sees no hopeless problem.
 
 The output is `<split>/*.parquet` and a data card with the counts, `README.md`. Train on
 `<output>/train`.
@@ -26,47 +26,35 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import tyro
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep.card import data_card
-from data_prep.command_line import run_command
+from data_prep.checks import check_chunks
+from data_prep.columns import LABEL, LABEL_SCHEMA, ROLL_OUT, SOFT_LABELS
 from data_prep.reports import BadRow, RowReport
-from data_prep.roll_in import IDS
-from data_prep.roll_out import PROGRAM as ROLL_OUT
-from data_prep.sources import open_sources
-from data_prep.stages import FinishedStage, Stage
-from run_lib.commands import InputError, parse_shard
-from run_lib.files import lock_file, replace_file
-from run_lib.hub import create_dataset, push_dataset
+from data_prep.sources import RowSource, open_sources
+from data_prep.stages import Chunk, FinishedStage, Stage
+from run_lib.commands import (
+    InputError,
+    at_least,
+    naming,
+    parse_command_line,
+    parse_shard,
+    run_command,
+)
+from run_lib.files import replace_file, try_lock
+from run_lib.hub import create_dataset, load_tokenizer, push_dataset
 from search_lib.grading import Grader, extract_answer
-from search_lib.prompts import THOUGHT_END, load_tokenizer, prompt_holds, thought_mark
-
-PROGRAM = "data_prep.label"
+from search_lib.prompts import THOUGHT_END, prompt_holds, thought_mark
 
 INCORRECT, CORRECT, UNFINISHED = 0, 1, 2  # the value model's classes
 LABEL_NAMES = ("incorrect", "correct", "unfinished")
 
-SCHEMA = pa.schema(
-    {
-        "message_id": pa.string(),
-        "problem": pa.string(),
-        "solution": pa.string(),
-        "answer": pa.string(),
-        "reward": pa.list_(pa.float64()),
-        "roll_in_ids": pa.list_(IDS),
-        "roll_outs_ids": pa.list_(IDS),
-        "processed_answer": pa.list_(pa.string()),
-        "labels": pa.list_(pa.int32()),
-    }
-)
-SOFT_LABELS = pa.field("soft_labels", pa.list_(pa.float64()))
-MADE_HERE = ("reward", "processed_answer", "labels")
+MADE_HERE = ("reward", "processed_answer", "labels", SOFT_LABELS.name)
 
 READ_COLUMNS = (
     *("message_id", "problem", "solution", "answer"),
@@ -100,21 +88,21 @@ class LabelArgs:
 
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
-        if self.num_workers < 1:
-            raise InputError(f"--num_workers must be at least 1, got {self.num_workers}")
-        if self.push_to_hub is not None and self.push_to_hub.count("/") != 1:
-            raise InputError(f"--push_to_hub {self.push_to_hub}: expected owner/name")
-        # Not after hours of grading.
+        at_least(1, num_workers=self.num_workers)
         if self.push_to_hub is not None:
-            create_dataset(self.push_to_hub)
+            if self.push_to_hub.count("/") != 1:
+                raise InputError(f"--push_to_hub {self.push_to_hub}: expected owner/name")
+            # Not after hours of grading.
+            with naming("--push_to_hub"):
+                create_dataset(self.push_to_hub)
         parse_shard(self.shard)
 
 
 class AnswerReader:
-    """The answers of responses, without decoding the thoughts before them.
+    """Reads the answers of responses, without decoding the thoughts before them.
 
     Args:
-        tokenizer: of the policy.
+        tokenizer: Tokenizer of the policy.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -123,13 +111,13 @@ class AnswerReader:
         self._thought_end = ids[0] if len(ids) == 1 else None
 
     def read(self, prompt: str, response: np.ndarray) -> str | None:
-        """The last box after the thought; None if there is none.
+        """Returns the last box after the thought; None if there is none.
 
-        The same as ``extract_answer`` of the whole text: only what follows the last end of a
-        thought counts, and where that is one token, nothing before the last of them can matter.
+        The result is that of `extract_answer` on the whole text: only the text behind the last end
+        of a thought counts, and where that is one token, nothing before the last of them matters.
 
         Args:
-            prompt: text.
+            prompt: Text of the prompt.
             response: [tokens] int32, all generated tokens.
         """
         start = 0
@@ -144,10 +132,10 @@ class Labeller:
     """Labels rows of roll-outs.
 
     Args:
-        tokenizer: of the policy.
-        grader: compares answers.
-        keep_unsolved: whether problems without a correct response stay.
-        soft_labels: whether rows get that column.
+        tokenizer: Tokenizer of the policy.
+        grader: Compares answers.
+        keep_unsolved: Whether problems without a correct response stay.
+        soft_labels: Whether rows get that column.
     """
 
     def __init__(
@@ -160,50 +148,32 @@ class Labeller:
         self.tokenizer = tokenizer
         self.grader = grader
         self.keep_unsolved = keep_unsolved
-        self.schema = SCHEMA.append(SOFT_LABELS) if soft_labels else SCHEMA
+        self.schema = LABEL_SCHEMA.append(SOFT_LABELS) if soft_labels else LABEL_SCHEMA
         self._reader = AnswerReader(tokenizer)
 
     def label(self, table: pa.Table) -> tuple[pa.Table, RowReport]:
         """Labels some rows.
 
         Args:
-            table: with the columns of ``data_prep.roll_out``. Its token ids are not copied.
+            table: Rows with the columns of `data_prep.roll_out`. Their token ids are not copied.
 
         Returns:
             The rows that stay, in the columns of OpenR1-VM, and a report of all.
         """
         report = RowReport()
-        rows = table.select(["message_id", "problem", "answer", "prompt_ids"]).to_pylist()
-        readable = self.grader.readable([row["answer"] for row in rows])
-        answers: list[list[str | None]] = []
-        good: list[int] = []
-        for index, row in enumerate(rows):
-            problem = self._read_row(table, index, row, readable[index])
-            if isinstance(problem, BadRow):
-                report.add(problem)
-            else:
-                good.append(index)
-                answers.append(problem)
-        verdicts = iter(
-            self.grader.equivalent(
-                [
-                    (rows[index]["answer"], answer or "")
-                    for index, row_answers in zip(good, answers, strict=True)
-                    for answer in row_answers
-                ]
-            )
-        )
+        answers = self._read_answers(table, report)
+        rights = self._grade(table, answers)
+        row_ids = table.column("message_id")
         kept: list[int] = []
-        made: dict[str, list[Any]] = {name: [] for name in (*MADE_HERE, SOFT_LABELS.name)}
-        for index, row_answers in zip(good, answers, strict=True):
+        made: dict[str, list[Any]] = {name: [] for name in MADE_HERE}
+        for index, row_answers in answers.items():
             reasons = table.column("finish_reasons")[index].as_py()
-            rights = [next(verdicts) for _ in row_answers]
             labels = [
                 UNFINISHED if reason != "stop" else CORRECT if right else INCORRECT
-                for reason, right in zip(reasons, rights, strict=True)
+                for reason, right in zip(reasons, rights[index], strict=True)
             ]
             if CORRECT not in labels and not self.keep_unsolved:
-                report.add(BadRow(rows[index]["message_id"], "no correct response"))
+                report.add(BadRow(row_ids[index].as_py(), "no correct response"))
                 continue
             kept.append(index)
             made["reward"].append([float(label == CORRECT) for label in labels])
@@ -224,10 +194,23 @@ class Labeller:
         ]
         return pa.table(arrays, schema=self.schema), report
 
+    def _read_answers(self, table: pa.Table, report: RowReport) -> dict[int, list[str | None]]:
+        """Returns the answers of the responses of each usable row, and reports the other rows."""
+        rows = table.select(["message_id", "problem", "answer", "prompt_ids"]).to_pylist()
+        readable = self.grader.readable([row["answer"] for row in rows])
+        answers: dict[int, list[str | None]] = {}
+        for index, row in enumerate(rows):
+            of_row = self._read_row(table, index, row, readable[index])
+            if isinstance(of_row, BadRow):
+                report.add(of_row)
+            else:
+                answers[index] = of_row
+        return answers
+
     def _read_row(
         self, table: pa.Table, index: int, row: dict[str, Any], readable: bool
     ) -> list[str | None] | BadRow:
-        """The answers of a row's responses, or why it is left out."""
+        """Returns the answers of a row's responses, or the reason why it is left out."""
         row_id = row["message_id"]
         if not readable:
             return BadRow(row_id, "unverifiable answer", row["answer"])
@@ -248,11 +231,29 @@ class Labeller:
             answers.append(self._reader.read(prompt, response))
         return answers
 
+    def _grade(
+        self, table: pa.Table, answers: Mapping[int, Sequence[str | None]]
+    ) -> dict[int, list[bool]]:
+        """Returns for each row whether its answers equal the reference; all in one request."""
+        references = table.column("answer").to_pylist()
+        verdicts = iter(
+            self.grader.equivalent(
+                [
+                    (references[index], answer or "")
+                    for index, row_answers in answers.items()
+                    for answer in row_answers
+                ]
+            )
+        )
+        return {
+            index: [next(verdicts) for _ in row_answers] for index, row_answers in answers.items()
+        }
+
 
 def soft_labels(table: pa.Table, index: int, labels: Sequence[int]) -> list[float]:
-    """For each completion of a row, the share of correct ones among those of its prefix.
+    """Returns for each completion of a row the share of correct ones among those of its prefix.
 
-    Two roll-ins may begin alike: what counts is the tokens of the prefix.
+    Two roll-ins may begin alike: prefixes with the same tokens are one.
     """
     prefixes = [ids.values.to_numpy().tobytes() for ids in table.column("roll_in_ids")[index]]
     outcomes: dict[bytes, list[bool]] = {}
@@ -265,12 +266,14 @@ def label(args: LabelArgs) -> None:
     """Labels one shard, and finishes the data set when all shards are there.
 
     Raises:
-        InputError: if something that was given can't be used.
+        InputError: If something that was given can't be used.
     """
     args.check()
-    roll_outs = FinishedStage(args.input, "--input", ROLL_OUT)
-    sources = open_sources(str(args.input), required=READ_COLUMNS)
-    tokenizer = load_tokenizer(args.tokenizer, "--tokenizer")
+    with naming("--input"):
+        roll_outs = FinishedStage(args.input, ROLL_OUT)
+        sources = open_sources(str(args.input), required=READ_COLUMNS)
+    with naming("--tokenizer"):
+        tokenizer = load_tokenizer(args.tokenizer)
     settings = {
         "tokenizer": args.tokenizer,
         "soft_labels": args.soft_labels,
@@ -280,36 +283,37 @@ def label(args: LabelArgs) -> None:
         "roll_outs": roll_outs.settings,
         "left_out": dict(roll_outs.report.bad_rows),
     }
-    stage = Stage(args.output, settings, sources, args.rows_per_file, args.shard, origin)
-    try:
-        pending = list(stage.pending())
-        started = time.monotonic()
-        with (
-            Grader(num_workers=args.num_workers) as grader,
-            tqdm(total=len(pending), unit="file", disable=None) as progress,
-        ):
-            labeller = Labeller(tokenizer, grader, args.keep_unsolved, args.soft_labels)
-            statistics = grader.statistics
-            for chunk in pending:
-                rows = sources[chunk.split].read(chunk.start, chunk.stop, READ_COLUMNS)
-                before = statistics.timed_out, statistics.crashed
-                table, report = labeller.label(rows.combine_chunks())
-                report.totals["checks timed out"] = statistics.timed_out - before[0]
-                report.totals["checks crashed"] = statistics.crashed - before[1]
-                stage.write(chunk, table, report)
-                progress.update()
-        print(
-            f"{args.output}, shard {args.shard}: {stage.num_own_chunks - len(pending)} files were "
-            f"there, {len(pending)} made in {time.monotonic() - started:.1f} s"
-        )
-        print(
-            f"answers    {statistics.fast_path:,} plain, {statistics.from_cache:,} seen before, "
-            f"{statistics.checked:,} checked ({statistics.timed_out} timed out, "
-            f"{statistics.crashed} crashed)"
-        )
+    with Stage(args.output, settings, sources, args.rows_per_file, args.shard, origin) as stage:
+        label_chunks(args, stage, sources, tokenizer)
         finish(stage, args, origin)
-    finally:
-        stage.close()
+
+
+def label_chunks(
+    args: LabelArgs,
+    stage: Stage,
+    sources: Mapping[str, RowSource],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Labels the rows of this shard, and prints how their answers were graded."""
+    started = time.monotonic()
+    with Grader(num_workers=args.num_workers) as grader:
+        labeller = Labeller(tokenizer, grader, args.keep_unsolved, args.soft_labels)
+
+        def make(chunk: Chunk) -> tuple[pa.Table, RowReport]:
+            rows = sources[chunk.split].read(chunk.start, chunk.stop, READ_COLUMNS)
+            return labeller.label(rows.combine_chunks())
+
+        num_made = check_chunks(stage, grader, make)
+        statistics = grader.statistics
+    print(
+        f"{args.output}, shard {args.shard}: {stage.num_own_chunks - num_made} files were there, "
+        f"{num_made} made in {time.monotonic() - started:.1f} s"
+    )
+    print(
+        f"answers    {statistics.fast_path:,} plain, {statistics.from_cache:,} seen before, "
+        f"{statistics.checked:,} checked ({statistics.timed_out} timed out, "
+        f"{statistics.crashed} crashed)"
+    )
 
 
 def finish(stage: Stage, args: LabelArgs, origin: Mapping[str, Any]) -> None:
@@ -317,31 +321,26 @@ def finish(stage: Stage, args: LabelArgs, origin: Mapping[str, Any]) -> None:
 
     When the shards end together, one of them does so.
     """
-    try:
-        lock = lock_file(args.output / ".finish.lock")
-    except BlockingIOError:
+    lock = try_lock(args.output / ".finish.lock")
+    if lock is None:
         print(f"{args.output}: another process finishes the data set")
         return
     with lock:
         reports = stage.finish()
         if reports is None:
             return
-        replace_file(
-            args.output / "README.md", data_card(reports, origin, args.keep_unsolved).encode()
-        )
+        card = data_card(reports, origin, args.keep_unsolved)
+        replace_file(args.output / "README.md", card.encode())
         print(RowReport.sum(reports.values()).format(), flush=True)
         if args.push_to_hub:
-            print(f"uploaded to {push_dataset(args.output, args.push_to_hub)}", flush=True)
+            with naming("--push_to_hub"):
+                print(f"uploaded to {push_dataset(args.output, args.push_to_hub)}", flush=True)
 
 
-def main() -> None:
-    """Command line."""
-    args = tyro.cli(
-        Annotated[LabelArgs, tyro.conf.FlagCreatePairsOff],
-        description=__doc__,
-        use_underscores=True,
-    )
-    run_command(PROGRAM, label, args)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(LabelArgs, LABEL, __doc__, argv)
+    run_command(LABEL, lambda: label(args))
 
 
 if __name__ == "__main__":

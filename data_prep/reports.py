@@ -1,9 +1,11 @@
-"""What became of the rows of a stage: how many, and which were left out for what reason."""
+"""Reports of a stage: how many rows it read and wrote, and which ones it left out and why."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from run_lib.text import shorten
 
 NUM_EXAMPLES = 5
 _MAX_DETAIL = 200  # characters
@@ -13,10 +15,10 @@ _MAX_DETAIL = 200  # characters
 class BadRow:
     """A row that a stage leaves out.
 
-    Args:
-        id: of the row.
-        reason: short name, the same for all rows of the kind.
-        detail: what is wrong with this one.
+    Attributes:
+        id: Id of the row.
+        reason: Short name, the same for all rows of the kind.
+        detail: The fault of this row.
     """
 
     id: str
@@ -28,12 +30,12 @@ class BadRow:
 class RowReport:
     """Counts over some rows of a stage.
 
-    Args:
-        rows_in: read.
-        rows_out: written.
-        totals: other counts, such as ``tokens``.
-        bad_rows: reason -> rows left out for it.
-        examples: reason -> the first ``NUM_EXAMPLES`` of them, as (id, detail).
+    Attributes:
+        rows_in: Rows read.
+        rows_out: Rows written.
+        totals: Other counts, such as `tokens`.
+        bad_rows: Rows left out, by reason.
+        examples: The first `NUM_EXAMPLES` of them by reason, as (id, detail).
     """
 
     rows_in: int = 0
@@ -45,10 +47,7 @@ class RowReport:
     def add(self, bad: BadRow) -> None:
         """Counts a row that is left out."""
         self.bad_rows[bad.reason] += 1
-        detail = " ".join(bad.detail.split())
-        if len(detail) > _MAX_DETAIL:
-            detail = detail[:_MAX_DETAIL] + "..."
-        self._add_examples(bad.reason, [(bad.id, detail)])
+        self._add_examples(bad.reason, [(bad.id, shorten(bad.detail, _MAX_DETAIL, "..."))])
 
     def merge(self, other: "RowReport") -> None:
         """Adds the counts of the rows that come next."""
@@ -65,14 +64,14 @@ class RowReport:
 
     @classmethod
     def sum(cls, reports: Iterable["RowReport"]) -> "RowReport":
-        """One report of all their rows, in this order."""
+        """Returns one report of the rows of all reports, in this order."""
         total = cls()
         for report in reports:
             total.merge(report)
         return total
 
     def as_json(self) -> dict[str, Any]:
-        """What ``from_json`` reads."""
+        """Returns the report as an object for `from_json`."""
         return {
             "rows_in": self.rows_in,
             "rows_out": self.rows_out,
@@ -91,7 +90,7 @@ class RowReport:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "RowReport":
-        """The report that ``as_json`` wrote."""
+        """Returns the report that `as_json` described."""
         bad_rows = content["bad_rows"]
         return cls(
             content["rows_in"],
@@ -105,7 +104,7 @@ class RowReport:
         )
 
     def format(self) -> str:
-        """Lines for the terminal: the counts, and for each reason the first rows left out."""
+        """Returns lines for the terminal: counts, and the first rows left out for each reason."""
         lines = [f"rows in    {self.rows_in:,}", f"rows out   {self.rows_out:,}"]
         lines += [f"           {count:,} {name}" for name, count in self.totals.items() if count]
         for reason, count in self.bad_rows.most_common():

@@ -18,57 +18,36 @@ a folder is a problem:
     response_ids                            lists of int32, one a roll-in
     finish_reasons                          strings: stop, or length at the limit
 
-Killed at any moment, the same command goes on. Rows that nothing can be made of are counted and
-named in `report.json`.
+Killed at any moment, the same command goes on. Rows that can't be used are counted and named in
+`report.json`.
 """
 
-import asyncio
 import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-import tyro
+import transformers
 
-from data_prep.command_line import run_command
+from data_prep.columns import ID_COLUMNS, ROLL_IN, ROLL_IN_SCHEMA
 from data_prep.generation import (
     REFUSED,
-    EmptyGeneration,
     Generated,
     GenerationArgs,
-    Policy,
-    Sampler,
-    check_window,
-    generate_stage,
     left_out,
-    load_policy,
-    print_finish,
+    run_stage,
 )
 from data_prep.reports import BadRow, RowReport
-from data_prep.sources import ID_COLUMNS, RowSource, open_sources, read_texts
+from data_prep.sampling import EmptyGeneration, Sampler, load_policy
+from data_prep.sources import RowSource, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
-from run_lib.commands import InputError
+from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.settings import Settings, as_json
+from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Block
-from search_lib.prompts import MATH_INSTRUCTION, build_prompt
-
-PROGRAM = "data_prep.roll_in"
-
-IDS = pa.list_(pa.int32())
-SCHEMA = pa.schema(
-    {
-        "row": pa.int32(),
-        "message_id": pa.string(),
-        "problem": pa.string(),
-        "solution": pa.string(),
-        "answer": pa.string(),
-        "prompt_ids": IDS,
-        "response_ids": pa.list_(IDS),
-        "finish_reasons": pa.list_(pa.string()),
-    }
-)
+from search_lib.prompts import build_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +63,17 @@ class RollInArgs(GenerationArgs):
     splits: tuple[str, ...] = ()
     """Splits of the input to roll in; by default all."""
     instruction: str = MATH_INSTRUCTION
-    """What the prompt says after the problem."""
+    """Text of the prompt after the problem."""
     rows_per_file: int = 16
-    """Problems that make one file; what a kill loses is the files in the making."""
+    """Problems that make one file; a kill loses the files in the making."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        super().check()
+        if self.window < self.rows_per_file:
+            raise InputError(
+                f"--window {self.window} must be at least --rows_per_file {self.rows_per_file}"
+            )
 
 
 class Problem(NamedTuple):
@@ -99,11 +86,85 @@ class Problem(NamedTuple):
     answer: str
 
 
+class RollInStage(Stage):
+    """The output folder of one model; `--models` names the model and its number of roll-ins."""
+
+    @staticmethod
+    def parse_settings(saved: Mapping[str, Any]) -> Settings:
+        """Returns the settings in the content of `STAGE_FILE`, under the names of their flags."""
+        settings = Stage.parse_settings(saved)
+        flags, contents = dict(settings.flags), dict(settings.contents)
+        model, count, digest = flags.pop("model"), flags.pop("roll_ins"), contents.pop("model")
+        flags["models"] = f"{model}:{count}"
+        contents["models"] = f"{digest}:{count}" if digest else None
+        return Settings(flags, contents)
+
+
+class RollInRecipe:
+    """How the roll-ins of one model are made.
+
+    Args:
+        sources: The problems by split.
+        count: Roll-ins a problem.
+        args: Flags of the run.
+    """
+
+    schema = ROLL_IN_SCHEMA
+
+    def __init__(self, sources: Mapping[str, RowSource], count: int, args: RollInArgs):
+        self._sources = sources
+        self._count = count
+        self._args = args
+
+    def read(self, chunk: Chunk) -> tuple[list[Problem], RowReport]:
+        """Returns the problems of a chunk, and a report of the rows without one."""
+        return read_problems(self._sources[chunk.split], chunk)
+
+    async def build(self, sampler: Sampler, problem: Problem) -> Generated:
+        """Samples the roll-ins of a problem."""
+        policy = sampler.policy
+        max_length = self._args.sampling.max_length
+        with naming(policy.flag):
+            prompt = build_prompt(policy.tokenizer, problem.problem, self._args.instruction)
+        excess = policy.excess(prompt, max_length)
+        if excess is not None:
+            return left_out(problem.id, "prompt too long", excess)
+
+        def is_empty(block: Block) -> bool:
+            return not set(block.token_ids) - set(policy.stop_ids)
+
+        report = RowReport()
+        # The model's place must not matter, only which of several it is.
+        purpose = (problem.id, "roll-in", Path(policy.name).name)
+        try:
+            blocks = await sampler.generate(
+                prompt, self._count, max_length, purpose, is_empty, report
+            )
+        except EmptyGeneration as error:
+            return left_out(problem.id, "empty generation", str(error))
+        except ValueError as error:
+            return left_out(problem.id, REFUSED, str(error))
+        report.totals["responses"] += self._count
+        report.totals["tokens"] += sum(len(block.token_ids) for block in blocks)
+        report.totals["unfinished"] += sum(block.finish_reason == "length" for block in blocks)
+        columns = {
+            "row": problem.row,
+            "message_id": problem.id,
+            "problem": problem.problem,
+            "solution": problem.solution,
+            "answer": problem.answer,
+            "prompt_ids": prompt,
+            "response_ids": [block.token_ids for block in blocks],
+            "finish_reasons": [block.finish_reason for block in blocks],
+        }
+        return Generated(columns, report)
+
+
 def parse_models(models: Sequence[str]) -> dict[str, int]:
-    """``name:count`` as name -> count.
+    """Reads `name:count` as count by name.
 
     Raises:
-        InputError: if one is anything else, or a name comes twice.
+        InputError: If one is anything else, or a name comes twice.
     """
     counts: dict[str, int] = {}
     for model in models:
@@ -122,17 +183,17 @@ def parse_models(models: Sequence[str]) -> dict[str, int]:
 
 
 def model_folder(output: Path, model: str) -> Path:
-    """The folder of a model's roll-ins."""
+    """Returns the folder of a model's roll-ins."""
     return output / model.strip("./").replace("/", "--")
 
 
 def select_splits(
     sources: Mapping[str, RowSource], splits: Sequence[str], source: str
 ) -> dict[str, RowSource]:
-    """The splits asked for, all if none are named.
+    """Returns the splits asked for, all if none are named.
 
     Raises:
-        InputError: if there is no such split.
+        InputError: If there is no such split.
     """
     for split in splits:
         if split not in sources:
@@ -141,7 +202,7 @@ def select_splits(
 
 
 def read_problems(source: RowSource, chunk: Chunk) -> tuple[list[Problem], RowReport]:
-    """The problems of a chunk, and a report of the rows that are none."""
+    """Returns the problems of a chunk, and a report of the rows without a problem or an answer."""
     id_column = next((name for name in ID_COLUMNS if name in source.column_names), None)
     optional = [name for name in (id_column, "solution") if name in source.column_names]
     table = source.read(chunk.start, chunk.stop, ["problem", "answer", *filter(None, optional)])
@@ -166,116 +227,46 @@ def _text(value: Any) -> str:
     return "" if value is None or not str(value).strip() else str(value)
 
 
-async def build_row(sampler: Sampler, problem: Problem, count: int, args: RollInArgs) -> Generated:
-    """Samples the roll-ins of a problem.
-
-    Args:
-        sampler: draws from the policy.
-        problem: to be solved.
-        count: roll-ins.
-        args: of the run.
-    """
-    policy = sampler.policy
-    prompt = build_prompt(policy.tokenizer, problem.problem, args.instruction)
-    if len(prompt) + args.max_length > policy.context:
-        return left_out(
-            problem.id,
-            "prompt too long",
-            f"{len(prompt)} tokens and --max_length {args.max_length} exceed the context of "
-            f"{policy.context}",
-        )
-
-    def is_empty(block: Block) -> bool:
-        return not set(block.token_ids) - set(policy.stop_ids)
-
-    report = RowReport()
-    # The model's place must not matter, only which of several it is.
-    purpose = (problem.id, "roll-in", Path(policy.name).name)
-    try:
-        blocks = await sampler.generate(
-            prompt, count, args.max_length, *purpose, is_empty=is_empty, report=report
-        )
-    except EmptyGeneration as error:
-        return left_out(problem.id, "empty generation", str(error))
-    except ValueError as error:
-        return left_out(problem.id, REFUSED, str(error))
-    report.totals["responses"] += count
-    report.totals["tokens"] += sum(len(block.token_ids) for block in blocks)
-    report.totals["unfinished"] += sum(block.finish_reason == "length" for block in blocks)
-    columns = {
-        "row": problem.row,
-        "message_id": problem.id,
-        "problem": problem.problem,
-        "solution": problem.solution,
-        "answer": problem.answer,
-        "prompt_ids": prompt,
-        "response_ids": [block.token_ids for block in blocks],
-        "finish_reasons": [block.finish_reason for block in blocks],
-    }
-    return Generated(columns, report)
-
-
 def roll_in(args: RollInArgs) -> None:
     """Samples the roll-ins of one shard with every model, one model after the other.
 
     Raises:
-        InputError: if something that was given can't be used.
-        EngineUnavailable, EngineRefuses: see ``generate_stage``.
+        InputError: If something that was given can't be used.
+        EngineUnavailable, EngineRefuses: See `run_stage`.
     """
     args.check()
-    check_window(args.window, args.rows_per_file)
     counts = parse_models(args.models)
-    if args.engine == "sglang_server" and len(counts) > 1:
+    if args.engine_flags.kind == "sglang_server" and len(counts) > 1:
         raise InputError("--engine sglang_server: a server has one model, so name one in --models")
-    sources = select_splits(
-        open_sources(args.input, required=("problem", "answer")), args.splits, args.input
-    )
+    with naming("--input"):
+        sources = open_sources(args.input, required=("problem", "answer"))
+    sources = select_splits(sources, args.splits, args.input)
     policies = [load_policy(name, "--models") for name in counts]
     for policy in policies:
-        roll_in_with(policy, counts[policy.name], sources, args)
+        count = counts[policy.name]
+        settings = as_json(args.sampling) | {
+            "instruction": args.instruction,
+            "model": policy.name,
+            "model_digest": policy.digest,
+            "roll_ins": count,
+        }
+        stage = RollInStage(
+            model_folder(args.output, policy.name),
+            settings,
+            sources,
+            args.rows_per_file,
+            args.shard,
+            origin={"input": args.input},
+        )
+        run_stage(stage, RollInRecipe(sources, count, args), policy, args)
         gc.collect()  # the weights of the last model, before the next ones come
 
 
-def roll_in_with(
-    policy: Policy, count: int, sources: Mapping[str, RowSource], args: RollInArgs
-) -> None:
-    """Samples the roll-ins of one shard with one model."""
-    settings = args.settings() | {
-        "instruction": args.instruction,
-        "model": policy.name,
-        "model_digest": policy.digest,
-        "roll_ins": count,
-    }
-    stage = Stage(
-        model_folder(args.output, policy.name),
-        settings,
-        sources,
-        args.rows_per_file,
-        args.shard,
-        origin={"input": args.input},
-    )
-
-    async def build(sampler: Sampler, problem: Problem) -> Generated:
-        return await build_row(sampler, problem, count, args)
-
-    def read(chunk: Chunk) -> tuple[list[Problem], RowReport]:
-        return read_problems(sources[chunk.split], chunk)
-
-    try:
-        asyncio.run(generate_stage(stage, policy, "--models", args, SCHEMA, read, build))
-        print_finish(stage)
-    finally:
-        stage.close()
-
-
-def main() -> None:
-    """Command line."""
-    args = tyro.cli(
-        Annotated[RollInArgs, tyro.conf.FlagCreatePairsOff],
-        description=__doc__,
-        use_underscores=True,
-    )
-    run_command(PROGRAM, roll_in, args)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(RollInArgs, ROLL_IN, __doc__, argv)
+    transformers.utils.logging.disable_progress_bar()
+    run_command(ROLL_IN, lambda: roll_in(args), at_once=True)
 
 
 if __name__ == "__main__":

@@ -15,65 +15,35 @@ of one roll-in:
     roll_outs_ids                           lists of int32: the completion
     finish_reasons                          strings: stop, or length at the limit
 
-`--max_length` limits the whole response: what stands before the cut counts.
+`--max_length` limits the whole response: tokens before the cut count.
 """
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import tyro
+import transformers
 
-from data_prep.command_line import run_command
-from data_prep.cuts import CutLaw, draw_cuts, draw_step_cuts, step_ends
-from data_prep.generation import (
-    REFUSED,
-    EmptyGeneration,
-    Generated,
-    GenerationArgs,
-    Policy,
-    Sampler,
-    check_window,
-    generate_stage,
-    left_out,
-    load_policy,
-    print_finish,
-)
+from data_prep.columns import ROLL_IN, ROLL_OUT, ROLL_OUT_SCHEMA
+from data_prep.cuts import CutFlags, draw_cuts, draw_step_cuts, step_ends
+from data_prep.generation import REFUSED, Generated, GenerationArgs, left_out, run_stage
 from data_prep.reports import BadRow, RowReport
-from data_prep.roll_in import IDS
-from data_prep.roll_in import PROGRAM as ROLL_IN
+from data_prep.sampling import EmptyGeneration, Policy, Sampler, load_policy
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
-from run_lib.commands import InputError
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.seeds import derive_seed
+from run_lib.settings import Settings, as_json
 from search_lib.engines.base import Block
 from search_lib.prompts import prompt_holds
 
-PROGRAM = "data_prep.roll_out"
-
-SCHEMA = pa.schema(
-    {
-        "message_id": pa.string(),
-        "problem": pa.string(),
-        "solution": pa.string(),
-        "answer": pa.string(),
-        "prompt_ids": IDS,
-        "roll_in": pa.list_(pa.int32()),
-        "cut": pa.list_(pa.int32()),
-        "roll_in_ids": pa.list_(IDS),
-        "roll_outs_ids": pa.list_(IDS),
-        "finish_reasons": pa.list_(pa.string()),
-    }
-)
-
-
 ORIGIN_SETTINGS = ("model", "roll_ins", "temperature", "top_p", "max_length", "seed")
-"""Of the roll-ins, what the next stages are told."""
+"""Settings of the roll-ins that the next stages are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,36 +55,24 @@ class RollOutArgs(GenerationArgs):
     output: Path
     """Folder to write to."""
     model: str
-    """The policy that completes: folder or hub id. Its values are what is learned."""
-    num_cuts: int = 4
-    """Cuts of a roll-in."""
-    num_completions: int = 1
-    """Completions of a prefix."""
-    cut: CutLaw = "sqrt"
-    """Where a roll-in of n tokens is cut: sqrt draws the prefix length i in 1..n-1 with probability
-    proportional to sqrt(i), uniform each alike, step at the ends of steps (uniform where there is
-    none)."""
-    step_delimiter: str = "\n\n"
-    """What ends a step, for --cut step."""
+    """The policy that completes: folder or hub id. The value model learns its values."""
+    cuts: CutFlags = CutFlags()
+    """Where roll-ins are cut, and how often each prefix is completed."""
 
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
         super().check()
-        for flag in ("num_cuts", "num_completions"):
-            if getattr(self, flag) < 1:
-                raise InputError(f"--{flag} must be at least 1, got {getattr(self, flag)}")
-        if not self.step_delimiter:
-            raise InputError("--step_delimiter must not be empty")
+        self.cuts.check()
 
 
 @dataclass(frozen=True)
 class RollIns:
     """A problem and the responses of all policies to it.
 
-    Args:
-        id: of the problem.
-        texts: problem, solution and answer by column.
-        prompt: token ids.
+    Attributes:
+        id: Id of the problem.
+        texts: Problem, solution and answer by column.
+        prompt: Token ids of the prompt.
         responses: [tokens] int32 each; views of the file.
     """
 
@@ -124,26 +82,34 @@ class RollIns:
     responses: list[np.ndarray]
 
 
+class SplitOfRollIns(NamedTuple):
+    """One split of the roll-ins: a `data_prep.stages.StageInput`."""
+
+    num_rows: int
+    digest: str
+
+
 class RollInFolders:
     """The roll-ins of several models, chunk by chunk.
 
     Args:
-        folder: output of ``data_prep.roll_in``.
+        folder: Output of `data_prep.roll_in`.
 
     Attributes:
-        origin: of the roll-ins, for ``Stage``.
-        rows_per_file: problems of a chunk.
-        inputs: splits of the problems, for ``Stage``.
+        origin: Settings and counts of the roll-ins, for `Stage`.
+        rows_per_file: Problems of a chunk.
+        inputs: Splits of the problems, for `Stage`.
 
     Raises:
-        InputError: if there are none, they are not finished, or not of the same problems.
+        ValueError: If there are none, they are not finished, or not of the same problems; begins
+            with the folder.
     """
 
     def __init__(self, folder: Path):
         paths = sorted(path.parent for path in folder.glob(f"*/{STAGE_FILE}"))
         if not paths:
-            raise InputError(f"--input {folder}: no output of {ROLL_IN}")
-        self._stages = [FinishedStage(path, "--input", ROLL_IN) for path in paths]
+            raise ValueError(f"{folder}: no output of {ROLL_IN}")
+        self._stages = [FinishedStage(path, ROLL_IN) for path in paths]
         first = self._stages[0]
         for stage in self._stages[1:]:
             same = stage.inputs == first.inputs and all(
@@ -151,13 +117,10 @@ class RollInFolders:
                 for name in ("rows_per_file", "instruction")
             )
             if not same:
-                raise InputError(
-                    f"--input {folder}: {stage.folder.name} and {first.folder.name} differ in "
-                    "their problems, --instruction or --rows_per_file"
+                raise ValueError(
+                    f"{folder}: {stage.folder.name} and {first.folder.name} differ in "
+                    f"their problems, or in the --instruction or --rows_per_file of {ROLL_IN}"
                 )
-        self.models = {
-            stage.settings["model"]: stage.settings["roll_ins"] for stage in self._stages
-        }
         self.origin = {
             "roll_ins": [
                 {
@@ -176,7 +139,7 @@ class RollInFolders:
         }
 
     def read(self, chunk: Chunk) -> tuple[list[RollIns], RowReport]:
-        """The problems of a chunk that all models have roll-ins for, and a report of the others."""
+        """Returns the problems that all models have roll-ins for, and a report of the others."""
         tables = [stage.read(chunk) for stage in self._stages]
         found: dict[int, list[tuple[pa.Table, int]]] = {}
         for table in tables:
@@ -192,21 +155,14 @@ class RollInFolders:
                 detail = f"{len(places)} of {len(tables)} models have roll-ins"
                 report.add(BadRow(problem.id, "missing roll-ins", detail))
         # Rows that no model has roll-ins for were reported there.
-        nowhere = chunk.stop - chunk.start - len(found)
+        nowhere = chunk.num_rows - len(found)
         if nowhere:
             report.bad_rows["left out by roll_in"] += nowhere
         return problems, report
 
 
-class SplitOfRollIns(NamedTuple):
-    """See ``data_prep.sources.StageInput``."""
-
-    num_rows: int
-    digest: str
-
-
 def join_roll_ins(places: Sequence[tuple[pa.Table, int]]) -> RollIns:
-    """One problem from the tables of some models, each with the row that it is in."""
+    """Joins one problem from the tables of some models, each with its row there."""
     table, index = places[0]
     row_id = table.column("message_id")[index].as_py()
     texts = {name: table.column(name)[index].as_py() for name in ("problem", "solution", "answer")}
@@ -218,118 +174,184 @@ def join_roll_ins(places: Sequence[tuple[pa.Table, int]]) -> RollIns:
     return RollIns(row_id, texts, table.column("prompt_ids")[index].as_py(), responses)
 
 
-async def build_row(sampler: Sampler, problem: RollIns, args: RollOutArgs) -> Generated:
-    """Cuts the roll-ins of a problem and completes every prefix.
+class RollOutStage(Stage):
+    """The output folder of the roll-outs. Its files are those of the roll-ins."""
+
+    @staticmethod
+    def parse_settings(saved: Mapping[str, Any]) -> Settings:
+        """Returns the settings in the content of `STAGE_FILE`, under the names of their flags."""
+        settings = Stage.parse_settings(saved)
+        # Not a flag here: it follows from the input.
+        flags = {name: value for name, value in settings.flags.items() if name != "rows_per_file"}
+        return Settings(flags, settings.contents)
+
+
+class Prefix(NamedTuple):
+    """The beginning of a roll-in.
+
+    Attributes:
+        roll_in: Number of the roll-in, over all models.
+        token_ids: Its tokens before the cut, without the prompt.
+    """
+
+    roll_in: int
+    token_ids: list[int]
+
+
+class RollOutRecipe:
+    """How the roll-ins of a problem are cut and completed.
 
     Args:
-        sampler: draws from the policy.
-        problem: with its roll-ins.
-        args: of the run.
+        roll_ins: The roll-ins of all models.
+        args: Flags of the run.
     """
-    policy = sampler.policy
+
+    schema = ROLL_OUT_SCHEMA
+
+    def __init__(self, roll_ins: RollInFolders, args: RollOutArgs):
+        self._roll_ins = roll_ins
+        self._sampling = args.sampling
+        self._cuts = args.cuts
+
+    def read(self, chunk: Chunk) -> tuple[list[RollIns], RowReport]:
+        """Returns the problems that all models have roll-ins for, and a report of the others."""
+        return self._roll_ins.read(chunk)
+
+    async def build(self, sampler: Sampler, problem: RollIns) -> Generated:
+        """Cuts the roll-ins of a problem and completes every prefix."""
+        policy = sampler.policy
+        mismatch = find_mismatch(problem, policy)
+        if mismatch is not None:
+            return left_out(problem.id, "tokenizer does not match", mismatch)
+        excess = policy.excess(problem.prompt, self._sampling.max_length)
+        if excess is not None:
+            return left_out(problem.id, "prompt too long", excess)
+        report = RowReport()
+        prefixes = self._cut(problem, policy, report)
+        try:
+            blocks = await self._complete(sampler, problem, prefixes, report)
+        except EmptyGeneration as error:
+            return left_out(problem.id, "empty generation", str(error))
+        except ValueError as error:
+            return left_out(problem.id, REFUSED, str(error))
+        entries = [
+            (number, prefix, block)
+            for (number, prefix), drawn in zip(prefixes, blocks, strict=True)
+            for block in drawn
+        ]
+        report.totals["responses"] += len(entries)
+        report.totals["unfinished"] += sum(b.finish_reason == "length" for _, _, b in entries)
+        report.totals["prefix tokens"] += sum(len(prefix) for _, prefix, _ in entries)
+        report.totals["completion tokens"] += sum(len(block.token_ids) for _, _, block in entries)
+        columns = {
+            "message_id": problem.id,
+            **problem.texts,
+            "prompt_ids": problem.prompt,
+            "roll_in": [number for number, _, _ in entries],
+            "cut": [len(prefix) for _, prefix, _ in entries],
+            "roll_in_ids": [problem.prompt + prefix for _, prefix, _ in entries],
+            "roll_outs_ids": [block.token_ids for _, _, block in entries],
+            "finish_reasons": [block.finish_reason for _, _, block in entries],
+        }
+        return Generated(columns, report)
+
+    def _cut(self, problem: RollIns, policy: Policy, report: RowReport) -> list[Prefix]:
+        prefixes: list[Prefix] = []
+        for number, response in enumerate(problem.responses):
+            rng = random.Random(derive_seed(self._sampling.seed, problem.id, "cuts", number))
+            # Something is left to generate behind a cut, within the limit.
+            token_ids = response[: self._sampling.max_length].tolist()
+            cuts, fell_back = cut_response(token_ids, self._cuts, policy, rng)
+            report.totals["roll-ins without a step end"] += fell_back
+            prefixes += [Prefix(number, token_ids[:cut]) for cut in cuts]
+        return prefixes
+
+    async def _complete(
+        self, sampler: Sampler, problem: RollIns, prefixes: Sequence[Prefix], report: RowReport
+    ) -> list[list[Block]]:
+        """Returns the completions of each prefix.
+
+        Raises:
+            ValueError: The error of the first prefix that couldn't be completed.
+        """
+
+        async def complete(index: int, prefix: Prefix) -> list[Block]:
+            return await sampler.generate(
+                problem.prompt + prefix.token_ids,
+                self._cuts.num_completions,
+                self._sampling.max_length - len(prefix.token_ids),
+                (problem.id, "roll-out", index),
+                lambda block: not block.token_ids,
+                report,
+            )
+
+        # Collected, as the first error to arrive may be of any prefix.
+        results = await asyncio.gather(
+            *(complete(index, prefix) for index, prefix in enumerate(prefixes)),
+            return_exceptions=True,
+        )
+        blocks: list[list[Block]] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            blocks.append(result)
+        return blocks
+
+
+def find_mismatch(problem: RollIns, policy: Policy) -> str | None:
+    """Describes why a policy can't continue the token ids of a problem; None if it can."""
     if not prompt_holds(policy.tokenizer, problem.prompt, problem.texts["problem"]):
-        return left_out(
-            problem.id, "tokenizer does not match", f"{policy.name} reads another prompt"
-        )
+        return f"{policy.name} reads another prompt"
     if max(int(response.max()) for response in problem.responses) >= policy.vocab_size:
-        return left_out(
-            problem.id, "tokenizer does not match", f"{policy.name} has no such token ids"
-        )
-    if len(problem.prompt) + args.max_length > policy.context:
-        return left_out(
-            problem.id,
-            "prompt too long",
-            f"{len(problem.prompt)} tokens and --max_length {args.max_length} exceed the context "
-            f"of {policy.context}",
-        )
-    report = RowReport()
-    prefixes: list[tuple[int, list[int]]] = []
-    for number, response in enumerate(problem.responses):
-        rng = random.Random(derive_seed(args.seed, problem.id, "cuts", number))
-        cuts, fell_back = cut_response(response, args, policy, rng)
-        report.totals["roll-ins without a step end"] += fell_back
-        prefixes += [(number, response[:cut].tolist()) for cut in cuts]
-
-    async def complete(index: int) -> list[Block]:
-        _, prefix = prefixes[index]
-        return await sampler.generate(
-            problem.prompt + prefix,
-            args.num_completions,
-            args.max_length - len(prefix),
-            *(problem.id, "roll-out", index),
-            is_empty=lambda block: not block.token_ids,
-            report=report,
-        )
-
-    results = await asyncio.gather(*map(complete, range(len(prefixes))), return_exceptions=True)
-    blocks: list[list[Block]] = []
-    for result in results:
-        if isinstance(result, EmptyGeneration):
-            return left_out(problem.id, "empty generation", str(result))
-        if isinstance(result, ValueError):
-            return left_out(problem.id, REFUSED, str(result))
-        if isinstance(result, BaseException):
-            raise result
-        blocks.append(result)
-    entries = [
-        (number, prefix, block)
-        for (number, prefix), drawn in zip(prefixes, blocks, strict=True)
-        for block in drawn
-    ]
-    report.totals["responses"] += len(entries)
-    report.totals["unfinished"] += sum(b.finish_reason == "length" for _, _, b in entries)
-    report.totals["prefix tokens"] += sum(len(prefix) for _, prefix, _ in entries)
-    report.totals["completion tokens"] += sum(len(block.token_ids) for _, _, block in entries)
-    columns = {
-        "message_id": problem.id,
-        **problem.texts,
-        "prompt_ids": problem.prompt,
-        "roll_in": [number for number, _, _ in entries],
-        "cut": [len(prefix) for _, prefix, _ in entries],
-        "roll_in_ids": [problem.prompt + prefix for _, prefix, _ in entries],
-        "roll_outs_ids": [block.token_ids for _, _, block in entries],
-        "finish_reasons": [block.finish_reason for _, _, block in entries],
-    }
-    return Generated(columns, report)
+        return f"{policy.name} has no such token ids"
+    return None
 
 
 def cut_response(
-    response: np.ndarray, args: RollOutArgs, policy: Policy, rng: random.Random
+    token_ids: Sequence[int], flags: CutFlags, policy: Policy, rng: random.Random
 ) -> tuple[list[int], bool]:
-    """Where a roll-in is cut, and whether that is at any token for want of a step's end.
+    """Draws the places where a roll-in is cut.
 
-    A roll-in longer than ``--max_length`` counts up to there.
+    Args:
+        token_ids: The roll-in, up to `--max_length`.
+        flags: How it is cut.
+        policy: The policy that completes the prefixes.
+        rng: Source of the draws.
+
+    Returns:
+        The cuts, and whether they are at any token because no step ends.
     """
-    # Something is left to generate behind a cut, within the limit.
-    length = min(len(response), args.max_length)
-    if args.cut != "step":
-        return draw_cuts(length, args.num_cuts, args.cut, rng), False
-    ends = step_ends(response[:length].tolist(), policy.tokenizer, args.step_delimiter)
+    if flags.cut != "step":
+        return draw_cuts(len(token_ids), flags.num_cuts, flags.cut, rng), False
+    ends = step_ends(token_ids, policy.tokenizer, flags.step_delimiter)
     if ends:
-        return draw_step_cuts(ends, args.num_cuts, rng), False
-    return draw_cuts(length, args.num_cuts, "uniform", rng), True
+        return draw_step_cuts(ends, flags.num_cuts, rng), False
+    return draw_cuts(len(token_ids), flags.num_cuts, "uniform", rng), True
 
 
 def roll_out(args: RollOutArgs) -> None:
     """Makes the roll-outs of one shard.
 
     Raises:
-        InputError: if something that was given can't be used.
-        EngineUnavailable, EngineRefuses: see ``generate_stage``.
+        InputError: If something that was given can't be used.
+        EngineUnavailable, EngineRefuses: See `run_stage`.
     """
     args.check()
-    roll_ins = RollInFolders(Path(args.input))
-    check_window(args.window, roll_ins.rows_per_file)
+    with naming("--input"):
+        roll_ins = RollInFolders(Path(args.input))
+    if args.window < roll_ins.rows_per_file:
+        raise InputError(
+            f"--window {args.window} must be at least {roll_ins.rows_per_file}, the "
+            f"--rows_per_file of {ROLL_IN}"
+        )
     policy = load_policy(args.model, "--model")
-    settings = args.settings() | {
+    settings = {
+        **as_json(args.sampling),
         "model": policy.name,
         "model_digest": policy.digest,
-        "num_cuts": args.num_cuts,
-        "num_completions": args.num_completions,
-        "cut": args.cut,
-        "step_delimiter": args.step_delimiter,
+        **as_json(args.cuts),
     }
-    stage = Stage(
+    stage = RollOutStage(
         args.output,
         settings,
         roll_ins.inputs,
@@ -337,25 +359,14 @@ def roll_out(args: RollOutArgs) -> None:
         args.shard,
         origin=roll_ins.origin,
     )
-
-    async def build(sampler: Sampler, problem: RollIns) -> Generated:
-        return await build_row(sampler, problem, args)
-
-    try:
-        asyncio.run(generate_stage(stage, policy, "--model", args, SCHEMA, roll_ins.read, build))
-        print_finish(stage)
-    finally:
-        stage.close()
+    run_stage(stage, RollOutRecipe(roll_ins, args), policy, args)
 
 
-def main() -> None:
-    """Command line."""
-    args = tyro.cli(
-        Annotated[RollOutArgs, tyro.conf.FlagCreatePairsOff],
-        description=__doc__,
-        use_underscores=True,
-    )
-    run_command(PROGRAM, roll_out, args)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(RollOutArgs, ROLL_OUT, __doc__, argv)
+    transformers.utils.logging.disable_progress_bar()
+    run_command(ROLL_OUT, lambda: roll_out(args), at_once=True)
 
 
 if __name__ == "__main__":

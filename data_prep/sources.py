@@ -1,4 +1,4 @@
-"""Rows of a data set by number: a stage reads the ones it works on, and no others."""
+"""Rows of a data set by number: a stage reads the rows that it works on, and no others."""
 
 import hashlib
 import re
@@ -9,13 +9,11 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.stages import REPORT_FILE, STAGE_FILE, FinishedStage, StageInput
+from data_prep.stages import REPORT_FILE, STAGE_FILE, FinishedStage, StageInput, reading_parquet
 from run_lib.commands import InputError
 from run_lib.fingerprints import fingerprint
 
 SPLITS = ("train", "validation", "test")
-ID_COLUMNS = ("message_id", "uuid", "id")
-"""Where the id of a problem may be, in this order."""
 
 _SPLIT_PREFIX = re.compile(rf"({'|'.join(SPLITS)})[-.]")
 
@@ -24,14 +22,14 @@ class RowSource(StageInput, Protocol):
     """One split of a data set.
 
     Attributes:
-        column_names: in its order.
+        column_names: Names of the columns, in their order.
     """
 
     @property
     def column_names(self) -> Sequence[str]: ...  # noqa: D102
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        """The columns of rows ``start`` to ``stop - 1``."""
+        """Returns some columns of rows `start` to `stop - 1`."""
         ...
 
 
@@ -51,12 +49,12 @@ class ParquetRows:
     group read last is kept: the next chunk often begins in it.
 
     Args:
-        paths: in order.
-        root: folder that the names in ``digest`` are relative to.
-        digest: of the content; by default from the beginnings and ends of the files.
+        paths: The files, in order.
+        root: Folder that the names in `digest` are relative to.
+        digest: Digest of the content; by default of the beginnings and ends of the files.
 
     Raises:
-        InputError: if a file is no Parquet file, or its columns differ from those of the others.
+        InputError: If a file is no Parquet file, or its columns differ from those of the others.
     """
 
     def __init__(self, paths: Sequence[Path], root: Path, digest: str | None = None):
@@ -66,10 +64,8 @@ class ParquetRows:
         self._last: tuple[_RowGroup, tuple[str, ...], pa.Table] | None = None
         schemas: list[pa.Schema] = []
         for path in paths:
-            try:
+            with reading_parquet(path):
                 metadata = pq.read_metadata(path)
-            except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{path} can't be read as Parquet: {error}") from error
             schemas.append(metadata.schema.to_arrow_schema().remove_metadata())
             self.column_names = schemas[0].names
             if schemas[-1].names != self.column_names:
@@ -91,7 +87,7 @@ class ParquetRows:
         self.digest = digest
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        """The columns of rows ``start`` to ``stop - 1``."""
+        """Returns some columns of rows `start` to `stop - 1`."""
         parts = []
         for group in self._groups:
             first, last = group.first_row, group.first_row + group.num_rows
@@ -104,11 +100,8 @@ class ParquetRows:
 
     def _read_group(self, group: _RowGroup, columns: tuple[str, ...]) -> pa.Table:
         if self._last is None or self._last[:2] != (group, columns):
-            try:
-                with pq.ParquetFile(group.path) as file:
-                    table = file.read_row_group(group.number, columns=list(columns))
-            except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{group.path} can't be read: {error}") from error
+            with reading_parquet(group.path), pq.ParquetFile(group.path) as file:
+                table = file.read_row_group(group.number, columns=list(columns))
             self._last = group, columns, table.select(list(columns))
         return self._last[2]
 
@@ -117,8 +110,8 @@ class TableRows:
     """The rows of a memory-mapped Arrow table.
 
     Args:
-        table: as ``datasets`` has it.
-        digest: of its content.
+        table: The table of a data set of `datasets`.
+        digest: Digest of its content.
     """
 
     def __init__(self, table: pa.Table, digest: str):
@@ -128,74 +121,55 @@ class TableRows:
         self._table = table
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        """The columns of rows ``start`` to ``stop - 1``."""
+        """Returns some columns of rows `start` to `stop - 1`."""
         return self._table.select(list(columns)).slice(start, stop - start)
 
 
 def open_sources(
-    source: str,
-    flag: str = "--input",
-    config: str | None = None,
-    required: Sequence[str] = (),
+    source: str, config: str | None = None, required: Sequence[str] = ()
 ) -> Mapping[str, RowSource]:
-    """The splits of a data set.
+    """Opens the splits of a data set.
 
     In a folder, the split of a Parquet file is the folder below that it lies in
-    (``train/0.parquet``) or the beginning of its name, as on the hub
-    (``data/train-00000-of-00010.parquet``); any other file belongs to the train split.
+    (`train/0.parquet`) or the beginning of its name, as on the Hub
+    (`data/train-00000-of-00010.parquet`); any other file belongs to the train split.
 
     Args:
-        source: Parquet file, folder with Parquet files, or hub id ``owner/name``.
-        flag: what named it, for the errors.
-        config: configuration of a hub data set, where it has several.
-        required: columns that must be there.
+        source: Parquet file, folder with Parquet files, or Hub id `owner/name`.
+        config: Configuration of a Hub data set, where it has several.
+        required: Columns that must be there.
 
     Raises:
-        InputError: if there is nothing to read, or a column is missing.
+        ValueError: If there is nothing to read, or a column is missing; begins with the source.
     """
     path = Path(source)
     if path.exists():
-        if config is not None:
-            raise InputError(f"--config {config} is for hub data sets; {flag} {source} is local")
         files = _parquet_files(path)
         if not files:
-            raise InputError(f"{flag} {source}: no .parquet file in this folder")
+            raise ValueError(f"{source}: no .parquet file in this folder")
         root = path if path.is_dir() else path.parent
-        digest = _stage_digest(path, flag)
+        digest = _stage_digest(path)
         sources: dict[str, RowSource] = {
             split: ParquetRows(paths, root, digest) for split, paths in files.items()
         }
     elif source.startswith(("/", ".")) or source.count("/") != 1 or path.suffix == ".parquet":
-        raise InputError(f"{flag} {source}: no such file or folder")
+        raise ValueError(f"{source}: no such file or folder")
     else:
-        sources = _hub_sources(source, flag, config)
+        sources = _hub_sources(source, config)
     for split, rows in sources.items():
         missing = [name for name in required if name not in rows.column_names]
         if missing:
-            raise InputError(
-                f"{flag} {source}: no column {', '.join(missing)} in the {split} split; "
+            raise ValueError(
+                f"{source}: no column {', '.join(missing)} in the {split} split; "
                 f"it has {', '.join(rows.column_names)}"
             )
     if not sum(rows.num_rows for rows in sources.values()):
-        raise InputError(f"{flag} {source} has no rows")
+        raise ValueError(f"{source} has no rows")
     return sources
 
 
-def _stage_digest(path: Path, flag: str) -> str | None:
-    """The digest of a stage's output; None for what is no stage's.
-
-    Raises:
-        InputError: if the stage is not complete.
-    """
-    if not (path / STAGE_FILE).exists():
-        return None
-    if not (path / REPORT_FILE).exists():
-        raise InputError(f"{flag} {path} is not complete: run the command that fills it to its end")
-    return FinishedStage(path, flag, "a stage").digest
-
-
 def read_texts(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table, as ``to_pylist`` has them; bytes that are no UTF-8 are replaced."""
+    """Returns the rows of a table as `to_pylist` does, but replaces bytes that are no UTF-8."""
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
@@ -208,8 +182,21 @@ def read_texts(table: pa.Table) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def _stage_digest(path: Path) -> str | None:
+    """Returns the digest of the output of a stage; None for any other folder or file.
+
+    Raises:
+        ValueError: If the stage is not complete; begins with the path.
+    """
+    if not (path / STAGE_FILE).exists():
+        return None
+    if not (path / REPORT_FILE).exists():
+        raise ValueError(f"{path} is not complete: run the command that fills it to its end")
+    return FinishedStage(path, "a stage").digest
+
+
 def _parquet_files(path: Path) -> dict[str, list[Path]]:
-    """The Parquet files of a folder by split, in the order of ``SPLITS`` and of their names."""
+    """Returns the Parquet files of a folder by split, in the order of `SPLITS` and their names."""
     if path.is_file():
         return {SPLITS[0]: [path]}
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
@@ -224,16 +211,14 @@ def _parquet_files(path: Path) -> dict[str, list[Path]]:
     return {split: files for split, files in found.items() if files}
 
 
-def _hub_sources(source: str, flag: str, config: str | None) -> dict[str, RowSource]:
-    # Imported here: it takes a second, and local data does without.
+def _hub_sources(source: str, config: str | None) -> dict[str, RowSource]:
+    # Imported here: they take seconds, and local data does without.
     import datasets
 
-    try:
+    from run_lib.hub import loading
+
+    with loading(source, "no data set could be loaded"):
         splits = datasets.load_dataset(source, config)
-    except Exception as error:  # the hub's client has no common base for what can go wrong
-        raise InputError(
-            f"{flag} {source} could not be loaded: {type(error).__name__}: {error}"
-        ) from error
     return {
         split: TableRows(splits[split].data.table, splits[split]._fingerprint)
         for split in SPLITS

@@ -1,47 +1,52 @@
-"""A stage of the pipeline: rows in, whole files out, nothing done twice, nothing lost.
+"""A stage of the pipeline: rows in, complete files out, nothing done twice, nothing lost.
 
-The rows of a stage's input are cut into *chunks* of ``rows_per_file`` rows. A chunk becomes one
-file and one manifest::
+The rows of a stage's input are cut into *chunks* of `rows_per_file` rows. A chunk becomes one file
+and one manifest:
 
     <output>/stage.json                           settings and inputs of all chunks
     <output>/train/00012-of-00757.parquet         the rows of chunk 12 that were not left out
     <output>/manifests/train-00012-of-00757.json  written last: with it the chunk is complete
     <output>/report.json                          the sum of all manifests, when all are there
 
-Shard ``i/n`` of a stage works on every n-th chunk from the i-th on. What a chunk holds does not
-depend on n: a stage may be started again with another number of shards, and finds what is done.
+Shard `i/n` of a stage works on every n-th chunk from the i-th on. The content of a chunk does not
+depend on n: a stage may be started again with another number of shards, and skips finished chunks.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.reports import RowReport
-from run_lib.commands import InputError, differing_flags, parse_shard
-from run_lib.files import TEMPORARY_FILES, lock_file, replace_file, write_json
+from run_lib.commands import InputError, at_least, parse_shard
+from run_lib.files import TEMPORARY_FILES, lock_file, read_json, replace_file, write_json
+from run_lib.settings import Settings, SettingsFile
 
 STAGE_FILE, REPORT_FILE, MANIFESTS = "stage.json", "report.json", "manifests"
 
 ROW_GROUP = 16
 """Rows that are read at once, at 3 MB a row of 56 responses."""
 
+_DIGEST = "_digest"
+"""Suffix of digests among the settings: `model_digest` is of the content of `--model`."""
+
 
 @dataclass(frozen=True)
 class Chunk:
     """Consecutive rows of one split of the input.
 
-    Args:
-        split: that the rows are of.
-        number: of the chunk in its split, from 0.
-        num_chunks: of the split.
-        start: first row.
-        stop: row behind the last.
+    Attributes:
+        split: Split of the rows.
+        number: Number of the chunk in its split, from 0.
+        num_chunks: Chunks of the split.
+        start: First row.
+        stop: One past the last row.
     """
 
     split: str
@@ -55,13 +60,18 @@ class Chunk:
         """File name without a suffix."""
         return f"{self.number:05d}-of-{self.num_chunks:05d}"
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the chunk, before any are left out."""
+        return self.stop - self.start
+
 
 class StageInput(Protocol):
-    """What a stage must know of one split of its input.
+    """One split of the input, as far as a stage must know it.
 
     Attributes:
-        num_rows: in it.
-        digest: of its content; another digest is another input.
+        num_rows: Rows of the split.
+        digest: Digest of its content; another digest is another input.
     """
 
     @property
@@ -71,19 +81,22 @@ class StageInput(Protocol):
 
 
 class Stage:
-    """The output folder of a stage, and what of it is this process's to fill.
+    """The output folder of a stage, with a lock on one shard of it.
+
+    As a context manager it releases the lock on exit.
 
     Args:
-        output: the folder; is made.
-        settings: whatever the rows depend on, by flag. They are saved, and a later run with others
-            is refused.
-        inputs: by split.
-        rows_per_file: rows of the input that make one file.
-        shard: ``i/n``.
-        origin: what made the input, for the next stages and for people; binds nobody.
+        output: The folder; it is made if there is none.
+        settings: All flags that the rows depend on, by name. They are saved, and a later run with
+            other values is refused. `model_digest` is the content of `--model`, and so on.
+        inputs: The input by split.
+        rows_per_file: Rows of the input that make one file.
+        shard: `i/n`.
+        origin: The settings of the stages before, for the next stages and for people. It may
+            change between two runs.
 
     Raises:
-        InputError: if the folder holds anything else, or another process works on this shard.
+        InputError: If the folder holds anything else, or another process works on this shard.
     """
 
     def __init__(
@@ -95,8 +108,7 @@ class Stage:
         shard: str = "0/1",
         origin: Mapping[str, Any] | None = None,
     ):
-        if rows_per_file < 1:
-            raise InputError(f"--rows_per_file must be at least 1, got {rows_per_file}")
+        at_least(1, rows_per_file=rows_per_file)
         self.output = output
         index, count = parse_shard(shard)
         self._saved: dict[str, Any] = {
@@ -111,42 +123,43 @@ class Stage:
         self._own_chunks = self.chunks[index::count]
         try:
             (output / MANIFESTS).mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(output / f".shard-{index}-of-{count}.lock")
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is working on --shard {shard} in {output}"
-            ) from error
+            self._bind_settings()
+            self._lock = lock_file(
+                output / f".shard-{index}-of-{count}.lock",
+                f"another process is working on --shard {shard} in {output}",
+            )
         except OSError as error:
             raise InputError(f"--output {output} cannot be written: {error}") from error
-        self._check_settings()
 
-    def _check_settings(self) -> None:
-        path = self.output / STAGE_FILE
-        saved = read_json(path)
-        if saved is None:
-            # Another shard may be starting, too, and has just written its settings.
-            found = {entry.name for entry in self.output.iterdir() if entry.name[0] != "."}
-            if found - {MANIFESTS, STAGE_FILE}:
-                raise InputError(
-                    f"--output {self.output} holds something else: choose another folder"
-                )
-            write_json(path, self._saved)
-            return
-        settings = self._saved["settings"]
-        # The digest of what a flag names says nothing to a reader.
-        contents = {name for name in settings if name.endswith("_digest")}
-        differing = differing_flags(saved["settings"], settings, frozenset(contents)) + [
-            f"the content of --{name.removesuffix('_digest')}"
-            for name in sorted(contents)
-            if saved["settings"].get(name) != settings[name]
-        ]
-        if saved["inputs"] != self._saved["inputs"]:
-            differing.append("the rows of the input")
-        if differing:
-            raise InputError(
-                f"--output {self.output} was made with other settings: {', '.join(differing)}. "
-                "Choose another folder or delete this one"
-            )
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _bind_settings(self) -> None:
+        # Another shard may be starting at the same time, and have made its folder or its settings.
+        found = {entry.name for entry in self.output.iterdir() if entry.name[0] != "."}
+        file = SettingsFile(
+            self.output / STAGE_FILE,
+            self.output,
+            "Choose another folder or delete this one",
+            parse=self.parse_settings,
+        )
+        file.bind(self.parse_settings(self._saved), not found - {MANIFESTS}, self._saved)
+
+    @staticmethod
+    def parse_settings(saved: Mapping[str, Any]) -> Settings:
+        """Returns the settings in the content of `STAGE_FILE`, under the names of their flags."""
+        settings, inputs = saved["settings"], json.dumps(saved["inputs"], sort_keys=True)
+        contents = {
+            name.removesuffix(_DIGEST): digest
+            for name, digest in settings.items()
+            if name.endswith(_DIGEST)
+        }
+        contents["input"] = hashlib.sha256(inputs.encode()).hexdigest()
+        flags = {name: value for name, value in settings.items() if not name.endswith(_DIGEST)}
+        return Settings(flags, contents)
 
     @property
     def num_own_chunks(self) -> int:
@@ -154,22 +167,22 @@ class Stage:
         return len(self._own_chunks)
 
     def pending(self) -> Iterator[Chunk]:
-        """The chunks of this shard that are not complete, in order."""
+        """Yields the chunks of this shard that are not complete, in order."""
         return (chunk for chunk in self._own_chunks if not self._is_complete(chunk))
 
     def missing(self) -> list[Chunk]:
-        """The chunks of all shards that are not complete."""
+        """Returns the chunks of all shards that are not complete."""
         return [chunk for chunk in self.chunks if not self._is_complete(chunk)]
 
     def write(self, chunk: Chunk, table: pa.Table, report: RowReport) -> None:
         """Completes a chunk: its file first, then its manifest.
 
         Args:
-            chunk: of this stage.
-            table: its rows; no file is made of none.
-            report: of its rows; its numbers of rows are filled in here.
+            chunk: A chunk of this stage.
+            table: Its rows; an empty table makes no file.
+            report: The report of its rows; the numbers of rows are filled in here.
         """
-        report.rows_in, report.rows_out = chunk.stop - chunk.start, table.num_rows
+        report.rows_in, report.rows_out = chunk.num_rows, table.num_rows
         path = data_path(self.output, chunk)
         if table.num_rows:
             path.parent.mkdir(exist_ok=True)
@@ -189,7 +202,7 @@ class Stage:
             "report": report.as_json(),
         }
         write_json(manifest_path(self.output, chunk), manifest)
-        # A sign of life for scripts that start a shard again for as long as it gets on.
+        # A heartbeat for scripts that start a shard again for as long as it makes progress.
         self._lock.write(f"{chunk.split} {chunk.name}\n".encode())
         self._lock.flush()
 
@@ -219,13 +232,13 @@ class Stage:
         return by_split
 
     def remove_left_overs(self) -> None:
-        """Removes what was cut off in the middle of a file of a chunk that is complete."""
+        """Removes the temporary files of killed processes; all chunks must be complete."""
         for folder in {self.output / MANIFESTS, *(self.output / c.split for c in self.chunks)}:
             for left_over in folder.glob(TEMPORARY_FILES):
                 left_over.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Lets another process have the shard."""
+        """Releases the lock on the shard."""
         self._lock.close()
 
     def _is_complete(self, chunk: Chunk) -> bool:
@@ -242,51 +255,59 @@ class FinishedStage:
     """The complete output of a stage, as the next one reads it.
 
     Args:
-        folder: output of the stage.
-        flag: what named it, for the errors.
-        program: what fills such a folder, for the errors.
+        folder: Output of the stage.
+        program: The command that fills such a folder, for the errors.
 
     Attributes:
-        settings: of the stage.
-        inputs: of the stage by split: number of rows, and digest.
-        origin: what made its input.
-        report: of all its rows.
-        digest: of all its manifests.
+        settings: Settings of the stage.
+        inputs: Its input by split: number of rows, and digest.
+        origin: The settings of the stages before it.
+        report: Report of all its rows.
+        digest: Digest of all its manifests.
 
     Raises:
-        InputError: if the folder is no stage's, or the stage is not finished.
+        ValueError: If the folder is no output of a stage, or the stage is not finished; begins
+            with the folder.
     """
 
-    def __init__(self, folder: Path, flag: str, program: str):
+    def __init__(self, folder: Path, program: str):
         stage, report = read_json(folder / STAGE_FILE), read_json(folder / REPORT_FILE)
         if stage is None:
-            raise InputError(f"{flag} {folder}: no output of {program} (it has no {STAGE_FILE})")
+            raise ValueError(f"{folder}: no output of {program} (it has no {STAGE_FILE})")
         if report is None:
-            raise InputError(f"{flag} {folder} is not complete: run {program} to its end first")
+            raise ValueError(f"{folder} is not complete: run {program} to its end first")
         self.folder = folder
         self.settings: dict[str, Any] = stage["settings"]
         self.inputs: dict[str, Any] = stage["inputs"]
         self.origin: dict[str, Any] = stage.get("origin") or {}
         self.report = RowReport.from_json(report["all"])
+        self.chunks = list_chunks(stage)
         digest = hashlib.sha256()
-        for chunk in list_chunks(stage):
+        for chunk in self.chunks:
             digest.update(manifest_path(folder, chunk).read_bytes())
         self.digest = digest.hexdigest()
 
     def read(self, chunk: Chunk) -> pa.Table | None:
-        """The rows of a chunk; None if there are none."""
+        """Returns the rows of a chunk; None if all of them were left out."""
         manifest = read_json(manifest_path(self.folder, chunk))
         if manifest is None or manifest["file"] is None:
             return None
         path = self.folder / manifest["file"]
-        try:
+        with reading_parquet(path):
             return pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path} can't be read: {error}") from error
+
+
+@contextlib.contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Raises InputError in place of any error of the block, which reads a Parquet file."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read as Parquet: {error}") from error
 
 
 def list_chunks(saved: Mapping[str, Any]) -> list[Chunk]:
-    """All chunks of a stage with these settings and inputs (see ``STAGE_FILE``)."""
+    """Returns all chunks of a stage, from the content of its `STAGE_FILE`."""
     rows_per_file = saved["settings"]["rows_per_file"]
     chunks = []
     for split, source in saved["inputs"].items():
@@ -298,27 +319,10 @@ def list_chunks(saved: Mapping[str, Any]) -> list[Chunk]:
 
 
 def data_path(folder: Path, chunk: Chunk) -> Path:
-    """Where the rows of a chunk are."""
+    """Returns the path of the rows of a chunk."""
     return folder / chunk.split / f"{chunk.name}.parquet"
 
 
 def manifest_path(folder: Path, chunk: Chunk) -> Path:
-    """What says that a chunk is complete."""
+    """Returns the path of the manifest of a chunk, with which it is complete."""
     return folder / MANIFESTS / f"{chunk.split}-{chunk.name}.json"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no such file.
-
-    Raises:
-        InputError: if it holds anything else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: not a JSON object")
-    return content

@@ -1,35 +1,89 @@
-"""What the command lines of this package have in common."""
+"""How commands read their flags, name what is wrong with them, and end."""
 
+import contextlib
+import importlib.util
+import logging
+import os
 import re
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from run_lib.text import one_line
+
+Args = TypeVar("Args")
 
 
 class InputError(ValueError):
     """The user's input is at fault; the message names the flag, file, line or row."""
 
 
-def exit_with_error(program: str, message: str) -> NoReturn:
-    """Ends a command that was given something it can't use: one line, exit code 2."""
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+class RunStopped(RuntimeError):
+    """The run can't go on for a reason outside of its input; the message says which.
+
+    When that is mended, the same command goes on. Commands raise subclasses that name the reason: a
+    server that stays away, an engine that refuses, a disk that is full.
+    """
 
 
-def differing_flags(
-    saved: dict[str, Any], current: dict[str, Any], may_change: frozenset[str]
-) -> list[str]:
-    """Returns one description for each flag that differs from the saved configuration.
+@contextlib.contextmanager
+def naming(flag: str, *more: type[Exception]) -> Iterator[None]:
+    """Turns a library's `ValueError` into the error of the flag that the user typed.
+
+    Libraries don't know flags: their messages begin with the value that is at fault.
+
+        with naming("--piref_model"):
+            config = load_config(args.piref_model)
+
+    An `InputError` names its flag already and passes unchanged.
 
     Args:
-        saved: Configuration that the run was started with.
-        current: Configuration asked for now.
-        may_change: Flags that may differ.
+        flag: The flag, with its dashes.
+        *more: Other errors that are the fault of the flag's value, such as `OSError` where a file
+            that it names is opened.
+
+    Raises:
+        InputError: In place of such an error of the block.
     """
-    return [
-        f"--{name} {current.get(name)} (was {saved.get(name)})"
-        for name in sorted(saved.keys() | current.keys())
-        if name not in may_change and saved.get(name) != current.get(name)
-    ]
+    errors: tuple[type[Exception], ...] = (ValueError, *more)
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(f"{flag} {one_line(error)}") from error
+
+
+def at_least(least: int, **values: float | None) -> None:
+    """Checks flags whose values must not be smaller than some number, nor NaN.
+
+    Args:
+        least: The smallest value allowed.
+        **values: Value by flag, without dashes; None for a flag that was left out.
+
+    Raises:
+        InputError: Naming the first flag that is smaller.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise InputError(f"--{name} must be at least {least}, got {value}")
+
+
+def check_installed(package: str, what: str, how: str) -> None:
+    """Checks that an optional package is there, without importing it.
+
+    Args:
+        package: Name of the package, as it is imported; capitals are for the message.
+        what: What needs it, for the message.
+        how: How to get it.
+
+    Raises:
+        InputError: If it is missing.
+    """
+    if importlib.util.find_spec(package.lower()) is None:
+        raise InputError(f"{what} needs {package}: {how}")
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -42,3 +96,65 @@ def parse_shard(shard: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= int(match[2]):
         raise InputError(f"--shard {shard}: expected i/n with i from 0 to n - 1, e.g. 0/2")
     return int(match[1]), int(match[2])
+
+
+def parse_command_line(
+    args: type[Args], program: str, description: str | None, argv: Sequence[str] | None = None
+) -> Args:
+    """Reads the flags of a command; a dataclass that nests others gives one flat set of flags.
+
+    Args:
+        args: Dataclass of the flags.
+        program: Name of the command, as its user types it.
+        description: Docstring of the command's module, for `--help`.
+        argv: The command line; by default that of this process.
+    """
+    return tyro.cli(
+        args,
+        args=argv,
+        prog=program,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
+        use_underscores=True,
+    )
+
+
+def run_command(program: str, command: Callable[[], int | None], at_once: bool = False) -> None:
+    """Runs a command to its end: a status, and one line instead of a traceback.
+
+    | ends with | status | line on standard error |
+    |---|---|---|
+    | a return | what is returned, else 0 | |
+    | `InputError` | 2 | `PROGRAM: error: ...` |
+    | `RunStopped` | 1 | `PROGRAM: stopped: ...` |
+    | Ctrl-C | 130 | `interrupted; the same command goes on from here` |
+
+    Args:
+        program: Name of the command, as its user types it.
+        command: Does the work.
+        at_once: Whether the last two end the process without waiting for its threads, of which one
+            may be computing a batch that nobody wants any more.
+
+    Raises:
+        SystemExit: With a status other than 0.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        status = command() or 0
+    except InputError as error:
+        end(2, f"{program}: error: {one_line(error)}")
+    except RunStopped as error:
+        end(1, f"{program}: stopped: {one_line(error)}", at_once)
+    except KeyboardInterrupt:
+        end(130, "interrupted; the same command goes on from here", at_once)
+    if status:
+        raise SystemExit(status)
+
+
+def end(status: int, line: str, at_once: bool = False) -> NoReturn:
+    """Ends this process with a status and a line on standard error; see `run_command`."""
+    print(line, file=sys.stderr, flush=True)
+    if at_once:
+        sys.stdout.flush()
+        os._exit(status)
+    raise SystemExit(status)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from run_lib.commands import InputError
+
 TEMPORARY_FILES = ".*.tmp"
 """What a killed `replace_file` leaves behind."""
 
@@ -101,20 +103,49 @@ def replace_file(path: Path, content: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def lock_file(path: Path) -> IO[bytes]:
-    """Takes a lock that the system gives back when the file is closed or the process ends.
-
-    On a file system without locks (Lustre without `flock`) it says so and goes on.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file; None if there is no such file.
 
     Raises:
-        BlockingIOError: If another process holds it.
+        InputError: If it holds anything else.
     """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: not a JSON object")
+    return content
+
+
+def lock_file(path: Path, busy: str) -> IO[bytes]:
+    """Takes a lock that is released when the file is closed or the process ends.
+
+    On a file system without locks (Lustre without `flock`) it warns and goes on.
+
+    Args:
+        path: The file; it is made if there is none.
+        busy: What the error says if another process holds the lock.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    lock = try_lock(path)
+    if lock is None:
+        raise InputError(busy)
+    return lock
+
+
+def try_lock(path: Path) -> IO[bytes] | None:
+    """Takes a lock as `lock_file` does; returns None if another process holds it."""
     lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise
+        return None
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             lock.close()

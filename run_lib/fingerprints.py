@@ -1,4 +1,4 @@
-"""Tells apart the contents of local files and folders, so that a run never goes on with others."""
+"""Digests of local files and folders, so that a run never goes on with other contents."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ _ENDS = 2**20  # bytes
 
 
 def fingerprint(path: str | Path, patterns: Iterable[str] = ()) -> str | None:
-    """A digest of a file, or of the files of a folder that match a pattern.
+    """Returns a digest of a file, or of the files of a folder that match a pattern.
 
     Of each file its name, its size, and its first and last MiB count: that tells retrained weights
     apart without reading gigabytes.
 
     Args:
-        path: file or folder; also a hub id, whose content is not looked at.
-        patterns: of file names, for a folder.
+        path: File or folder; also a Hub id, whose content is not looked at.
+        patterns: Patterns of file names, for a folder.
 
     Returns:
         The digest; None if there is no such file or folder, or no matching file in it.

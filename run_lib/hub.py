@@ -1,13 +1,17 @@
-"""Model folders as the Hugging Face Hub has them: tokenizer, model card, upload."""
+"""Folders and repositories in the form of the Hugging Face Hub: load, check, upload."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from run_lib.commands import InputError
+from run_lib.commands import RunStopped
+from run_lib.text import one_line
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,18 +25,43 @@ TOKENIZER_FILES = (
 )
 
 
+class NotPushed(RunStopped):
+    """A folder did not get to the Hub; it is where it was."""
+
+
+def quiet_transformers() -> None:
+    """Turns off transformers' bars of loading weights, which no command wants in its output."""
+    transformers.utils.logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def loading(path: str | Path, failure: str = "no model could be loaded") -> Iterator[None]:
+    """Gives one kind of error to whatever transformers comes up with for a folder or a Hub id.
+
+    Args:
+        path: What the block loads from.
+        failure: What it means for the user that the block failed.
+
+    Raises:
+        ValueError: In place of any error of the block; one line that begins with the path.
+    """
+    try:
+        yield
+    except Exception as error:
+        place = "" if Path(path).exists() else "no such folder, and from the Hub: "
+        raise ValueError(
+            f"{path}: {failure}: {place}{type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Loads a tokenizer from a folder or the Hub.
 
     Raises:
         ValueError: If there is none or its files are damaged; one line that begins with the path.
     """
-    try:
+    with loading(path, "no tokenizer could be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # whatever a damaged file comes up with
-        raise ValueError(
-            f"{path}: no tokenizer could be loaded: {load_failure(path, error)}"
-        ) from error
     # Of a folder with a Qwen2 config.json and no tokenizer, transformers makes one that knows the
     # end of text only, and turns every text into nothing.
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
@@ -46,10 +75,8 @@ def load_config(path: str) -> Any:
     Raises:
         ValueError: If there is none or it is damaged; one line that begins with the path.
     """
-    try:
+    with loading(path, "no model could be found"):
         return AutoConfig.from_pretrained(path)
-    except Exception as error:  # whatever a damaged file comes up with
-        raise ValueError(f"{path}: no model could be found: {load_failure(path, error)}") from error
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -66,21 +93,20 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
         )
 
 
-def load_failure(path: str, error: Exception) -> str:
-    """Returns in one line why transformers could load nothing from a folder or Hub id."""
-    place = "" if Path(path).is_dir() else "no such folder, and from the Hub: "
-    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
-
-
 def read_tokenizer(model_path: str | Path) -> dict[str, bytes]:
     """Returns the tokenizer files of a model folder or Hub repository by name; {} if it has none.
 
     They are copied as they are: loading and saving them again may change a tokenizer.
+
+    Raises:
+        ValueError: If the Hub gives none; one line that begins with the path.
     """
     folder = Path(model_path)
     if not folder.is_dir():
         patterns = list(TOKENIZER_FILES)
-        folder = Path(huggingface_hub.snapshot_download(str(model_path), allow_patterns=patterns))
+        with loading(model_path, "no tokenizer could be loaded"):
+            copy = huggingface_hub.snapshot_download(str(model_path), allow_patterns=patterns)
+        folder = Path(copy)
     files = [folder / name for name in TOKENIZER_FILES]
     return {file.name: file.read_bytes() for file in files if file.is_file()}
 
@@ -99,10 +125,18 @@ def push_folder(folder: Path, repo_id: str) -> str:
 
     Returns:
         Address of the repository.
+
+    Raises:
+        NotPushed: If that fails, for whatever reason of the network or the Hub.
     """
-    api = huggingface_hub.HfApi()
-    url = api.create_repo(repo_id, exist_ok=True)
-    api.upload_folder(repo_id=url.repo_id, folder_path=folder)
+    try:
+        api = huggingface_hub.HfApi()
+        url = api.create_repo(repo_id, exist_ok=True)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder)
+    except Exception as error:
+        raise NotPushed(
+            f"{folder} could not be pushed to {repo_id}: {type(error).__name__}: {error}"
+        ) from error
     return str(url)
 
 
@@ -110,14 +144,12 @@ def create_dataset(repo_id: str) -> str:
     """Creates a data set repository if there is none, and returns its id.
 
     Raises:
-        InputError: If the Hub doesn't let us.
+        ValueError: If the Hub refuses; one line that begins with the id.
     """
-    try:
+    with loading(repo_id, "no repository could be made"):
         return (
             huggingface_hub.HfApi().create_repo(repo_id, repo_type="dataset", exist_ok=True).repo_id
         )
-    except Exception as error:  # the Hub's client has no common base for what can go wrong
-        raise InputError(f"--push_to_hub {load_failure(repo_id, error)}") from error
 
 
 def push_dataset(folder: Path, repo_id: str) -> str:

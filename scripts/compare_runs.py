@@ -6,18 +6,20 @@
 A curve is `label=folder:method`: a run of inference_eval.py and one of its aggregations.
 """
 
-import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
-from run_lib.commands import InputError
+from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.files import read_json
+from run_lib.text import format_table
 from search_lib.results.statistics import Estimate, estimate_difference
+
+PROGRAM = "scripts.compare_runs"
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,20 @@ Curve = dict[int, Point]
 
 
 def load_curve(specification: str) -> tuple[str, Curve, list[str]]:
-    """Label, points and problem ids of `label=folder:method`.
+    """Returns the label, the points and the problem ids of `label=folder:method`.
 
     Raises:
-        InputError: if it is not of that form, or the run or method is not there.
+        ValueError: If it is not of that form, or the run or method is not there; begins with it
+            or its label.
     """
     label, _, source = specification.partition("=")
     folder, _, method = source.rpartition(":")
     if not (label and folder and method):
-        raise InputError(f"--curves {specification!r} is not of the form label=folder:method")
+        raise ValueError(f"{specification!r} is not of the form label=folder:method")
     path = Path(folder) / "metrics.json"
-    if not path.is_file():
-        raise InputError(f"--curves {label}: there is no {path}; has the run ended?")
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    document = read_json(path)
+    if document is None:
+        raise ValueError(f"{label}: there is no {path}; has the run ended?")
     rows: list[dict[str, Any]] = document["metrics"]
     curve = {
         row["budget"]: Point(Estimate(**row["estimate"]), np.array(row["per_problem"]))
@@ -68,29 +71,32 @@ def load_curve(specification: str) -> tuple[str, Curve, list[str]]:
     }
     if not curve:
         known = sorted({row["method"] for row in rows})
-        raise InputError(f"--curves {label}: {path} has no method {method!r}; it has {known}")
+        raise ValueError(f"{label}: {path} has no method {method!r}; it has {known}")
     return label, curve, document["problem_ids"]
 
 
-def format_table(curves: dict[str, Curve]) -> str:
-    """One line a curve, one column a budget, in per cent with 95 % intervals over problems."""
+def format_curves(curves: dict[str, Curve]) -> str:
+    """Returns a table of accuracies in per cent with 95 % intervals over problems.
+
+    A curve is a line, and a budget a column.
+    """
     budgets = sorted({budget for curve in curves.values() for budget in curve})
-    width = max(map(len, curves))
-    lines = [f"{'budget':<{width}}" + "".join(f"{budget:>14}" for budget in budgets)]
-    lines.append("-" * len(lines[0]))
-    for label, curve in curves.items():
-        cells = [
-            f"{100 * point.estimate.mean:.1f} ± {100 * (point.estimate.over_problems or 0):.1f}"
-            if (point := curve.get(budget))
-            else ""
-            for budget in budgets
-        ]
-        lines.append(f"{label:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
-    return "\n".join(lines)
+    lines = [
+        [label, *(format_point(curve.get(budget)) for budget in budgets)]
+        for label, curve in curves.items()
+    ]
+    return format_table(["budget", *map(str, budgets)], lines)
+
+
+def format_point(point: Point | None) -> str:
+    """Returns the cell of a point; an empty one where a curve has no such budget."""
+    if point is None:
+        return ""
+    return f"{100 * point.estimate.mean:.1f} ± {100 * (point.estimate.over_problems or 0):.1f}"
 
 
 def format_differences(curves: dict[str, Curve], baseline: str) -> str:
-    """The last curve minus the baseline, paired by problem, at every budget of both."""
+    """Returns the last curve minus the baseline, paired by problem, at every budget of both."""
     label = list(curves)[-1]
     lines = []
     for budget in sorted(curves[label].keys() & curves[baseline].keys()):
@@ -106,7 +112,7 @@ def format_differences(curves: dict[str, Curve], baseline: str) -> str:
 
 
 def plot(curves: dict[str, Curve], title: str, output: Path) -> None:
-    """Accuracy against budget on a logarithmic axis, with 95 % intervals over problems."""
+    """Plots accuracy against budget on a logarithmic axis, with 95 % intervals over problems."""
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     markers = "os^Dvp*X"
     budgets = sorted({budget for curve in curves.values() for budget in curve})
@@ -144,9 +150,10 @@ def main(args: Args) -> None:
     """Prints the table and the differences, and writes the plot.
 
     Raises:
-        InputError: see ``load_curve``; or if the runs are of different problems.
+        InputError: If a curve can't be loaded, or the runs are of different problems.
     """
-    loaded = [load_curve(specification) for specification in args.curves]
+    with naming("--curves"):
+        loaded = [load_curve(specification) for specification in args.curves]
     curves = {label: curve for label, curve, _ in loaded}
     if args.baseline not in curves:
         raise InputError(f"--baseline {args.baseline!r} is none of the curves {list(curves)}")
@@ -154,19 +161,22 @@ def main(args: Args) -> None:
     for label, _, ids in loaded:
         if ids != problem_ids:
             raise InputError(
-                f"{label} has {len(ids)} problems, {loaded[0][0]} has {len(problem_ids)}, "
-                f"{len(set(ids) & set(problem_ids))} in common: only the same can be compared"
+                f"--curves: {label} has {len(ids)} problems, {loaded[0][0]} has "
+                f"{len(problem_ids)}, {len(set(ids) & set(problem_ids))} in common: only the same "
+                "can be compared"
             )
-    print(format_table(curves))
+    print(format_curves(curves))
     print(f"accuracy in % ± 95 % interval over {len(problem_ids)} problems\n")
     print(format_differences(curves, args.baseline))
     plot(curves, args.title, args.output)
     print(f"\nplot: {args.output}")
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(Args, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: main(args))
+
+
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, use_underscores=True, description=__doc__))
-    except InputError as error:
-        print(f"compare_runs.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run()

@@ -1,4 +1,4 @@
-"""Groups what concurrent searches wait for, so that a model sees batches."""
+"""Groups the requests of concurrent searches, so that a model sees batches."""
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 
 
 search_order: ContextVar[int] = ContextVar("search_order", default=0)
-"""The place of the search that asks among those of its run: who comes first is served first."""
+"""Place of the asking search among those of its run: earlier searches are served first."""
 
 
 class _Entry(NamedTuple):
-    """A waiting request, with what decides about its batch."""
+    """A waiting request, with the properties that choose its batch."""
 
     request: Any
     future: asyncio.Future
@@ -26,23 +26,24 @@ class _Entry(NamedTuple):
 
 
 class Batcher(Generic[Request, Result]):
-    """Runs a blocking batch function in a worker thread over whatever requests are waiting.
+    """Runs a blocking batch function in a worker thread over the waiting requests.
 
-    While one batch runs, new requests queue up and form the next. A batch starts with a request of
-    the earliest search (``search_order``), the oldest of them, so that early searches end early;
-    since they do end, none waits for ever. It takes those nearest to it in length, so that little
-    of it is padding; of equals the earliest first. A batch that fails is tried again in halves, so
-    that a request fails alone, and one batch that outgrows the memory is no end.
+    While one batch runs, new requests queue up and form the next. A batch starts with the oldest
+    request of the earliest search (`search_order`), so that early searches end early; since they do
+    end, no request waits for ever. The batch is filled with the requests nearest to the first one
+    in length, so that there is little padding; of equals the earliest comes first. A batch that
+    fails is tried again in halves: a faulty request fails alone, and a batch that outgrows the
+    memory does not end the run.
 
     Args:
-        run_batch: yields (index of a request, its result) as soon as it is there, in any order.
-            Called in ``executor``.
-        executor: one thread. Two batchers that share it never run at the same time, which is
-            what a CPU wants; on a GPU each has its own.
-        max_size: requests in a batch at most, weighed by ``size_of``.
-        key_of: only requests with equal keys share a batch.
-        size_of: weight of one request. A request heavier than ``max_size`` runs alone.
-        length_of: what a request is padded to, in tokens.
+        run_batch: Yields (index of a request, its result) as soon as it is there, in any order.
+            Called in `executor`.
+        executor: One thread. Two batchers that share it never run at the same time, as a CPU
+            prefers; on a GPU each has its own.
+        max_size: Most requests in a batch, weighed by `size_of`.
+        key_of: Key of a request: only requests with equal keys share a batch.
+        size_of: Weight of a request. One heavier than `max_size` runs alone.
+        length_of: Length that a request is padded to, in tokens.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Batcher(Generic[Request, Result]):
         self._loop_task: asyncio.Task[None] | None = None
 
     async def submit(self, request: Request) -> Result:
-        """Waits for the result of one request; raises what its batch raised."""
+        """Returns the result of one request, once it is there; raises the error of its batch."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(
             _Entry(
@@ -81,7 +82,7 @@ class Batcher(Generic[Request, Result]):
         return await future
 
     async def close(self) -> None:
-        """Cancels what still waits. A batch that is running ends in its thread, unheard."""
+        """Cancels the waiting requests. A running batch ends in its thread, its results unused."""
         for entry in self._waiting:
             entry.future.cancel()
         self._waiting.clear()
@@ -91,7 +92,7 @@ class Batcher(Generic[Request, Result]):
             self._loop_task = None
 
     async def _serve(self) -> None:
-        # Lives while something waits, then ends: an idle batcher holds no task.
+        # The task ends when nothing waits: an idle batcher holds none.
         while True:
             # One turn of the loop lets every search that is ready to ask do so first.
             await asyncio.sleep(0)

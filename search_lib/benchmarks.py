@@ -1,4 +1,4 @@
-"""Problem sets: the paper's benchmarks, the toy task, and any local file or hub data set."""
+"""Problem sets: the paper's benchmarks, the toy task, and any local file or Hub data set."""
 
 import hashlib
 import json
@@ -7,18 +7,19 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from run_lib.commands import InputError
-from search_lib.prompts import MATH_INSTRUCTION
+from run_lib.text import one_line
+
+MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True)
 class Problem:
     """One question and its reference answer.
 
-    Args:
-        id: unique within its benchmark.
-        problem: the question.
-        answer: the reference answer, without a box.
+    Attributes:
+        id: Unique within its benchmark.
+        problem: The question.
+        answer: The reference answer, without a box.
     """
 
     id: str
@@ -28,14 +29,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class BenchmarkSource:
-    """Where a problem set comes from and how to read it.
+    """A problem set and how to read it.
 
-    Args:
-        path: hub id of a data set, or path of a ``.jsonl`` or ``.parquet`` file.
-        split: of a hub data set.
-        problem_column: holds the question.
-        answer_column: holds the reference answer.
-        instruction: what the prompt says after the question.
+    Attributes:
+        path: Hub id of a data set, or path of a `.jsonl` or `.parquet` file.
+        split: Split of a Hub data set.
+        problem_column: Column of the questions.
+        answer_column: Column of the reference answers.
+        instruction: Text that the prompt adds to the question.
     """
 
     path: str
@@ -43,6 +44,10 @@ class BenchmarkSource:
     problem_column: str = "problem"
     answer_column: str = "answer"
     instruction: str = MATH_INSTRUCTION
+
+
+class MissingColumn(ValueError):
+    """A problem set has no column of the name that is asked for."""
 
 
 TOY_PROBLEMS = Path(__file__).parent.parent / "data_prep" / "toy" / "test_problems.jsonl"
@@ -66,68 +71,66 @@ def find_benchmark(
     problem_column: str | None = None,
     answer_column: str | None = None,
 ) -> BenchmarkSource:
-    """The source that ``--benchmark`` names.
+    """Returns the source of a problem set.
 
     Args:
-        name: key of ``BENCHMARKS``, ``.jsonl`` or ``.parquet`` file, or hub id ``owner/name``.
-        split: overrides the source's split.
-        problem_column: overrides the source's column.
-        answer_column: overrides the source's column.
+        name: Key of `BENCHMARKS`, `.jsonl` or `.parquet` file, or Hub id `owner/name`.
+        split: Overrides the source's split.
+        problem_column: Overrides the source's column.
+        answer_column: Overrides the source's column.
 
     Raises:
-        InputError: if it is none of these.
+        ValueError: If it is none of these; begins with the name.
     """
     is_file = name.endswith(LOCAL_FORMATS)
     if is_file and not Path(name).is_file():
-        raise InputError(f"--benchmark {name}: there is no such file")
+        raise ValueError(f"{name}: there is no such file")
     if name in BENCHMARKS:
         source = BENCHMARKS[name]
     elif is_file or name.count("/") == 1:
         source = BenchmarkSource(name)
     else:
-        raise InputError(
-            f"unknown --benchmark {name!r}; known: {', '.join(BENCHMARKS)}, "
-            f"a local file ({' or '.join(LOCAL_FORMATS)}), or a hub data set owner/name"
+        raise ValueError(
+            f"{name} is not known; known are {', '.join(BENCHMARKS)}, "
+            f"a local file ({' or '.join(LOCAL_FORMATS)}), or a Hub data set owner/name"
         )
     overrides = {"split": split, "problem_column": problem_column, "answer_column": answer_column}
     return replace(source, **{key: value for key, value in overrides.items() if value is not None})
 
 
 def load_problems(source: BenchmarkSource) -> list[Problem]:
-    """All problems of a source, in its order.
+    """Returns all problems of a source, in its order.
 
-    A problem's id is its ``id`` column, where there is one, else its row number from 0.
+    The id of a problem is its `id` column, where there is one, else its row number from 0.
 
     Raises:
-        InputError: for a file or data set that cannot be read, a missing column (named, with the
-            present ones), rows without a question or answer (named), repeated ids, or no rows.
+        MissingColumn: Naming the column and those that are there.
+        ValueError: For a file or data set that can't be read, rows without a question or answer,
+            repeated ids, or no rows. Both begin with the path of the source.
     """
     rows = list(_read_rows(source))
     if not rows:
-        raise InputError(f"benchmark {source.path} is empty")
+        raise ValueError(f"{source.path} is empty")
     present = list(rows[0])
     for column in (source.problem_column, source.answer_column):
         if column not in present:
-            raise InputError(
-                f"benchmark {source.path} has no column {column!r}; it has {present}: "
-                "name the right ones with --problem_column and --answer_column"
-            )
+            raise MissingColumn(f"{source.path} has no column {column!r}; it has {present}")
     problems = []
     for index, row in enumerate(rows):
         question, answer = row.get(source.problem_column), row.get(source.answer_column)
         if question is None or answer is None or not f"{question}".strip() or not f"{answer}":
-            raise InputError(f"benchmark {source.path}, row {index}: no question or no answer")
+            raise ValueError(f"{source.path}, row {index}: no question or no answer")
         problems.append(Problem(str(row.get("id", index)), str(question), str(answer)))
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
-            raise InputError(f"benchmark {source.path}: the id {problem.id!r} occurs twice")
+            raise ValueError(f"{source.path}: the id {problem.id!r} occurs twice")
         seen.add(problem.id)
     return problems
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:
-    """Tells apart problem sets with the same name: a digest of all questions and answers."""
+    """Returns a digest of all questions and answers, which tells problem sets of one name apart."""
     text = json.dumps([astuple(problem) for problem in problems])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -142,24 +145,24 @@ def _read_rows(source: BenchmarkSource) -> Iterable[dict[str, Any]]:
         if source.path.endswith(".parquet"):
             return datasets.Dataset.from_parquet(source.path)
         return datasets.load_dataset(source.path, split=source.split)
-    except Exception as error:  # the hub's client has no common base for what can go wrong
-        raise InputError(
-            f"benchmark {source.path} (split {source.split}) could not be loaded: "
-            f"{type(error).__name__}: {error}"
+    except Exception as error:  # the Hub's client has no common base for its errors
+        raise ValueError(
+            f"{source.path} (split {source.split}) could not be loaded: "
+            f"{type(error).__name__}: {one_line(error)}"
         ) from error
 
 
 def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
     rows = []
-    # Split at newlines alone: JSON strings may hold what else Unicode takes for a line's end.
+    # Split at newlines alone: JSON strings may hold other characters that Unicode ends lines with.
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error}") from error
+            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: not a JSON object")
+            raise ValueError(f"{path}, line {number}: not a JSON object")
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""What a search takes while it runs: tokens, contexts and time."""
+"""Measures a search while it runs: tokens, contexts and time."""
 
 import time
 import uuid
@@ -11,15 +11,15 @@ from search_lib.results.cost import SearchCost
 
 
 def context_sum(start: int, count: int) -> int:
-    """Tokens that ``count`` tokens behind ``start`` others attend to, each itself included."""
+    """Returns the tokens that `count` tokens behind `start` others attend to, each itself, too."""
     return count * start + count * (count + 1) // 2
 
 
 class SearchMeter:
-    """Adds up what the answers of one search took.
+    """Adds up the tokens and contexts of one search.
 
     Args:
-        clock: of the session.
+        clock: Clock of the session.
     """
 
     def __init__(self, clock: "SessionClock"):
@@ -39,7 +39,7 @@ class SearchMeter:
         if scores.tokens_cached is None or self._tokens_scored is None:
             self._tokens_scored = None
             return
-        # What a cache lacks of a prefix is its end, whichever of the blocks it was computed for.
+        # A cache lacks the end of a prefix, whichever of the blocks it was computed for.
         again = prefix_length * len(blocks) - scores.tokens_cached
         whole, part = divmod(max(again, 0), prefix_length)
         contexts += whole * context_sum(0, prefix_length) + context_sum(prefix_length - part, part)
@@ -48,7 +48,7 @@ class SearchMeter:
         self._tokens_cached += scores.tokens_cached
 
     def cost(self) -> SearchCost:
-        """The cost so far."""
+        """Returns the cost so far."""
         known = self._tokens_scored is not None
         return SearchCost(
             tokens_generated=self._tokens_generated,
@@ -67,7 +67,7 @@ class SessionClock:
     """Wall time of one run of the command, and how much of it the engine had a request.
 
     Attributes:
-        session: a name that no other session has.
+        session: A name that no other session has.
     """
 
     def __init__(self) -> None:
@@ -79,12 +79,12 @@ class SessionClock:
 
     @property
     def seconds(self) -> float:
-        """Since the clock was made."""
+        """Seconds since the clock was made."""
         return time.monotonic() - self._started
 
     @property
     def busy_seconds(self) -> float:
-        """Of ``seconds``, those within at least one ``request``."""
+        """Part of `seconds` within at least one `request`."""
         current = time.monotonic() - self._busy_since if self._requests else 0.0
         return self._busy_seconds + current
 

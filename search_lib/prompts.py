@@ -4,11 +4,6 @@ import unicodedata
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from run_lib import hub
-from run_lib.commands import InputError
-
-MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
-
 THOUGHT_BEGIN = "<think>"
 THOUGHT_END = "</think>"
 
@@ -17,35 +12,19 @@ R1_USER = "<｜User｜>"
 R1_ASSISTANT = "<｜Assistant｜>"
 
 
-def load_tokenizer(model: str, flag: str = "--piref_model") -> PreTrainedTokenizerBase:
-    """The tokenizer of the policy, or of the model that another flag names.
-
-    Args:
-        model: folder or hub id.
-        flag: what named it, for the error.
-
-    Raises:
-        InputError: if there is none or its files are damaged.
-    """
-    try:
-        return hub.load_tokenizer(model)
-    except ValueError as error:
-        raise InputError(f"{flag} {error}") from error
-
-
 def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:
-    """Token ids of a prompt that ends where the policy's thought begins.
+    """Returns the token ids of a prompt that ends where the policy's thought begins.
 
     A tokenizer with DeepSeek-R1's role tokens gets the template of the VGS paper; any other one
     its own chat template.
 
     Args:
-        tokenizer: of the policy.
-        problem: the question.
-        instruction: appended to it (``MATH_INSTRUCTION`` for mathematics).
+        tokenizer: Tokenizer of the policy.
+        problem: The question.
+        instruction: Appended to the question (`benchmarks.MATH_INSTRUCTION` for mathematics).
 
     Raises:
-        InputError: if the tokenizer has neither.
+        ValueError: If the tokenizer has neither; begins with its name.
     """
     question = problem + instruction
     if all(_is_token(tokenizer, token) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
@@ -57,15 +36,15 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
             )
         )
     else:
-        raise InputError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template and is not of the "
+        raise ValueError(
+            f"{tokenizer.name_or_path}: its tokenizer has no chat template and is not of the "
             "DeepSeek-R1 family: no prompt template fits it"
         )
     return tokenizer.encode(text, add_special_tokens=False)
 
 
 def prompt_holds(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], problem: str) -> bool:
-    """Whether a tokenizer reads a problem in the ids of a prompt; if not, they are another's."""
+    """Returns whether a tokenizer reads a problem in a prompt's ids; if not, they are another's."""
     if max(prompt_ids, default=0) >= len(tokenizer):
         return False
     # Tokenizers of the Qwen family compose characters, and chat templates trim.
@@ -80,20 +59,21 @@ def _is_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
 
 
 def thought_mark(prompt: str, response: str) -> str | None:
-    """What must stand before an answer of this response: the end of its thought.
+    """Returns the mark that must stand before an answer of this response: the end of its thought.
 
-    None for a response that thinks in the open: its prompt opens no thought, and neither does it.
-    Its whole text is searched for the answer.
+    Returns None for a response that thinks in the open: its prompt opens no thought, and neither
+    does it. Its whole text is searched for the answer.
     """
     thinks = prompt.rstrip().endswith(THOUGHT_BEGIN) or THOUGHT_BEGIN in response
     return THOUGHT_END if thinks or THOUGHT_END in response else None
 
 
 def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """All ids that end a response: the tokenizer's and those of the generation config, if any.
+    """Returns all ids that end a response: the tokenizer's and those of the generation config.
 
     Raises:
-        InputError: if there are none; every response would run into the length limit.
+        ValueError: If there are none, as every response would run into the length limit; begins
+            with the name of the policy.
     """
     ids = {tokenizer.eos_token_id} - {None}
     try:
@@ -102,5 +82,5 @@ def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int
         configured = None
     ids |= set(configured if isinstance(configured, list) else [configured]) - {None}
     if not ids:
-        raise InputError(f"--piref_model {policy} names no end-of-sequence token")
+        raise ValueError(f"{policy} names no end-of-sequence token")
     return tuple(sorted(ids))

@@ -1,38 +1,63 @@
-"""Turns a finished search into its record."""
+"""Turns finished searches into records."""
 
+from collections.abc import Mapping
+
+from transformers import PreTrainedTokenizerBase
+
+from search_lib.grading import extract_answer
+from search_lib.prompts import thought_mark
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
 from search_lib.strategies import Response
 
 
-def make_record(
-    job: SearchJob, responses: list[tuple[Response, str, str | None]], cost: SearchCost
-) -> Record:
-    """The record of a finished search.
+class Recorder:
+    """Makes the record of a finished search: decodes its responses and extracts their answers.
 
     Args:
-        job: its strategy is done.
-        responses: each with its text and its extracted answer.
-        cost: from the runner.
+        tokenizer: Tokenizer of the policy.
+        prompts: Token ids of the prompts, by the problem's id.
+        stop_token_ids: Tokens that end a response; they are left out of its text.
     """
-    return Record(
-        problem_id=job.problem.id,
-        repetition=job.repetition,
-        problem=job.problem.problem,
-        reference=job.problem.answer,
-        seed=job.seed,
-        responses=[
-            RecordedResponse(
-                text,
-                answer,
-                response.value,
-                response.finished,
-                len(response.token_ids),
-                response.node,
-            )
-            for response, text, answer in responses
-        ],
-        tree=job.strategy.nodes,
-        cost=cost,
-    )
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Mapping[str, list[int]],
+        stop_token_ids: tuple[int, ...],
+    ):
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._stop_token_ids = stop_token_ids
+
+    def record(self, job: SearchJob, cost: SearchCost) -> Record:
+        """Returns the record of a search.
+
+        Args:
+            job: The search; its strategy is done.
+            cost: Its cost, from the runner.
+        """
+        prompt = str(self._tokenizer.decode(self._prompts[job.problem.id]))
+        return Record(
+            problem_id=job.problem.id,
+            repetition=job.repetition,
+            problem=job.problem.problem,
+            reference=job.problem.answer,
+            seed=job.seed,
+            responses=[self._response(response, prompt) for response in job.strategy.result()],
+            tree=job.strategy.nodes,
+            cost=cost,
+        )
+
+    def _response(self, response: Response, prompt: str) -> RecordedResponse:
+        ids = response.token_ids
+        text = str(self._tokenizer.decode(ids[:-1] if ids[-1] in self._stop_token_ids else ids))
+        return RecordedResponse(
+            text,
+            extract_answer(text, thought_mark(prompt, text)),
+            response.value,
+            response.finished,
+            len(ids),
+            response.node,
+        )

@@ -6,24 +6,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from classifier_lib.scoring import Scores
+from run_lib.commands import RunStopped
 from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import Block, Engine, Sampling
+from search_lib.engines.base import Block, Engine, Expansion, Sampling
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
-from search_lib.scorers import Scorer
-from search_lib.strategies import Expansion, Strategy
+from search_lib.scorers.base import Scorer
+from search_lib.strategies import Strategy
 
 
 @dataclass
 class SearchJob:
     """One search: one tree on one problem.
 
-    Args:
-        problem: what is asked.
-        repetition: which of the problem's trees, from 0.
-        seed: of this search.
-        strategy: the fresh state of the search.
+    Attributes:
+        problem: The question.
+        repetition: Number of the tree among the problem's, from 0.
+        seed: Seed of this search.
+        strategy: The fresh state of the search.
     """
 
     problem: Problem
@@ -33,7 +34,7 @@ class SearchJob:
 
     @property
     def name(self) -> str:
-        """How messages call this search."""
+        """Name of this search in messages."""
         return f"problem {self.problem.id}, repetition {self.repetition}"
 
 
@@ -45,19 +46,19 @@ class SearchFailure:
     error: Exception
 
 
-class TooManyFailures(RuntimeError):
-    """Searches fail one after another: the cause is not in the problems."""
+class TooManyFailures(RunStopped):
+    """Consecutive searches fail: the cause is not in the problems."""
 
 
-MAX_FAILURES_IN_A_ROW = 8
+MAX_CONSECUTIVE_FAILURES = 8
+"""Consecutive failures before the run aborts."""
 
 
 async def run_search(
     strategy: Strategy,
     engine: Engine,
     scorer: Scorer,
-    temperature: float,
-    top_p: float,
+    sampling: Sampling,
     clock: SessionClock | None = None,
 ) -> SearchCost:
     """Runs one search to its end: asks, generates, scores and tells, nothing in lock step.
@@ -65,26 +66,18 @@ async def run_search(
     Every block is scored once; the value of a response is that of its last block.
 
     Args:
-        strategy: is told every answer as soon as it is there.
-        engine: gives blocks.
-        scorer: gives their values.
-        temperature: see ``Sampling``.
-        top_p: see ``Sampling``.
-        clock: learns when the engine has a request; by default one of this search alone.
+        strategy: The search; it is told every answer as soon as it is there.
+        engine: Source of blocks.
+        scorer: Source of their values.
+        sampling: How tokens are drawn.
+        clock: Measures when the engine has a request; by default one of this search alone.
     """
     clock = clock or SessionClock()
     meter = SearchMeter(clock)
 
     async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], Scores]:
-        sampling = Sampling(
-            temperature,
-            top_p,
-            expansion.max_new_tokens,
-            expansion.stop_token_ids,
-            expansion.seed,
-        )
         with clock.request():
-            blocks = await engine.generate(expansion.prefix_ids, expansion.n, sampling)
+            blocks = await engine.generate(expansion, sampling)
         return expansion, blocks, await scorer.score(expansion.prefix_ids, blocks)
 
     running: set[asyncio.Task] = set()
@@ -110,39 +103,37 @@ async def run_searches(
     jobs: Iterable[SearchJob],
     engine: Engine,
     scorer: Scorer,
-    temperature: float,
-    top_p: float,
+    sampling: Sampling,
     max_concurrent: int,
     on_finished: Callable[[SearchJob, SearchCost], None],
 ) -> list[SearchFailure]:
-    """Keeps ``max_concurrent`` searches in flight until ``jobs`` runs out.
+    """Keeps `max_concurrent` searches in flight until `jobs` runs out.
 
-    Whatever batches requests serves those of earlier searches first.
+    Batches serve the requests of earlier searches first.
 
     Args:
-        jobs: consumed as slots fall free, so that memory does not grow with their number.
-        engine: shared by all searches.
-        scorer: shared by all searches.
-        temperature: see ``Sampling``.
-        top_p: see ``Sampling``.
-        max_concurrent: searches in flight.
-        on_finished: called with every search as it ends, in the order in which they end.
+        jobs: Searches, taken as slots become free, so that memory does not grow with their number.
+        engine: Source of blocks, shared by all searches.
+        scorer: Source of values, shared by all searches.
+        sampling: How tokens are drawn.
+        max_concurrent: Searches in flight.
+        on_finished: Called with every search as it ends, in the order in which they end.
 
     Returns:
         The searches that failed; the others went on.
 
     Raises:
-        TooManyFailures: when ``MAX_FAILURES_IN_A_ROW`` end in an error and none succeeds.
+        TooManyFailures: When `MAX_CONSECUTIVE_FAILURES` end in an error and none succeeds.
     """
     clock = SessionClock()
 
     async def run(order: int, job: SearchJob) -> SearchCost:
         search_order.set(order)  # within this search's task
-        return await run_search(job.strategy, engine, scorer, temperature, top_p, clock)
+        return await run_search(job.strategy, engine, scorer, sampling, clock)
 
     waiting = enumerate(jobs)
     failures: list[SearchFailure] = []
-    failed_in_a_row = 0
+    consecutive_failures = 0
     running: dict[asyncio.Task[SearchCost], SearchJob] = {}
     try:
         while True:
@@ -156,17 +147,17 @@ async def run_searches(
                 job = running.pop(task)
                 error = task.exception()
                 if error is None:
-                    failed_in_a_row = 0
+                    consecutive_failures = 0
                     on_finished(job, task.result())
                 elif isinstance(error, Exception):
                     if not failures:
                         traceback.print_exception(error)  # of the first one, for the cause
                     # Without the frames, which hold the search.
                     failures.append(SearchFailure(job.name, error.with_traceback(None)))
-                    failed_in_a_row += 1
-                    if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
+                    consecutive_failures += 1
+                    if consecutive_failures == MAX_CONSECUTIVE_FAILURES:
                         raise TooManyFailures(
-                            f"{failed_in_a_row} searches failed in a row, the last one "
+                            f"{consecutive_failures} consecutive searches failed, the last one "
                             f"({job.name}) with {type(error).__name__}: {error}"
                         ) from error
                 else:

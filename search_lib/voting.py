@@ -2,7 +2,7 @@
 
 Answers are grouped once a problem. Every budget and every aggregation then works on the class
 numbers alone. Class 0 is the reference's: a response is correct when its class is 0, so that no
-second opinion of a grader can contradict the grouping.
+second verdict of a grader can contradict the grouping.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ from search_lib.grading.answers import parse_integer
 REFERENCE_CLASS = 0
 
 Equivalence = Callable[[Sequence[tuple[str, str]]], list[bool]]
-"""Whether the two answers of each pair mean the same, e.g. ``Grader.equivalent``."""
+"""Decides for each pair of answers whether they mean the same, e.g. `Grader.equivalent`."""
 
 
 def group_answers(
     answers: Sequence[str | None], reference: str, equivalent: Equivalence
 ) -> list[int | None]:
-    """The class of each answer: 0 for the reference's, others in order of first appearance.
+    """Returns the class of each answer: 0 for the reference's, others in order of appearance.
 
     An answer joins the first class whose first member it is equivalent to. Equal strings and
     equal integers are compared once.
 
     Args:
-        answers: None where a response has none; its class is None.
-        reference: the reference answer.
-        equivalent: the grader.
+        answers: Answers of the responses; None, whose class is None, for one without an answer.
+        reference: The reference answer.
+        equivalent: The grader.
     """
     representatives = [reference]
     class_of_key = {_key(reference): REFERENCE_CLASS}
@@ -56,7 +56,7 @@ def _key(answer: str) -> int | str:
 
 
 def winners(classes: Sequence[int | None], weights: Sequence[float]) -> list[int]:
-    """The classes with the largest summed weight, several in a tie; none without an answer.
+    """Returns the classes with the largest summed weight, several in a tie; none without answers.
 
     With unit weights this is majority voting, with values weighted majority voting:
     argmax over classes of the sum of V over the responses in it.
@@ -73,22 +73,22 @@ def winners(classes: Sequence[int | None], weights: Sequence[float]) -> list[int
 
 
 def credit(winning: Sequence[int]) -> float:
-    """Expected accuracy when a tie is broken by lot: 1/k if the reference's class is one of k."""
+    """Returns the accuracy with ties broken at random: 1/k if the reference's class is one of k."""
     return 1.0 / len(winning) if REFERENCE_CLASS in winning else 0.0
 
 
 def majority_vote(classes: Sequence[int | None], values: Sequence[float]) -> float:
-    """MV: accuracy of the most frequent answer. Values play no part."""
+    """Returns the accuracy of the most frequent answer (MV). Values play no part."""
     return credit(winners(classes, [1.0] * len(classes)))
 
 
 def weighted_majority_vote(classes: Sequence[int | None], values: Sequence[float]) -> float:
-    """WMV: accuracy of the answer with the largest summed value."""
+    """Returns the accuracy of the answer with the largest summed value (WMV)."""
     return credit(winners(classes, values))
 
 
 def best_of_n(classes: Sequence[int | None], values: Sequence[float]) -> float:
-    """BoN: accuracy of the highest-valued response among those that have an answer."""
+    """Returns the accuracy of the highest-valued response that has an answer (BoN)."""
     answered = [(value, c) for c, value in zip(classes, values, strict=True) if c is not None]
     if not answered:
         return 0.0
@@ -98,12 +98,12 @@ def best_of_n(classes: Sequence[int | None], values: Sequence[float]) -> float:
 
 
 def pass_at_1(classes: Sequence[int | None], values: Sequence[float]) -> float:
-    """Share of correct responses: the accuracy of one drawn at random."""
+    """Returns the share of correct responses: the accuracy of one drawn at random."""
     return list(classes).count(REFERENCE_CLASS) / len(classes)
 
 
 def pass_at_k(classes: Sequence[int | None], values: Sequence[float]) -> float:
-    """Whether any response is correct: what a perfect vote could reach."""
+    """Returns 1 if any response is correct, the accuracy of a perfect vote; else 0."""
     return float(REFERENCE_CLASS in classes)
 
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from classifier_lib.serve import ROOT
 from search_lib.scorers.value_server import ValueServer, free_port
+from tests.support.paths import ROOT
 from tests.support.sglang_processes import sglang_environment
 from tests.support.tiny_models import save_tiny_classifier
 
@@ -112,9 +112,7 @@ def value_server(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in sglang_environment().items():
             patch.setenv(name, value)
-        server = ValueServer(
-            str(value_model_folder), "--model", log, ["--chunked-prefill-size", "16"]
-        )
+        server = ValueServer(str(value_model_folder), log, ["--chunked-prefill-size", "16"])
     try:
         server.wait_until_ready()
         yield server

@@ -24,7 +24,7 @@ from scripts.bench import (
     voting,
 )
 from scripts.bench.data_loading import NUM_CUTS, draw_row
-from search_lib.engines.base import Sampling
+from tests.support.searches import request
 
 
 def run(main, args, capsys) -> tuple[list[dict[str, str]], float]:
@@ -147,6 +147,19 @@ def test_scheduling_compares_ways_with_equal_responses(capsys):
     assert float(lock_step["busy"].rstrip("%")) < 96 < float(window["busy"].rstrip("%"))
 
 
+@pytest.mark.parametrize("flag", ["policy", "classifier"])
+def test_scheduling_names_the_flag_of_a_model_that_cannot_be_loaded(flag, tmp_path):
+    policy, classifier = scheduling.save_random_models(tmp_path, seed=0)
+    models = {"policy": policy, "classifier": classifier, flag: str(tmp_path / "absent")}
+    with pytest.raises(InputError, match=rf"^--{flag} .*/absent: no "):
+        scheduling.main(scheduling.Args(quick=True, **models))
+
+
+def test_scheduling_takes_both_models_or_none():
+    with pytest.raises(InputError, match="--policy and --classifier go together"):
+        scheduling.main(scheduling.Args(policy="mine"))
+
+
 def simulated(body):
     """Runs a coroutine function in virtual time; also returns when it ended."""
 
@@ -168,14 +181,17 @@ def test_virtual_time_jumps_and_a_deadlock_is_an_error():
 
 
 def test_a_simulated_server_shares_its_steps_as_stated():
-    sampling = Sampling(1.0, 1.0, 50, (simulation.STOP_ID,), 3)
+    requests = [
+        request([prompt], 2, seed=3, max_new_tokens=50, stop=(simulation.STOP_ID,))
+        for prompt in (1, 2)
+    ]
 
     async def generate(max_rows: int):
         # Medians far beyond the limit: every block has 50 tokens.
         server = simulation.SimulatedGenerator(
             simulation.Lengths(1e6, 0.1, 0.1), 1, 0.25, 0.5, max_rows
         )
-        blocks = await asyncio.gather(*(server.generate([p], 2, sampling) for p in (1, 2)))
+        blocks = await asyncio.gather(*(server.generate(*asked) for asked in requests))
         return blocks, server.busy_seconds, server.tokens
 
     for max_rows, seconds in ((4, 50 * (0.25 + 4 * 0.5)), (2, 2 * 50 * (0.25 + 2 * 0.5))):

@@ -1,6 +1,5 @@
 """The evaluation as a user runs it: its command line, its bad inputs, its kills."""
 
-import dataclasses
 import json
 import random
 import shutil
@@ -9,18 +8,21 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-import tyro
+import torch
 from safetensors.torch import load_file, save_file
 
 import inference_eval
-from inference_eval import Args
-from run_lib.commands import InputError
+from run_lib.commands import InputError, parse_command_line
+from run_lib.settings import as_json, free_flags
+from search_lib.engines.base import Sampling
+from search_lib.engines.flags import EngineFlags
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, parse_record, read_records
 from search_lib.results.shards import merge
+from search_lib.search_args import Args
+from tests.support.flags import replace_flags
 from tests.support.searches import as_command, make_args, responses
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
@@ -28,7 +30,7 @@ from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    save_tiny_policy(folder / "policy")
+    save_tiny_policy(folder / "policy", dtype=torch.float64)
     save_tiny_classifier(folder / "value_model")
     return folder
 
@@ -44,24 +46,19 @@ def test_the_published_command_parses_and_means_the_same():
         --classifier_ckpt_path VGS-AI/DeepSeek-VM-1.5B --num_repetitions 16
         --output_path inference_outputs.jsonl --attention_impl flash_attention_2
         --search_type beam2 --neptune_project cornell-rl/oss-infer-eval"""
-    args = tyro.cli(
-        Annotated[Args, tyro.conf.FlagCreatePairsOff], args=command.split(), use_underscores=True
-    )
-    assert args == Args(
+    assert parse_command_line(Args, "inference_eval.py", None, command.split()) == Args(
         benchmark="aime-24",
-        piref_gpu_util=0.75,
         piref_model="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
         seed=7996,
-        batch_size=10,
+        max_concurrent=10,
         num_blocks=8,
         block_size=4096,
         max_length=16384,
-        temperature=0.6,
-        top_p=0.95,
+        sampling=Sampling(temperature=0.6, top_p=0.95),
         classifier_ckpt_path="VGS-AI/DeepSeek-VM-1.5B",
         num_repetitions=16,
         output_path=Path("inference_outputs.jsonl"),
-        attention_impl="flash_attention_2",
+        engine_flags=EngineFlags(gpu_util=0.75, attention_impl="flash_attention_2"),
         search_type="beam2",
         neptune_project="cornell-rl/oss-infer-eval",
     )
@@ -101,24 +98,54 @@ def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, ca
     assert ["budget", "4", "8"] in [line.split() for line in table.splitlines()]
 
 
-def test_the_window_has_two_names_and_a_default(models, tmp_path):
-    windows = [
-        ({}, 32),
-        ({"batch_size": 10}, 10),
-        ({"max_concurrent": 7}, 7),
-        ({"batch_size": 5, "max_concurrent": 5}, 5),
-        ({"use_sglang_server": True}, 256),
-    ]
-    for changes, expected in windows:
-        assert inference_eval.max_concurrent(make_args(models, tmp_path, **changes)) == expected
+REQUIRED = ["--benchmark", "toy", "--piref_model", "p", "--classifier_ckpt_path", "v"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "window"),
+    [
+        ([], 32),
+        (["--batch_size", "10"], 10),
+        (["--max_concurrent", "7"], 7),
+        (["--use_sglang_server"], 256),
+        (["--engine", "sglang_server"], 256),
+    ],
+)
+def test_the_window_has_two_names_and_a_default(flags, window):
+    args = parse_command_line(Args, "inference_eval.py", None, [*REQUIRED, *flags])
+    assert args.window == window
+
+
+@pytest.mark.parametrize("flag", ["--piref_gpu_util", "--gpu_util"])
+def test_the_share_of_a_gpu_has_two_names(flag):
+    args = parse_command_line(Args, "inference_eval.py", None, [*REQUIRED, flag, "0.4"])
+    assert args.engine_flags.gpu_util == 0.4
+
+
+def test_a_new_flag_is_saved_without_a_list_to_keep():
+    args = Args("toy", "policy", "value_model")
+    flags = as_json(args)
+    assert flags["temperature"] == 0.6
+    assert flags["sglang_url"] == []
+    assert flags["output_path"] == "inference_outputs.jsonl"
+    assert not {"sampling", "engine_flags", "scorer_flags"} & flags.keys()
+    assert json.loads(json.dumps(flags)) == flags
+
+
+def test_flags_that_change_no_result_are_declared_where_they_stand():
+    assert free_flags(Args) == {
+        *("max_concurrent", "value_cache_tokens", "attention_impl", "scorer", "scorer_url"),
+        *("sglang_url", "sglang_patience", "sglang_port", "tp_size", "dp_size", "gpu_util"),
+        "neptune_project",
+    }
 
 
 def test_a_result_does_not_depend_on_how_many_searches_share_the_models(models, tmp_path):
     runs = {}
-    for batch_size in (1, 6):
-        args = make_args(models, tmp_path / str(batch_size), batch_size=batch_size)
+    for window in (1, 6):
+        args = make_args(models, tmp_path / str(window), max_concurrent=window)
         inference_eval.main(args)
-        runs[batch_size] = responses(args.output_path)
+        runs[window] = responses(args.output_path)
     assert runs[1] == runs[6]
 
 
@@ -127,23 +154,39 @@ def test_a_finished_run_loads_no_model_and_reports_again(models, tmp_path, monke
     inference_eval.main(args)
     before = args.output_path.read_bytes()
     monkeypatch.setattr(inference_eval, "open_engine", None)
-    assert inference_eval.main(dataclasses.replace(args, batch_size=1)) == 0
+    assert inference_eval.main(replace_flags(args, max_concurrent=1)) == 0
     assert args.output_path.read_bytes() == before
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
 
 
-def comparable(path: Path) -> list[Record]:
-    """Sorted, without what was timed, and values to rounding."""
+def without_timing(path: Path) -> list[Record]:
+    """Sorted records without times, and without what a scorer's cache gave: that depends on the
+    searches beside this one."""
     return [
         replace(
             record,
-            responses=[replace(r, value=round(r.value, 4)) for r in record.responses],
-            tree=[replace(node, value=round(node.value, 4)) for node in record.tree],
-            # What a scorer's cache gives depends on the searches beside this one.
             cost=SearchCost(record.cost.tokens_generated, 0.0, record.cost.contexts_generated),
         )
         for record in sorted(read_records(path), key=lambda record: record.key)
     ]
+
+
+def without_values(record: Record) -> Record:
+    return replace(
+        record,
+        responses=[replace(response, value=0.0) for response in record.responses],
+        tree=[replace(node, value=0.0) for node in record.tree],
+    )
+
+
+def assert_same_searches(path: Path, other: Path) -> None:
+    """Equal, values to rounding: a near-tie of float32 must not fail at a decimal's border."""
+    ours, theirs = without_timing(path), without_timing(other)
+    assert list(map(without_values, ours)) == list(map(without_values, theirs))
+    for record, expected in zip(ours, theirs, strict=True):
+        assert [node.value for node in record.tree] == pytest.approx(
+            [node.value for node in expected.tree], abs=1e-5
+        )
 
 
 def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch, capsys):
@@ -152,7 +195,7 @@ def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch,
     args = make_args(models, tmp_path / "sharded")
     paths = []
     for shard in ("0/2", "1/2"):
-        part = replace(args, shard=shard, batch_size=2)
+        part = replace_flags(args, shard=shard, max_concurrent=2)
         assert inference_eval.main(part) == 0
         paths.append(tmp_path / "sharded" / f"shard-{shard[0]}-of-2" / "records.jsonl")
         # Half of the searches are no run: there are no metrics to be taken for one.
@@ -162,7 +205,7 @@ def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch,
             capsys.readouterr().out
         )
     merge(tuple(paths), args.output_path)
-    assert comparable(args.output_path) == comparable(whole.output_path)
+    assert_same_searches(args.output_path, whole.output_path)
     documents = [
         json.loads(path.with_name("metrics.json").read_text())
         for path in (args.output_path, whole.output_path)
@@ -182,7 +225,7 @@ def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch,
 
 def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
     args = make_args(
-        models, tmp_path, max_problems=None, num_repetitions=2, batch_size=4, max_length=24
+        models, tmp_path, max_problems=None, num_repetitions=2, max_concurrent=4, max_length=24
     )
     total = 400
     rng = random.Random(0)
@@ -223,13 +266,16 @@ def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
     args = make_args(models, tmp_path)
     inference_eval.main(args)
     before = args.output_path.read_bytes()
-    other = dataclasses.replace(args, seed=5, temperature=0.5, batch_size=9)
+    other = replace_flags(args, seed=5, temperature=0.5, max_concurrent=9)
     with pytest.raises(InputError) as refusal:
         inference_eval.main(other)
-    assert "--temperature (was 1.0, now 0.5), --seed (was 0, now 5)." in str(refusal.value)
-    assert "batch_size" not in str(refusal.value)
+    assert (
+        "made with other settings: --temperature (was 1.0, now 0.5), --seed (was 0, now 5)."
+        in str(refusal.value)
+    )
+    assert "max_concurrent" not in str(refusal.value)
     with pytest.raises(InputError, match=r"--output_path \(was 'records.jsonl', now 'b.jsonl'\)"):
-        inference_eval.main(dataclasses.replace(args, output_path=tmp_path / "b.jsonl"))
+        inference_eval.main(replace_flags(args, output_path=tmp_path / "b.jsonl"))
     assert not (tmp_path / "b.jsonl").exists()
     assert args.output_path.read_bytes() == before
     (tmp_path / "run_config.json").unlink()
@@ -242,7 +288,7 @@ def test_retrained_weights_in_the_same_folder_are_another_configuration(models, 
     args = make_args(tmp_path / "models", tmp_path / "run")
     inference_eval.main(args)
     save_tiny_classifier(tmp_path / "models" / "value_model", seed=9)
-    message = r"differing: --classifier_ckpt_path \(the content of .* differs\)\."
+    message = r"other settings: --classifier_ckpt_path \(its content has changed\)\."
     with pytest.raises(InputError, match=message):
         inference_eval.main(args)
 
@@ -251,7 +297,7 @@ def test_a_configuration_without_records_binds_nobody(models, tmp_path):
     args = make_args(models, tmp_path)
     inference_eval.main(args)
     args.output_path.unlink()
-    assert inference_eval.main(dataclasses.replace(args, seed=3)) == 0
+    assert inference_eval.main(replace_flags(args, seed=3)) == 0
     assert json.loads((tmp_path / "run_config.json").read_text())["seed"] == 3
 
 
@@ -273,7 +319,7 @@ def test_a_data_set_is_not_taken_for_records(models, tmp_path):
 
 def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
     args = make_args(
-        models, tmp_path, max_problems=None, num_repetitions=16, batch_size=4, max_length=24
+        models, tmp_path, max_problems=None, num_repetitions=16, max_concurrent=4, max_length=24
     )
     process = subprocess.Popen(as_command(args), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -290,21 +336,23 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"benchmark": "aime-42"}, "unknown --benchmark 'aime-42'; known: aime-24"),
+        ({"benchmark": "aime-42"}, "--benchmark aime-42 is not known; known are aime-24"),
         ({"answer_column": "solution"}, "no column 'solution'; it has .*--answer_column"),
         ({"num_blocks": 5}, "--num_blocks 5 is not divisible by the width 2"),
         ({"block_size": 5}, "--block_size 5 does not divide --max_length 32"),
         ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),
         ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
-        ({"batch_size": 0}, r"--max_concurrent \(--batch_size\) must be at least 1, got 0"),
-        ({"batch_size": 3, "max_concurrent": 4}, "are two names of one thing"),
-        ({"value_cache_tokens": -1}, "--value_cache_tokens must not be negative"),
+        ({"max_concurrent": 0}, "--max_concurrent must be at least 1, got 0"),
+        ({"value_cache_tokens": -1}, "--value_cache_tokens must be at least 0, got -1"),
         ({"temperature": -1.0}, "--temperature must not be negative"),
         ({"top_p": 0.0}, r"--top_p must be in \(0, 1\]"),
         ({"shard": "3/3"}, "--shard 3/3: expected i/n with i from 0 to n - 1"),
         ({"engine": "sglang", "tp_size": 0}, "--tp_size must be at least 1"),
         ({"engine": "sglang_server", "sglang_url": ("localhost",)}, "--sglang_url 'localhost' is"),
-        ({"use_sglang_server": True, "sglang_patience": -1.0}, "--sglang_patience must not be neg"),
+        (
+            {"use_sglang_server": True, "sglang_patience": -1.0},
+            "--sglang_patience must be at least 0",
+        ),
         ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),
         ({"output_path": Path("out.txt")}, "--output_path must end in .jsonl"),
         ({"max_length": 120}, r"exceed the policy's context of 128 tokens for 3 problems: toy-000"),
@@ -376,7 +424,7 @@ def test_a_damaged_config_is_refused(models, tmp_path, content):
 def test_an_empty_benchmark_is_refused(models, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    with pytest.raises(InputError, match=r"benchmark .*empty.jsonl is empty"):
+    with pytest.raises(InputError, match=r"^--benchmark .*empty.jsonl is empty"):
         inference_eval.main(make_args(models, tmp_path, benchmark=str(empty)))
 
 

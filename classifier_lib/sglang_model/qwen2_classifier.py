@@ -1,8 +1,7 @@
 """`Qwen2ForClassifier` for SGLang 0.5.21; SGLang finds it by its name in a checkpoint's config.
 
-What a server started with `--is-embedding` returns for a sequence are the probabilities of the
-terminal classes after its last token: entry 1 is the value. The radix cache and chunked prefill
-stay on.
+A server started with `--is-embedding` returns, for a sequence, the probabilities of the terminal
+classes after its last token: entry 1 is the value. The radix cache and chunked prefill stay on.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Qwen2Config
 
+from run_lib.text import some_of
+
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Layers that SGLang computes as one, and their names in a checkpoint."""
 
@@ -26,9 +27,9 @@ class Qwen2ForClassifier(nn.Module):
     The backbone is split over tensor-parallel ranks, the head is on each of them.
 
     Args:
-        config: Of the checkpoint.
+        config: Configuration of the checkpoint.
         quant_config: SGLang's quantisation of the backbone's linear layers.
-        prefix: Of the names of the weights.
+        prefix: Prefix of the names of the weights.
 
     Raises:
         ValueError: If `config.num_labels` is not 1, 2 or 3.
@@ -59,8 +60,8 @@ class Qwen2ForClassifier(nn.Module):
     ) -> EmbeddingPoolerOutput:
         """Computes the new tokens of a batch of sequences, and classifies each at its last one.
 
-        What is cached of a sequence, and the chunks of it that were computed before, stand ahead of
-        its new tokens: the last of these is the last of the sequence.
+        The cached part of a sequence, and its chunks that were computed before, stand ahead of its
+        new tokens: the last of these is the last of the sequence.
 
         Args:
             input_ids: [new tokens of all sequences].
@@ -70,8 +71,8 @@ class Qwen2ForClassifier(nn.Module):
             get_embedding: True on a server started with `--is-embedding`.
 
         Returns:
-            Probabilities of the three terminal classes [sequences, 3] in float32, whatever the
-            number of labels.
+            Probabilities of the three terminal classes [sequences, 3] in float32, for any number of
+            labels.
 
         Raises:
             ValueError: On a server started without `--is-embedding`.
@@ -107,6 +108,7 @@ class Qwen2ForClassifier(nn.Module):
         head = dict(self.score.named_parameters(prefix="score"))
 
         def known() -> Iterator[tuple[str, torch.Tensor]]:
+            """Yields the weights that the model has; notes the others."""
             for name, weight in weights:
                 if name == "lm_head.weight":
                     continue
@@ -124,12 +126,11 @@ class Qwen2ForClassifier(nn.Module):
         Qwen2ForCausalLM._legacy_load_weights(self, known())
         for what, names in (("no", sorted(missing)), ("unknown", sorted(unknown))):
             if names:
-                named = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                raise ValueError(f"not a value model: {what} weights for {named}")
+                raise ValueError(f"not a value model: {what} weights for {some_of(names)}")
 
 
 def _fused_layer(name: str) -> tuple[str, tuple[str, ...]]:
-    """The fused layer of a parameter and its parts; the name itself where there is none."""
+    """Returns the fused layer of a parameter and its parts; the name itself where there is none."""
     for fused, parts in FUSED.items():
         if fused in name:
             return fused, parts

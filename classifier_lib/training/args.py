@@ -1,17 +1,20 @@
-"""The flags of `train_classifier.py`, and what they must satisfy."""
+"""The flags of `train_classifier.py`, and the checks of their values."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from classifier_lib.batches import BatchPlan
-from run_lib.commands import InputError, differing_flags
+from run_lib.commands import InputError, at_least
+from run_lib.settings import free
 
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """Train a token-level value model under torchrun, or in one process."""
+    """Train a token-level value model under torchrun, or in one process.
+
+    Flags that are `free` leave the weights as they are, but for rounding and the draws of dropout.
+    """
 
     data_path: str
     """Training roll-outs: Hub id, Parquet file or folder, or save_to_disk folder."""
@@ -19,26 +22,26 @@ class TrainArgs:
     """Policy to start from (Hub id or folder, Qwen2), or a value model to train further."""
     run_name: str
     """Name of the run; its folder is <output_dir>/<run_name>."""
-    output_dir: Path = Path("outputs")
+    output_dir: Path = free(Path("outputs"))
     """Folder of the runs; with several machines a shared one."""
     data_num_response: int = 56
     """Responses in every row of the data."""
     skip_bad_rows: bool = False
-    """Leave out rows that can't be trained on, and say which, instead of ending."""
+    """Leave out rows that can't be trained on, and name them, instead of ending."""
     num_steps: int = -1
     """Optimizer steps; -1: as many as --num_epochs has whole batches."""
     num_epochs: int = 5
     """Passes over the data when --num_steps is -1."""
     total_batch_size: int = 1024
     """Samples in an optimizer step, over all processes."""
-    micro_batch_size: int = 8
+    micro_batch_size: int = free(8)
     """Samples in one forward and backward of a process, for --packing padded and in evaluation."""
-    tokens_per_micro_batch: int = -1
+    tokens_per_micro_batch: int = free(-1)
     """Most tokens in one, for the other packings; -1: --micro_batch_size x --max_length, at most
     65,536."""
-    packing: Literal["padded", "packed", "shared_prefix"] = "packed"
-    """packed: sequences in one row without padding. shared_prefix: also, what the samples of a
-    group share of their roll-ins is computed once. padded: as published. The loss is the same."""
+    packing: Literal["padded", "packed", "shared_prefix"] = free("packed")
+    """packed: sequences in one row without padding. shared_prefix: the prefixes that the roll-ins
+    of a group share are also computed once. padded: as published. The loss is the same."""
     small_group_size: int = 2
     """Neighbouring responses of a problem (4 of one roll-in in OpenR1-VM) that stay together in a
     micro batch; divides --data_num_response."""
@@ -57,93 +60,64 @@ class TrainArgs:
     """Dropout probability in attention (flex_attention has none) and before the head."""
     seed: int = 0
     """Seed of the new head, the order of the data and the dropout."""
-    attention_impl: Literal["auto", "flash_attention_2", "flex_attention", "sdpa"] = "auto"
+    attention_impl: Literal["auto", "flash_attention_2", "flex_attention", "sdpa"] = free("auto")
     """auto: on a GPU flex_attention for shared prefixes, flash_attention_2 else if installed; or
     sdpa."""
-    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp", "hsdp"] = free("ddp")
     """ddp: all on every GPU. fsdp: weights, gradients and optimizer sharded over all GPUs. hsdp:
     sharded within a machine, copied to all machines."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of weights and optimizer state; computing is in bfloat16 on GPUs either way."""
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool = free(True)
     """Compute activations again in the backward pass: long sequences fit, a third more time."""
-    compile: bool = False
+    compile: bool = free(False)
     """Compile the decoder layers with torch.compile."""
-    log_every: int = 1
+    log_every: int = free(1)
     """Steps between two lines of metrics."""
-    eval_data_path: str | None = None
+    eval_data_path: str | None = free(None)
     """Held-out roll-outs in the same columns; evaluated at the end, and by --eval_every."""
-    eval_every: int = -1
+    eval_every: int = free(-1)
     """Steps between two evaluations; -1: at the end only."""
-    save_every: int = -1
+    save_every: int = free(-1)
     """Steps between two checkpoints; -1: at the last step only."""
-    max_keep_ckpts: int = 2
-    """Checkpoints to keep; an old one goes when the new one is whole."""
-    max_bad_steps: int = 10
-    """Steps in a row with a loss or gradient that isn't finite before the run gives up."""
-    trackers: tuple[Literal["tensorboard", "neptune", "wandb"], ...] = ()
+    max_keep_ckpts: int = free(2)
+    """Checkpoints to keep; an old one is removed when the new one is complete."""
+    max_bad_steps: int = free(10)
+    """Consecutive steps with a loss or gradient that isn't finite before the run stops."""
+    trackers: tuple[Literal["tensorboard", "neptune", "wandb"], ...] = free(())
     """Trackers besides metrics.jsonl; Neptune and wandb are offline without an API token."""
-    track: bool = False
+    track: bool = free(False)
     """The same as --trackers neptune."""
-    neptune_project: str = "vgs/train-classifier"
+    neptune_project: str = free("vgs/train-classifier")
     """Neptune project, as workspace/project."""
-    push_to_hub: bool = False
+    push_to_hub: bool = free(False)
     """Push the final model, with a model card of this run, to the Hugging Face Hub."""
-    hub_model_id: str | None = None
+    hub_model_id: str | None = free(None)
     """Repository to push to; the run's name by default."""
-
-
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        "output_dir",
-        "micro_batch_size",
-        "tokens_per_micro_batch",
-        "packing",
-        "attention_impl",
-        "parallel",
-        "gradient_checkpointing",
-        "compile",
-        "log_every",
-        "eval_data_path",
-        "eval_every",
-        "save_every",
-        "max_keep_ckpts",
-        "max_bad_steps",
-        "trackers",
-        "track",
-        "neptune_project",
-        "push_to_hub",
-        "hub_model_id",
-    }
-)
-"""Flags that leave the weights as they are, but for rounding and the draws of dropout."""
 
 
 def check_flags(args: TrainArgs, world_size: int) -> None:
     """Raises InputError, naming the flags, if their values don't fit together."""
-    for name in (
-        "data_num_response",
-        "num_epochs",
-        "total_batch_size",
-        "micro_batch_size",
-        "small_group_size",
-        "max_length",
-        "log_every",
-        "max_keep_ckpts",
-        "max_bad_steps",
-    ):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)} must be at least 1")
+    at_least(
+        1,
+        data_num_response=args.data_num_response,
+        num_epochs=args.num_epochs,
+        total_batch_size=args.total_batch_size,
+        micro_batch_size=args.micro_batch_size,
+        small_group_size=args.small_group_size,
+        max_length=args.max_length,
+        log_every=args.log_every,
+        max_keep_ckpts=args.max_keep_ckpts,
+        max_bad_steps=args.max_bad_steps,
+    )
+    at_least(0, weight_decay=args.weight_decay, seed=args.seed)
     for name in ("num_steps", "eval_every", "save_every", "tokens_per_micro_batch"):
         if getattr(args, name) < 1 and getattr(args, name) != -1:
-            raise InputError(f"--{name} {getattr(args, name)} must be positive, or -1")
+            raise InputError(f"--{name} must be at least 1, or -1, got {getattr(args, name)}")
     if not args.max_lr > 0:
-        raise InputError(f"--max_lr {args.max_lr} must be positive")
-    for name in ("weight_decay", "seed"):
-        if not getattr(args, name) >= 0:
-            raise InputError(f"--{name} {getattr(args, name)} must not be negative")
+        raise InputError(f"--max_lr must be positive, got {args.max_lr}")
     if not 0 <= args.attention_dropout < 1:
-        raise InputError(f"--attention_dropout {args.attention_dropout} must be in [0, 1)")
+        raise InputError(f"--attention_dropout must be in [0, 1), got {args.attention_dropout}")
     if args.eval_every > 0 and not args.eval_data_path:
         raise InputError(f"--eval_every {args.eval_every} needs --eval_data_path")
     for name in ("data_num_response", "total_batch_size"):
@@ -169,6 +143,7 @@ def check_flags(args: TrainArgs, world_size: int) -> None:
 
 
 def _check_padded(args: TrainArgs, world_size: int) -> None:
+    """Checks the flags of `--packing padded`."""
     if args.tokens_per_micro_batch != -1:
         raise InputError(
             f"--tokens_per_micro_batch {args.tokens_per_micro_batch} is for packed micro batches; "
@@ -187,6 +162,7 @@ def _check_padded(args: TrainArgs, world_size: int) -> None:
 
 
 def _check_packed(args: TrainArgs, world_size: int) -> None:
+    """Checks the flags of the other packings."""
     num_groups = args.total_batch_size // args.small_group_size
     if num_groups < world_size:
         raise InputError(
@@ -201,25 +177,4 @@ def _check_packed(args: TrainArgs, world_size: int) -> None:
         raise InputError(
             f"--tokens_per_micro_batch: {limit:,} tokens don't hold {samples} sample(s) of "
             f"--max_length {args.max_length:,}"
-        )
-
-
-def refuse_other_config(run_dir: Path, config: dict[str, Any]) -> None:
-    """Raises InputError if the run was started with flags that would train other weights."""
-    path = run_dir / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} of the run to continue can't be read: {error}") from error
-    differing = differing_flags(saved, config, MAY_CHANGE_ON_RESUME | {"fingerprints"})
-    differing += [
-        f"--{flag} (the content of {config[flag]} has changed)"
-        for flag, content in config["fingerprints"].items()
-        # What is gone since is no matter: a checkpoint holds what it needs.
-        if content and saved.get(flag) == config[flag] and saved["fingerprints"][flag] != content
-    ]
-    if differing:
-        raise InputError(
-            f"{run_dir} was started otherwise: {', '.join(differing)}; "
-            "use another --run_name for another run"
         )

@@ -6,12 +6,13 @@
 `classifier_lib.training.parallel`.
 """
 
+import contextlib
 import copy
 import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -23,12 +24,15 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
+from tqdm import tqdm
 from transformers import Qwen2Config
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.parallel import full_weights, unwrap
-from run_lib.files import publish_folder, remove_folder
+from run_lib.commands import RunStopped
+from run_lib.files import publish_folder, read_json, remove_folder
 from run_lib.processes import Processes
+from run_lib.text import one_line
 
 TRAINER_STATE = "trainer_state.json"
 SHARDS = "trainer"
@@ -37,8 +41,31 @@ SHARDS = "trainer"
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunStopped):
     """A checkpoint can't be written or read; the message names its folder and the reason."""
+
+
+@contextlib.contextmanager
+def _checkpoint_errors(failure: str) -> Iterator[None]:
+    """Turns the errors of reading and writing shards into a `CheckpointError`.
+
+    Args:
+        failure: The beginning of the message.
+    """
+    try:
+        yield
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
+        raise CheckpointError(f"{failure}: {_describe(error)}") from error
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Removes a folder if the block fails: of its space there may be too little."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 class Checkpointer:
@@ -57,6 +84,7 @@ class Checkpointer:
         # Python waits for it at exit: a save in flight is completed even if training fails.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._publication: Future[None] | None = None
+        self._last_failed = False
 
     def save(
         self,
@@ -81,12 +109,12 @@ class Checkpointer:
             wait: Whether to wait until the checkpoint is published.
 
         Returns:
-            The folder that there will be.
+            The folder of the checkpoint, which is there once it is published.
 
         Raises:
             CheckpointError: If the save before this one failed, or this one with `wait`; on all
                 processes.
-            TypeError: If `state` holds what JSON doesn't know.
+            TypeError: If `state` holds a type that JSON doesn't know.
             ValueError: If `state` holds a number that JSON doesn't know (NaN, infinity).
         """
         self.wait()
@@ -136,15 +164,31 @@ class Checkpointer:
         if publication is not None:
             publication.result()
 
+    def wait_or_warn(self) -> None:
+        """Waits like `wait`, but only warns of a failure that does not follow another one.
+
+        Raises:
+            CheckpointError: If the save before this one failed, too.
+        """
+        try:
+            self.wait()
+            self._last_failed = False
+        except CheckpointError as error:  # once may be an accident
+            if self._last_failed:
+                raise
+            self._last_failed = True
+            if self._processes.rank == 0:
+                tqdm.write(f"warning: {error}; training goes on")
+
     def close(self) -> None:
-        """Lets a save in flight end, well or badly, before the run's folder is left to others."""
+        """Waits until a save in flight has ended, before the run's folder is left to others."""
         self._executor.shutdown()
 
     def _own_part(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Returns what this process has to save: all shards it holds, and its part of the rest.
+        """Returns the state that this process saves: its shards, and its part of the rest.
 
-        What all processes hold alike is dealt out before it is copied: eight processes of one
-        machine would need eight copies in its memory otherwise.
+        Tensors that all processes hold alike are dealt out before they are copied: eight processes
+        of one machine would need eight copies in its memory otherwise.
         """
         sizes = {}
         for name, tensor in state["model"].items():
@@ -171,27 +215,22 @@ class Checkpointer:
         temporary: Path,
     ) -> None:
         """Completes a save when its shards are written; runs in the background."""
+        failure = f"saving {folder} failed"
+        is_main = self._processes.rank == 0
 
         def complete() -> None:
-            try:
+            with _removed_on_failure(temporary):
                 write_files()
-            except BaseException:
-                # Nothing is published: let go of the space, of which there may be too little.
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
 
         # Rank 0 is through with this when the shards of all processes are on the disk, as it
         # writes the list of them last.
-        try:
+        removed = _removed_on_failure(temporary) if is_main else contextlib.nullcontext()
+        with _checkpoint_errors(failure), removed:
             written.result()
-        except (Exception, CheckpointException) as error:  # the latter is no Exception
-            if self._processes.rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"saving {folder} failed: {_describe(error)}") from error
         self._on_main(complete, folder)
 
     def _on_main(self, action: Callable[[], None], folder: Path) -> None:
-        """Does something on rank 0 for all processes, which wait for it and share its errors."""
+        """Acts on rank 0 for all processes, which wait for it and share its errors."""
         failure: Exception | None = None
         if self._processes.rank == 0:
             try:
@@ -228,11 +267,12 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: If the folder holds no checkpoint.
+        InputError: If the file of its state is damaged.
     """
-    try:
-        return json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} can't be resumed: {_describe(error)}") from error
+    state = read_json(checkpoint / TRAINER_STATE)
+    if state is None:
+        raise CheckpointError(f"{checkpoint} can't be resumed: it has no {TRAINER_STATE}")
+    return state
 
 
 def load_checkpoint(
@@ -255,14 +295,12 @@ def load_checkpoint(
         CheckpointError: If the folder holds no checkpoint of this model.
     """
     state = read_state(checkpoint)
-    try:
-        model_state, optimizer_state = get_state_dict(model, optimizer)
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    with _checkpoint_errors(f"{checkpoint} can't be resumed"):
         dcp.load(
             {"model": model_state, "optimizer": optimizer_state["state"]},
             checkpoint_id=checkpoint / SHARDS,
         )
-    except (OSError, ValueError, CheckpointException) as error:
-        raise CheckpointError(f"{checkpoint} can't be resumed: {_describe(error)}") from error
     set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
     return state
 
@@ -323,8 +361,8 @@ def _trainer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def _describe(error: BaseException) -> str:
-    """Returns one line that says what went wrong."""
+    """Returns one line that describes an error."""
     if isinstance(error, CheckpointException) and error.failures:
         rank, (cause, _) = min(error.failures.items())
         return f"rank {rank}: {_describe(cause)}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"

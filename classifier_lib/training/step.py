@@ -13,9 +13,8 @@ from torch import nn
 
 from classifier_lib.batches import Batch
 from classifier_lib.flops import TokenCounts
-from classifier_lib.losses import TrainingLoss
+from classifier_lib.learner import Learner
 from classifier_lib.training.parallel import clip_gradients, gradient_sync
-from run_lib.processes import Processes
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPS = 1e-6
@@ -56,7 +55,7 @@ def learning_rate(step: int, num_steps: int, warmup_steps: int, max_lr: float) -
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did, over the whole global batch; the same on every process.
+    """Result of one step over the whole global batch; the same on every process.
 
     Attributes:
         loss: Mean loss.
@@ -74,12 +73,9 @@ class StepResult:
 
 
 def train_step(
-    model: nn.Module,
+    learner: Learner,
     optimizer: torch.optim.Optimizer,
-    loss: TrainingLoss,
     batches: Sequence[Batch],
-    implementation: str,
-    processes: Processes,
     seed: int,
     step: int,
     stop: bool,
@@ -91,19 +87,18 @@ def train_step(
     doesn't depend on the number of processes, for packed ones it does.
 
     Args:
-        model: `Qwen2ForClassifier`, parallel when there are several processes.
+        learner: The model and its loss.
         optimizer: Its optimizer, with the learning rate of this step.
-        loss: The loss.
         batches: This process's micro batches; every process has as many.
-        implementation: Attention implementation of the model.
-        processes: The processes of the run.
         seed: Seed of the run.
         step: This step, from 0.
         stop: Whether this process was asked to stop.
 
     Returns:
-        What the step did; None if it was not taken, as any process was asked to stop.
+        The result, the same on every process; None if the step was not taken, as any process was
+        asked to stop.
     """
+    model, loss, processes = learner.model, learner.loss, learner.processes
     device = processes.device
     own = [
         sum(int(loss.count_terms(batch.targets)) for batch in batches),
@@ -120,9 +115,7 @@ def train_step(
     for i, batch in enumerate(batches):
         torch.manual_seed(_derive_seed(seed, step, i * processes.world_size + processes.rank))
         with gradient_sync(model, last=i == len(batches) - 1):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(**batch.model_inputs(implementation, device)).logits
-            batch_loss = loss.function(batch.loss_logits(logits), batch.targets.to(device))
+            batch_loss = loss.function(learner.logits(batch), batch.targets.to(device))
             # Gradients are averaged over processes where the loss needs a sum: hence world_size.
             (batch_loss * (processes.world_size / max(num_terms, 1))).backward()
         loss_sum += batch_loss.detach()
@@ -139,4 +132,5 @@ def train_step(
 
 
 def _derive_seed(*parts: int) -> int:
+    """Returns a seed for the dropout of one micro batch."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

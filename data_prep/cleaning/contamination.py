@@ -1,9 +1,9 @@
-"""Finds problems of a benchmark in a training set: runs of words that both have.
+"""Finds problems of a benchmark in a training set by the runs of words that both have.
 
-One run proves little: "where m and n are relatively prime positive integers, find m + n" ends a
-problem of AIME in two, and many of any training set. So a run that different benchmark problems
-have is no evidence, and of the others a text must have ``MIN_SHARE`` of those of one problem.
-Numbers are words, signs aren't.
+One run proves little: "where m and n are relatively prime positive integers, find m + n" ends every
+second problem of AIME, and many of any training set. So a run that different benchmark problems
+share is no evidence, and a text must have `MIN_SHARE` of the other runs of one problem. Numbers are
+words, signs aren't.
 """
 
 import hashlib
@@ -11,11 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from data_prep.cleaning.normalise import normalise, words
-from run_lib.commands import InputError
 from search_lib.benchmarks import find_benchmark, load_problems
 
 MIN_SHARE = 1 / 3
-"""Of the runs of a benchmark problem, what makes a text with them that problem.
+"""A text with this share of the runs of a benchmark problem is that problem.
 
 A changed word takes away as many runs as a run has words: of a problem of 40 words with runs of 13,
 which are 28, one in the middle leaves 15, and a new end of 10 words leaves 18. A closing sentence
@@ -32,17 +31,17 @@ class BenchmarkWords:
     """The runs of words of benchmark problems.
 
     Args:
-        benchmarks: name -> its problems, as (id, problem).
-        ngram: words of a run. A benchmark problem with fewer is one run.
+        benchmarks: The problems of each benchmark by its name, as (id, problem).
+        ngram: Words of a run. A benchmark problem with fewer is one run.
 
     Attributes:
-        digests: benchmark -> digest of its words.
+        digests: Digest of the words of each benchmark.
     """
 
     def __init__(self, benchmarks: Mapping[str, Sequence[tuple[str, str]]], ngram: int):
         self.digests: dict[str, str] = {}
         # The same problem may be in several benchmarks.
-        names: dict[Run, str] = {}  # the words of a problem -> what to call it
+        names: dict[Run, str] = {}  # of a problem, by its words
         for benchmark, problems in benchmarks.items():
             digest = hashlib.sha256()
             for problem_id, problem in problems:
@@ -57,7 +56,7 @@ class BenchmarkWords:
         for number, runs in enumerate(all_runs):
             for run in runs:
                 holders[run].append(number)
-        # A problem of which nothing else would be left keeps what others have, too.
+        # A problem without runs of its own keeps those that it shares.
         self._evidence = [
             dict.fromkeys(run for run in runs if _is_evidence(holders[run], all_runs)) or runs
             for runs in all_runs
@@ -69,7 +68,10 @@ class BenchmarkWords:
         self._lengths = sorted({len(run) for run in self._holders})
 
     def find(self, text: str) -> str | None:
-        """The benchmark problem that a normalised text is, and the first run that they share."""
+        """Returns the benchmark problem that a normalised text repeats, and their first common run.
+
+        None if it repeats none.
+        """
         sequence = words(text)
         shared = {
             run: None  # a set in order
@@ -87,29 +89,26 @@ class BenchmarkWords:
 
 
 def load_benchmark_words(benchmarks: Sequence[str], ngram: int) -> BenchmarkWords:
-    """The runs of words of benchmarks that ``search_lib.benchmarks`` knows or can read.
+    """Loads the runs of words of benchmarks that `search_lib.benchmarks` knows or can read.
 
     Raises:
-        InputError: if one can't be read.
+        ValueError: If one can't be read; begins with its name.
     """
-    problems = {}
-    for benchmark in benchmarks:
-        try:
-            loaded = load_problems(find_benchmark(benchmark))
-        except InputError as error:
-            raise InputError(f"--decontaminate {benchmark}: {error}") from error
-        problems[benchmark] = [(problem.id, problem.problem) for problem in loaded]
+    problems = {
+        benchmark: [(item.id, item.problem) for item in load_problems(find_benchmark(benchmark))]
+        for benchmark in benchmarks
+    }
     return BenchmarkWords(problems, ngram)
 
 
 def _runs(sequence: Sequence[str], length: int) -> dict[Run, None]:
-    """The different runs of a length, in order."""
+    """Returns the different runs of a length, in order."""
     starts = range(len(sequence) - length + 1)
     return dict.fromkeys(tuple(sequence[start : start + length]) for start in starts)
 
 
 def _is_evidence(holders: Sequence[int], all_runs: Sequence[Mapping[Run, None]]) -> bool:
-    """Whether a run is of one problem only, by the numbers of the problems that have it."""
+    """Returns whether a run is of one problem only, by the numbers of the problems that have it."""
     first = all_runs[holders[0]]
     return all(
         len(first.keys() & all_runs[other].keys())

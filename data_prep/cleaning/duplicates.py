@@ -1,14 +1,14 @@
-"""Finds problems that are there twice, word for word or nearly.
+"""Finds repeated problems, word for word or nearly.
 
 Two problems are exact duplicates if their normalised texts are equal. They are near duplicates if
 they hold the same numbers, single letters, operators, LaTeX commands and words such as "largest" or
 "area", in the same order, and the Jaccard similarity of their sets of five-character strings is at
-least ``MIN_SIMILARITY``. So 3 + 4 and 3 + 5 are two problems, and so are the largest and the
+least `MIN_SIMILARITY`. So 3 + 4 and 3 + 5 are two problems, and so are the largest and the
 smallest value. The same problem in other words is not found.
 
-Problems with the same such words in the same order are a group, and only within it is anything
+Problems with the same such words in the same order are a group, and only problems of one group are
 compared. Of a group of thousands, most pairs are never looked at: two sets that are that similar
-share one of the rarest strings of both (see ``_find_similar``), so nothing is missed.
+share one of the rarest strings of both (see `_find_similar`), so nothing is missed.
 """
 
 import hashlib
@@ -48,9 +48,9 @@ _DECIDING = frozenset(f"{_NUMBER_WORDS} {_DECIDING_WORDS}".split())
 class Match(NamedTuple):
     """An earlier problem that a problem repeats.
 
-    Args:
-        first: position of the earlier one.
-        rule: ``exact_duplicate`` or ``near_duplicate``.
+    Attributes:
+        first: Position of the earlier problem.
+        rule: `"exact_duplicate"` or `"near_duplicate"`.
     """
 
     first: int
@@ -58,10 +58,10 @@ class Match(NamedTuple):
 
 
 def deciding_tokens(text: str) -> list[str]:
-    """What must be the same, in the same order, in two problems that are one.
+    """Returns the tokens that must be equal, in the same order, in two problems that are one.
 
     Args:
-        text: normalised.
+        text: A normalised problem.
     """
     return [
         token
@@ -71,25 +71,25 @@ def deciding_tokens(text: str) -> list[str]:
 
 
 def shingles(text: str) -> set[str]:
-    """The strings of ``SHINGLE`` characters in a normalised text; a shorter one is its own."""
+    """Returns the strings of `SHINGLE` characters in a normalised text; a shorter text whole."""
     return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
 
 
 def similarity(left: set[str], right: set[str]) -> float:
-    """Jaccard similarity of two sets that aren't empty, in [0, 1]."""
+    """Returns the Jaccard similarity of two sets that aren't empty, in [0, 1]."""
     common = len(left & right)
     return common / (len(left) + len(right) - common)
 
 
 def find_duplicates(texts: Sequence[str]) -> list[Match | None]:
-    """For each problem the first one before it that it repeats; None if it is new.
+    """Returns for each problem the first one before it that it repeats; None if it is new.
 
     Holds, besides the texts, a hash of each, and the strings of one group at a time.
 
     Args:
-        texts: normalised.
+        texts: Normalised problems.
     """
-    first_of: dict[bytes, int] = {}  # digest of a text -> the first with it
+    first_of: dict[bytes, int] = {}  # position of the first text, by its digest
     groups: dict[bytes, dict[int, str]] = defaultdict(dict)
     for position, text in enumerate(texts):
         if first_of.setdefault(_digest(text), position) == position:
@@ -102,7 +102,7 @@ def find_duplicates(texts: Sequence[str]) -> list[Match | None]:
     for position, text in enumerate(texts):
         first = first_of[_digest(text)]
         if first != position:
-            # What repeats a problem that is left out repeats what that one repeats.
+            # Where the earlier problem repeats another one itself, that one is repeated.
             matches.append(Match(similar.get(first, first), "exact_duplicate"))
         elif position in similar:
             matches.append(Match(similar[position], "near_duplicate"))
@@ -112,18 +112,18 @@ def find_duplicates(texts: Sequence[str]) -> list[Match | None]:
 
 
 def _find_similar(texts: Mapping[int, str]) -> dict[int, int]:
-    """Position -> the first new one before it that is similar; new ones are left out.
+    """Returns the position of the first similar problem for each problem that isn't new.
 
     If two sets have a similarity of at least s, all but a share of 1 - s of the strings of each are
     in both. So in any order of all strings, the first ones of each, that share and one more, have
     a string in common. With the rarest first, few others have it.
 
     Args:
-        texts: normalised, in order, by position.
+        texts: Normalised problems of one group by position, in order.
     """
     sets = {position: shingles(text) for position, text in texts.items()}
     frequency = Counter(shingle for of_text in sets.values() for shingle in of_text)
-    holders: dict[str, list[int]] = defaultdict(list)  # a rare string -> new ones
+    holders: dict[str, list[int]] = defaultdict(list)  # new ones, by a rare string
     similar: dict[int, int] = {}
     for position, of_text in sets.items():
         by_rarity = sorted(of_text, key=lambda shingle: (frequency[shingle], shingle))
@@ -145,21 +145,21 @@ def _digest(text: str) -> bytes:
 def judge_duplicates(
     matches: Sequence[Match | None], answers: Sequence[str], grader: Grader
 ) -> list[Finding | None]:
-    """What becomes of problems: the first of several stays, if all have the same answer.
+    """Returns for each problem why it is left out; None if it stays.
 
-    Where the reference of one that repeats it differs by math-verify, none of them can be trusted,
-    and all are left out.
+    The first of several stays, if all have the same answer. Where the reference of a problem that
+    repeats it differs by math-verify, none of them can be trusted, and all are left out.
 
     Args:
-        matches: for each problem the earlier one that it repeats.
-        answers: the reference of each.
-        grader: compares them.
+        matches: For each problem the earlier one that it repeats.
+        answers: The reference of each problem.
+        grader: Compares the references.
     """
     repeats = [(position, match) for position, match in enumerate(matches) if match is not None]
     equal = grader.equivalent(
         [(answers[match.first], answers[position]) for position, match in repeats]
     )
-    conflicts: dict[int, str] = {}  # first -> what its references say
+    conflicts: dict[int, str] = {}  # two references that differ, by the first problem
     for (position, match), same in zip(repeats, equal, strict=True):
         if not same:
             conflicts.setdefault(match.first, f"{answers[match.first]} and {answers[position]}")

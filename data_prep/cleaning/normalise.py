@@ -1,6 +1,6 @@
 r"""Simpler forms of a text: to compare problems and look for words in them, never to write.
 
-``$x + 1 \leq 3$`` and ``\( X+1\le 3 \)`` both become ``x+1\le3``.
+`$x + 1 \leq 3$` and `\( X+1\le 3 \)` both become `x+1\le3`.
 """
 
 import re
@@ -48,11 +48,11 @@ _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 
 def normalise(text: str) -> str:
-    r"""A text without what doesn't change its meaning.
+    r"""Removes from a text the differences that don't change its meaning.
 
-    That is: Unicode forms, case, white space (but for the one between two words or numbers), ``$``,
-    ``\(`` and ``\[``, LaTeX's spaces, sizes and fonts, and other spellings, such as ``\dfrac``,
-    ``\leq`` and ``×``. Takes time linear in the length of the text.
+    These are: Unicode forms, case, white space (but for the one between two words or numbers), `$`,
+    `\(` and `\[`, LaTeX's spaces, sizes and fonts, and other spellings, such as `\dfrac`, `\leq`
+    and `×`. Takes time linear in the length of the text.
     """
     text = _VULGAR_FRACTION.sub(" ", text).translate(_SUPERSCRIPTS)
     text = unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
@@ -63,14 +63,14 @@ def normalise(text: str) -> str:
 
 
 def unwrap_styles(text: str) -> str:
-    r"""A text with what ``\text{...}``, ``\mathrm{...}`` and their like hold in their place."""
+    r"""Replaces `\text{...}`, `\mathrm{...}` and the like in a text by their content."""
     return _STYLES.sub(r"\1", text)
 
 
 def plain(text: str) -> str:
-    r"""A text without dollar signs, fonts, and LaTeX's spaces and delimiters, line by line.
+    r"""Removes dollar signs, fonts, and LaTeX's spaces and delimiters from a text, line by line.
 
-    Within a line no two blanks follow each other; blank lines are gone.
+    Within a line there are single blanks only; blank lines are dropped.
     """
     text = _LAYOUT.sub(" ", unwrap_styles(unwrap_styles(text)))
     text = _SIZE.sub("", text).translate(_BRACKETS)
@@ -78,7 +78,7 @@ def plain(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers of a normalised text; LaTeX's commands are words, too."""
+    """Returns the words and numbers of a normalised text; LaTeX's commands are words, too."""
     return _WORD.findall(text)
 
 

@@ -1,4 +1,4 @@
-"""The report of ``data_prep.clean``: rows in, rows left out by which rule, rows out."""
+"""The report of `data_prep.clean`: rows in, rows left out by which rule, rows out."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,10 +8,12 @@ from typing import Any
 
 from data_prep.cleaning.filters import GRADER_RULES, TEXT_RULES
 from data_prep.cleaning.filters.rows import text
+from data_prep.columns import ID_COLUMNS
 from data_prep.reports import NUM_EXAMPLES, BadRow, RowReport
-from data_prep.sources import ID_COLUMNS, RowSource, read_texts
+from data_prep.sources import RowSource, read_texts
 from data_prep.stages import REPORT_FILE
 from run_lib.files import replace_file, write_json
+from run_lib.text import one_line
 
 Place = tuple[str, int]
 """A row of the input: its split and its number there."""
@@ -35,10 +37,10 @@ _RULES = {
 class CleanReport:
     """Counts of rows, and the first rows that each rule left out.
 
-    Args:
-        sources: the input by split.
-        rows_out: by split of the output.
-        totals: other counts: checks of answers that timed out or crashed.
+    Attributes:
+        sources: The input by split.
+        rows_out: Rows written by split of the output.
+        totals: Other counts: checks of answers that timed out or crashed.
     """
 
     sources: Mapping[str, RowSource]
@@ -58,7 +60,7 @@ class CleanReport:
         return {rule: self._counts[rule] for rule in _RULES if rule in self._counts}
 
     def add_filtered(self, split: str, report: RowReport) -> None:
-        """Adds what the filters left out of a split; the ids of that report are row numbers."""
+        """Adds the rows of a split that the filters left out; their ids are row numbers."""
         self.totals += report.totals
         for rule, count in report.bad_rows.items():
             self._count(rule, count)
@@ -79,7 +81,7 @@ class CleanReport:
             examples.append((place, passage, repeats))
 
     def write(self, folder: Path) -> None:
-        """Writes both files; the JSON one can be read as that of any stage."""
+        """Writes both files; the JSON file can be read as that of any stage."""
         examples = {
             rule: [self._read_example(*example) for example in self._examples[rule]]
             for rule in self.left_out
@@ -100,7 +102,7 @@ class CleanReport:
         write_json(folder / REPORT_FILE, {"all": content, "splits": splits})
 
     def format(self) -> str:
-        """A table for the terminal."""
+        """Returns a table for the terminal."""
         width = len(f"{self.rows_in:,}")
         lines = [f"{self.rows_in:{width},}  rows in"]
         lines += [f"{count:{width},}  left out: {rule}" for rule, count in self.left_out.items()]
@@ -159,9 +161,9 @@ class CleanReport:
 
 
 def code(content: Any) -> str:
-    """A text of unknown origin as Markdown that shows it as it is, on one line."""
+    """Returns Markdown that shows a text of unknown origin as it is, on one line."""
     shown = "".join(
-        character if character.isprintable() else " " for character in " ".join(content.split())
+        character if character.isprintable() else " " for character in one_line(content)
     )
     fence = "`"
     while fence in shown:  # a fence must be longer than any run of backticks inside

@@ -2,35 +2,35 @@
 
     python -m data_prep.toy.policy --output_dir outputs/toy/policy
 
-The result is an ordinary model folder (``from_pretrained`` reads model and tokenizer). A minute or
-two on two cores. A second run with the same flags finds the finished folder and leaves it alone.
+The result is an ordinary model folder (`from_pretrained` reads model and tokenizer). It takes a
+minute or two on two cores. A second run with the same flags finds the finished folder and leaves it
+alone.
 """
 
-import dataclasses
 import itertools
 import math
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-import tyro
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from data_prep.toy.settings import describe_difference, read_settings
 from data_prep.toy.task import MAX_RESPONSE_TOKENS, Teacher, training_problems
 from data_prep.toy.tokenizer import build_tokenizer
-from run_lib.commands import InputError
+from run_lib.commands import InputError, parse_command_line, run_command
 from run_lib.files import atomic_folder, write_json
+from run_lib.settings import Settings, as_json, read_document
 from search_lib.prompts import build_prompt
 
+PROGRAM = "data_prep.toy.policy"
 SETTINGS_FILE = "toy_policy.json"
-IGNORED_LABEL = -100  # what transformers leaves out of the loss
+IGNORED_LABEL = -100  # transformers leaves it out of the loss
 LOG_EVERY = 100  # steps
 POOL_BATCHES = 8  # batches drawn at a time and sorted by length
 
@@ -48,11 +48,11 @@ class PolicyConfig:
     lr: float = 3e-3
     """Maximum learning rate: linear warm-up over the first tenth, then cosine to a twentieth."""
     seed: int = 0
-    """Of the weights, the problems and the teacher's noise."""
+    """Seed of the weights, the problems and the teacher's noise."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM:
-    """A randomly initialised Qwen2 of the toy task's size."""
+    """Returns a randomly initialised Qwen2 of the toy task's size."""
     torch.manual_seed(seed)
     special_tokens = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -87,14 +87,14 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausal
 def training_batches(
     tokenizer: PreTrainedTokenizerBase, batch_size: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches of fresh problems with the teacher's traces.
+    """Yields batches of fresh problems with the teacher's traces, without end.
 
     Traces of about one length share a batch, which saves the fifth of the work that padding would
     take.
 
     Yields:
-        ``input_ids`` and ``labels``, int64 [batch, time], padded on the right. Labels are ignored
-        on the prompt and the padding. No attention mask is needed: under causal attention no trace
+        `input_ids` and `labels`, int64 [batch, time], padded on the right. Labels are ignored on
+        the prompt and the padding. No attention mask is needed: under causal attention no trace
         token sees the padding behind it.
     """
     rng = random.Random(f"toy policy, {seed}")
@@ -120,7 +120,7 @@ def training_batches(
 def collate(
     pairs: list[tuple[list[int], list[int]]], pad_token_id: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``input_ids`` and ``labels`` of (prompt, trace) pairs: see ``training_batches``."""
+    """Lays (prompt, trace) pairs out as `input_ids` and `labels`; see `training_batches`."""
     length = max(len(prompt) + len(trace) for prompt, trace in pairs)
     input_ids = torch.full((len(pairs), length), pad_token_id)
     labels = torch.full((len(pairs), length), IGNORED_LABEL)
@@ -132,7 +132,7 @@ def collate(
 
 
 def learning_rate_factor(step: int, num_steps: int) -> float:
-    """Share of the maximum learning rate at a step: linear warm-up, then cosine to 0.05."""
+    """Returns the share of the maximum learning rate: linear warm-up, then cosine to 0.05."""
     warm_up = max(1, num_steps // 10)
     if step < warm_up:
         return (step + 1) / warm_up
@@ -174,20 +174,22 @@ def train(
 def write_policy(config: PolicyConfig) -> None:
     """Trains the policy into its folder, unless it is there already with the same settings.
 
-    A folder trained with other settings is named, with what differs, and replaced when the new
-    policy is complete.
+    A policy of other settings is reported with the differences, and replaced when the new one is
+    complete.
 
     Raises:
-        InputError: if the folder holds anything but a toy policy.
+        InputError: If the folder holds anything but a toy policy.
     """
     output = config.output_dir
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "output_dir"}
-    found = read_settings(output / SETTINGS_FILE)
-    if found == settings:
-        print(f"{output}: the policy is complete (cached)")
-        return
+    flags = as_json(config)
+    del flags["output_dir"]
+    found = read_document(output / SETTINGS_FILE, Settings)
     if found is not None:
-        print(f"{output}: training again, it has {describe_difference(found, settings)}")
+        differing = found.differences(Settings(flags))
+        if not differing:
+            print(f"{output}: the policy is complete (cached)")
+            return
+        print(f"{output}: training again, it was made with other settings: {', '.join(differing)}")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output_dir {output} holds something else: choose another folder")
 
@@ -198,17 +200,14 @@ def write_policy(config: PolicyConfig) -> None:
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_json(folder / SETTINGS_FILE, settings)
+        write_json(folder / SETTINGS_FILE, flags)
 
 
-def main() -> None:
-    """Command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    config = parse_command_line(PolicyConfig, PROGRAM, __doc__, argv)
     transformers.utils.logging.disable_progress_bar()
-    config = tyro.cli(PolicyConfig, description=__doc__, use_underscores=True)
-    try:
-        write_policy(config)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_command(PROGRAM, lambda: write_policy(config))
 
 
 if __name__ == "__main__":

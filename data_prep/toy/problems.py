@@ -2,21 +2,23 @@
 
     python -m data_prep.toy.problems --output outputs/toy/problems.parquet --num_problems 1500
 
-None of them is a held-out one.
+None of them is one of the held-out problems.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
 
 from data_prep.toy.task import ToyProblem, training_problems
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import at_least, parse_command_line, run_command
 from run_lib.files import replace_file
+
+PROGRAM = "data_prep.toy.problems"
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,11 @@ class ProblemsConfig:
     num_problems: int = 1500
     """Problems, those of all splits together."""
     seed: int = 0
-    """Of the problems."""
+    """Seed of the problems."""
 
 
 def problem_row(problem: ToyProblem, uuid: str) -> dict[str, str]:
-    """A problem in those columns of OpenR1-Math that are not about responses to it."""
+    """Returns a problem in those columns of OpenR1-Math that are not about responses to it."""
     return {
         "problem": str(problem),
         "solution": problem.solution,
@@ -48,10 +50,9 @@ def write_problems(config: ProblemsConfig) -> None:
     """Writes the file; the same settings give the same bytes.
 
     Raises:
-        InputError: if the number of problems is not positive.
+        InputError: If the number of problems is not positive.
     """
-    if config.num_problems < 1:
-        raise InputError(f"--num_problems must be at least 1, got {config.num_problems}")
+    at_least(1, num_problems=config.num_problems)
     rng = random.Random(f"toy roll-outs, {config.seed}")
     rows = [
         problem_row(problem, f"toy-{config.seed}-{number:06d}")
@@ -64,13 +65,10 @@ def write_problems(config: ProblemsConfig) -> None:
     print(f"{config.output}: {len(rows):,} problems")
 
 
-def main() -> None:
-    """Command line."""
-    config = tyro.cli(ProblemsConfig, description=__doc__, use_underscores=True)
-    try:
-        write_problems(config)
-    except InputError as error:
-        exit_with_error("data_prep.toy.problems", str(error))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    config = parse_command_line(ProblemsConfig, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: write_problems(config))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""A synthetic chain-of-thought task on which the whole method runs in minutes on a CPU.
+r"""A synthetic chain-of-thought task on which the whole method runs in minutes on a CPU.
 
 A problem gives a start digit and 8 to 14 operations to follow modulo 10, such as
-``start 3 +4 *7 -2``. A response writes one line an operation and then the answer::
+`start 3 +4 *7 -2`. A response writes one line for each operation and then the answer:
 
     3 +4 = 7 ok
     7 *7 = 9 ok
-    9 -2 = 7 ok</think>\\boxed{7}
+    9 -2 = 7 ok</think>\boxed{7}
 
-A policy learns from the traces of a *noisy teacher*, whose faults are those that make search with a
-value model worth while:
+A policy learns from the traces of a *noisy teacher*, whose faults make search with a value model
+worth while:
 
 * Most (digit, operation) pairs slip rarely, but three quarters of the products slip about every
   other time, and always to the same wrong digit. Wrong answers therefore agree with each other, so
   majority voting is misled, and greedy decoding repeats the slips.
-* A wrong line usually ends in the hedge `` hm`` and a right one in `` ok``. The mark is the only
-  visible trace of a slip, and what a value model can learn from outcomes alone.
+* A wrong line usually ends in the hedge " hm" and a right one in " ok". The mark is the only
+  visible trace of a slip, and a value model can learn it from outcomes alone.
 * After a hedged line the teacher sometimes waits for ever. Such a response hits the length limit:
   class 2, unfinished.
 
@@ -48,7 +48,12 @@ START, EQUALS, SURE, HEDGE, WAIT, BOXED = "start ", " = ", " ok", " hm", " wait"
 
 
 class Operation(NamedTuple):
-    """One step of a problem: ``sign`` is ``+``, ``-`` or ``*``, ``operand`` is in 2..9."""
+    """One step of a problem.
+
+    Attributes:
+        sign: `"+"`, `"-"` or `"*"`.
+        operand: A number in 2..9.
+    """
 
     sign: str
     operand: int
@@ -57,7 +62,7 @@ class Operation(NamedTuple):
         return f" {self.sign}{self.operand}"
 
     def apply(self, digit: int) -> int:
-        """The right result, modulo 10."""
+        """Returns the right result, modulo 10."""
         if self.sign == "+":
             return (digit + self.operand) % 10
         if self.sign == "-":
@@ -77,7 +82,7 @@ SYMBOLS = (
 
 @dataclass(frozen=True)
 class ToyProblem:
-    """A start digit and the operations to follow from it. ``str(problem)`` is the problem text."""
+    """A start digit and the operations to follow from it. `str(problem)` is the problem text."""
 
     start: int
     operations: tuple[Operation, ...]
@@ -102,17 +107,17 @@ class ToyProblem:
 
 
 def trace_line(digit: int, operation: Operation, result: int, mark: str) -> str:
-    """One line of a response, six tokens long. The mark is ``SURE`` or ``HEDGE``."""
+    """Returns one line of a response, six tokens long. The mark is `SURE` or `HEDGE`."""
     return f"\n{digit}{operation}{EQUALS}{result}{mark}"
 
 
 def final_answer(digit: int) -> str:
-    """What follows the last line, except for the end token."""
+    """Returns the rest of a response behind its last line, without the end token."""
     return f"{END_THINK}{BOXED}{digit}}}"
 
 
 def sample_problem(rng: random.Random) -> ToyProblem:
-    """Draws a problem. It may be a held-out one: ``training_problems`` takes care of that."""
+    """Draws a problem. It may be a held-out one; `training_problems` leaves those out."""
     start = rng.randrange(10)
     signs = [
         "*" if rng.random() < PRODUCT_SHARE else rng.choice("+-")
@@ -122,13 +127,13 @@ def sample_problem(rng: random.Random) -> ToyProblem:
 
 
 def held_out_problems() -> list[ToyProblem]:
-    """The 200 test problems, the same ones as in ``test_problems.jsonl``."""
+    """Returns the 200 test problems, the same ones as in `test_problems.jsonl`."""
     rng = random.Random(HELD_OUT_SEED)
     return [sample_problem(rng) for _ in range(NUM_HELD_OUT)]
 
 
 def training_problems(rng: random.Random) -> Iterator[ToyProblem]:
-    """Endless problems for training and roll-outs, never one of the held-out problems."""
+    """Yields problems for training and roll-outs without end, and none of the held-out ones."""
     held_out = frozenset(held_out_problems())
     while True:
         problem = sample_problem(rng)
@@ -140,11 +145,11 @@ class Teacher:
     """Writes noisy solutions.
 
     Args:
-        seed: of the slip table, that is which products are hard, how often they slip and where to.
+        seed: Seed of the slip table: which products are hard, how often they slip and where to.
 
     Attributes:
-        slip_rate: (digit, operation) -> probability of writing a wrong result.
-        slip_to: (digit, operation) -> the wrong digit written then, always the same.
+        slip_rate: Probability of writing a wrong result, by (digit, operation).
+        slip_to: The wrong digit written then, by (digit, operation); always the same.
     """
 
     def __init__(self, seed: int = TEACHER_SEED) -> None:
@@ -160,10 +165,10 @@ class Teacher:
                 self.slip_to[digit, operation] = rng.choice(wrong_digits)
 
     def trace(self, problem: ToyProblem, rng: random.Random) -> str:
-        """Writes a response: what follows ``<think>``, up to and including the end token.
+        """Writes a response: the text behind `<think>`, up to and including the end token.
 
-        A trace that falls into a loop has no end token and more tokens than
-        ``MAX_RESPONSE_TOKENS``; the reader cuts it there.
+        A trace that falls into a loop has no end token and more tokens than `MAX_RESPONSE_TOKENS`;
+        the reader cuts it there.
         """
         digit = problem.start
         lines = []
@@ -179,7 +184,7 @@ class Teacher:
 
 
 def held_out_rows() -> list[dict[str, str]]:
-    """The rows of ``test_problems.jsonl``: id, problem and answer."""
+    """Returns the rows of `test_problems.jsonl`: id, problem and answer."""
     return [
         {"id": f"toy-{number:03d}", "problem": str(problem), "answer": str(problem.answer)}
         for number, problem in enumerate(held_out_problems())

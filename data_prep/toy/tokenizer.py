@@ -1,10 +1,10 @@
 """The toy task's tokenizer: one token a symbol, in the layout of a real Qwen2 tokenizer.
 
-A folder that holds a Qwen2 ``config.json`` makes ``AutoTokenizer`` return ``Qwen2Tokenizer``
-whatever was saved, with Qwen2's own pre-tokenizer. A word-level tokenizer with a custom
-pre-tokenizer comes back from there with other ids and no error. So this one *is* a Qwen2 tokenizer:
-256 byte tokens without merges, and every longer symbol of the task as an added token, which is
-matched before any normaliser or pre-tokenizer runs. Text outside the task falls back to bytes.
+A folder that holds a Qwen2 `config.json` makes `AutoTokenizer` return `Qwen2Tokenizer`, with
+Qwen2's own pre-tokenizer, for any tokenizer that was saved there. A word-level tokenizer with a
+custom pre-tokenizer comes back with other ids and no error. So this one *is* a Qwen2 tokenizer: 256
+byte tokens without merges, and every longer symbol of the task as an added token, which is matched
+before any normaliser or pre-tokenizer runs. Text outside the task falls back to bytes.
 """
 
 from tokenizers import AddedToken
@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Builds the tokenizer (291 tokens); ``save_pretrained`` writes it as any other."""
+    """Builds the tokenizer (291 tokens); `save_pretrained` writes it as any other."""
     tokenizer = Qwen2Tokenizer(
         vocab={byte: index for index, byte in enumerate(sorted(ByteLevel.alphabet()))},
         merges=[],

@@ -37,11 +37,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-import tyro
 
 from classifier_lib.data import LABELS, ROLL_IN, ROLL_OUT, GroupedRollouts
+from run_lib.commands import parse_command_line, run_command
 from scripts.bench import print_report
 
+PROGRAM = "scripts.bench.data_loading"
 NUM_CUTS = 4
 """Cuts of a roll-in, each completed once; its samples are neighbours."""
 FULL_LENGTH = 16384
@@ -77,7 +78,7 @@ class Args:
     our_samples: int = 1000
     """Samples of ours in a round."""
     seed: int = 0
-    """Of the rows and of the samples read."""
+    """Seed of the rows and of the samples read."""
 
 
 def draw_row(
@@ -111,12 +112,14 @@ def draw_row(
     log_length = NormalDist(math.log(median), WITHIN_PROBLEM)
 
     def draw_length(beyond: int) -> int:
+        """Draws a length of more than `beyond` tokens, up to the limit."""
         least = log_length.cdf(math.log(beyond))
         share = least + (1 - least) * rng.uniform(1e-9, 1 - 1e-9)
         length = math.ceil(math.exp(log_length.inv_cdf(min(share, 1 - 1e-12))))
         return min(max(length, beyond + 1), max_length)
 
     def draw_tokens(count: int) -> np.ndarray:
+        """Draws token ids."""
         return rng.integers(0, vocab_size, count, dtype=np.int32)
 
     prompt = draw_tokens(math.ceil(rng.integers(*PROMPT_TOKENS) * max_length / FULL_LENGTH))
@@ -169,6 +172,7 @@ def open_published(folder: str) -> Reader:
     num_responses = len(data[0][LABELS])
 
     def read(index: int) -> torch.Tensor:
+        """Returns the tokens of a sample, out of its decoded row."""
         row, response = divmod(index, num_responses)
         decoded = data[row]
         return torch.tensor(decoded[ROLL_IN][response] + decoded[ROLL_OUT][response])
@@ -181,6 +185,7 @@ def open_ours(folder: str, num_responses: int, vocab_size: int | None) -> Reader
     data = GroupedRollouts(folder, num_responses, vocab_size)
 
     def read(index: int) -> torch.Tensor:
+        """Returns the tokens of a sample, copied once."""
         sample = data[index]
         return torch.from_numpy(np.concatenate([sample.roll_in, sample.roll_out], dtype=np.int64))
 
@@ -218,7 +223,7 @@ def compare_speed(args: Args, num_published: int, folder: str) -> tuple[float, f
 
 
 class Start(NamedTuple):
-    """What a fresh process needs.
+    """Costs of a fresh process.
 
     Attributes:
         seconds: To open the data set.
@@ -253,7 +258,7 @@ def _start(connection: Connection, opener: Callable[..., Reader], arguments: Any
 def measure_start(opener: Callable[..., Reader], arguments: Any, num_samples: int) -> Start:
     """Opens a data set and reads samples in a fresh process, watching its memory."""
     here, there = multiprocessing.Pipe()
-    # Forked from a process that has imported what takes long and done nothing else.
+    # Forked from a process that has only done the slow imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["classifier_lib.data"])
     process = context.Process(target=_start, args=(there, opener, arguments, num_samples))
@@ -311,4 +316,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__, use_underscores=True))
+    arguments = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, lambda: main(arguments))

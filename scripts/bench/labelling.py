@@ -3,29 +3,30 @@
     python -m scripts.bench.labelling
 
 The published way checks every answer by itself: `verify(parse(reference), parse(answer))`. Ours
-decides numbers and identical strings at once, checks a pair of strings once however often it comes,
-doesn't simplify the difference of numbers that are far apart, and has several processes.
+decides numbers and identical strings at once, checks every pair of strings only once, doesn't
+simplify the difference of numbers that are far apart, and has several processes.
 
 The answers are made up: 56 a problem, as in OpenR1-VM. A part of them has no box (responses that
 ran into the limit). The others are drawn from so many different strings a problem, the k-th with a
 probability proportional to 1/k: models make the same mistakes again and again. How many different
-ones real roll-outs have depends on policy and problem; a table of several numbers says what each
-would mean, and the ratio is that for 8 of 56. Kinds of answers and their shares (`KINDS`) are a
-guess, too.
+ones real roll-outs have depends on policy and problem; the table has a line for each of several
+numbers, and the ratio is that for 8 of 56. Kinds of answers and their shares (`KINDS`) are a guess,
+too.
 """
 
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-import tyro
 from math_verify import parse, verify
 
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, parse_command_line, run_command
 from scripts.bench import print_report
 from search_lib.grading import Grader
+
+PROGRAM = "scripts.bench.labelling"
 
 NUM_RESPONSES = 56
 UNBOXED_SHARE = 0.15
@@ -49,13 +50,13 @@ class Args:
     rounds: int = 2
     """Times that each way grades everything; the fastest counts."""
     seed: int = 0
-    """Of the answers."""
+    """Seed of the answers."""
     quick: bool = False
     """A few problems, once."""
 
 
 def draw_value(rng: random.Random, kind: str) -> list[str]:
-    """Spellings of a value, as they stand in boxes of competition mathematics."""
+    """Draws a value in its spellings, as they stand in boxes of competition mathematics."""
     a, b, c = rng.randint(2, 60), rng.randint(2, 9), rng.randint(2, 30)
     if kind == "integer":
         number = rng.choice([a, a * c, -a, 1000 * b + c])
@@ -70,7 +71,7 @@ def draw_value(rng: random.Random, kind: str) -> list[str]:
 
 
 def draw_pairs(rng: random.Random, num_problems: int, distinct: int) -> list[Pair]:
-    """(reference, answer) for every response; the answer is empty where there is no box."""
+    """Draws (reference, answer) for every response; an answer without a box is empty."""
     pairs = []
     for _ in range(num_problems):
         (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
@@ -89,12 +90,12 @@ def draw_pairs(rng: random.Random, num_problems: int, distinct: int) -> list[Pai
 
 
 class Timing(NamedTuple):
-    """What one way took.
+    """The cost and the result of one way of grading.
 
-    Args:
-        seconds: for all answers.
-        verdicts: of each answer.
-        num_checked: answers that math-verify has seen.
+    Attributes:
+        seconds: Seconds for all answers.
+        verdicts: The verdict on each answer.
+        num_checked: Answers that math-verify has seen.
     """
 
     seconds: float
@@ -103,7 +104,7 @@ class Timing(NamedTuple):
 
 
 def grade_published(pairs: Sequence[Pair]) -> Timing:
-    """Every answer by itself, with math-verify as its documentation uses it."""
+    """Grades every answer by itself, with math-verify as its documentation uses it."""
     started = time.perf_counter()
     verdicts = [
         bool(answer) and verify(parse(rf"\boxed{{{reference}}}"), parse(rf"\boxed{{{answer}}}"))
@@ -114,7 +115,7 @@ def grade_published(pairs: Sequence[Pair]) -> Timing:
 
 
 def grade_ours(pairs: Sequence[Pair], warm_up: Sequence[Pair], num_workers: int) -> Timing:
-    """All of them with a grader that has seen others, but none of these."""
+    """Grades all answers with a grader that has seen others, but none of these."""
     with Grader(num_workers=num_workers) as grader:
         grader.equivalent(warm_up)
         num_checked = grader.statistics.checked
@@ -166,8 +167,11 @@ def main(args: Args) -> None:
     )
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(Args, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: main(args))
+
+
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Annotated[Args, tyro.conf.FlagCreatePairsOff], description=__doc__))
-    except InputError as error:
-        exit_with_error("labelling", str(error))
+    run()

@@ -10,31 +10,31 @@
   last of these has ended. So the generator waits for scoring and for the slowest problem.
 - *window*, ours: `search_lib.runner`. No search waits for another, and as one ends the next begins.
 
-Both drive the same strategies (beam2) with the same engine and the same scorer: how little a scorer
-computes is the business of another benchmark, and scoring costs the two ways the same here. Two
-things differ at once between the published way and ours, so the table has all four combinations:
-who waits for whom, and how many searches are in flight (10, or 64, which keeps the server full).
-All ways must end in the same responses, or the run fails (in the first part, where rounding depends
-on the batch, those of nine searches in ten).
+Both drive the same strategies (beam2) with the same engine and the same scorer. `scoring.py`
+measures how little a scorer computes; here scoring costs the two ways the same. Two things differ
+at once between the published way and ours, so the table has all four combinations: lock step or
+not, and the number of searches in flight (10, or 64, which keeps the server full). All ways must
+end in the same responses, or the run fails (in the first part, where rounding depends on the batch,
+those of nine searches in ten).
 
-First part, measured: the embedded transformers engine and value model on one CPU thread, which the
-two share, so that neither can overlap the other; what is gained is fuller batches. The seconds are
-CPU time, which is the wall time of a machine that does nothing else. 40 problems of the toy task, 4
-blocks of 12 tokens, 96 at most: the settings of the quickstart. By default both models have the toy
-task's size and random weights, whose responses end at random lengths.
+First part, measured: the embedded transformers engine and value model share one CPU thread, so that
+neither can overlap the other; the gain comes from fuller batches. The seconds are CPU time, which
+is the wall time of an otherwise idle machine. The settings are those of the quickstart: 40 problems
+of the toy task, 4 blocks of 12 tokens, 96 at most. By default both models have the toy task's size
+and random weights, whose responses end at random lengths.
 
-Second part, on paper: the real runner and strategies over a simulated server, in virtual time (see
-`simulation.py`). 8 blocks of 4,096 tokens, 16,384 at most: the published settings. Response
-lengths are log-normal, with the standard deviations of `data_loading.draw_row` and the median that
-gives the published mean of 11.2k tokens at that limit. The server is a 1.5B model in bfloat16 on
-one H100, by arithmetic, not measured: a step takes 4 ms (3.1 GB of weights and the launches) and
-0.1 ms more for each sequence (28 KiB of states for each of 6,000 tokens at 70 % of 3.35 TB/s, and
-sampling); 256 sequences fit. Its value model reads 80,000 new tokens a second on a device of its
-own.
+Second part, on paper: the real runner and strategies drive a simulated server, in virtual time (see
+`simulation.py`). The settings are the published ones: 8 blocks of 4,096 tokens, 16,384 at most.
+Response lengths are log-normal, with the standard deviations of `data_loading.draw_row` and the
+median that gives the published mean of 11.2k tokens at that limit. The server is a 1.5B model in
+bfloat16 on one H100, by arithmetic, not measured: a step takes 4 ms (3.1 GB of weights and the
+launches) and 0.1 ms more for each sequence (28 KiB of states for each of 6,000 tokens at 70 % of
+3.35 TB/s, and sampling); 256 sequences fit. Its value model reads 80,000 new tokens a second on a
+device of its own.
 
-Columns: searches; searches in flight; seconds; share of them in which the generator
+Columns: searches; searches in flight; seconds; share of the seconds in which the generator
 computes; generated tokens a second; how many times faster than the published way. The ratio is the
-smallest of the gains of ours over the published way.
+smallest gain of ours over the published way, over the parts and their sizes.
 """
 
 import asyncio
@@ -48,8 +48,6 @@ from time import process_time
 from typing import Any, cast
 
 import torch
-import transformers
-import tyro
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from classifier_lib.loading import load_value_model
@@ -57,7 +55,8 @@ from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer
 from data_prep.toy.policy import build_model
 from data_prep.toy.tokenizer import build_tokenizer
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
 from scripts.bench import print_report
 from scripts.bench.data_loading import BETWEEN_PROBLEMS, WITHIN_PROBLEM
@@ -71,13 +70,17 @@ from scripts.bench.simulation import (
 from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
 from search_lib.engines.base import Block, Engine, Sampling
 from search_lib.engines.hf import GenerationRequest, HfEngine
-from search_lib.prompts import build_prompt, load_tokenizer, stop_token_ids
+from search_lib.prompts import build_prompt, stop_token_ids
 from search_lib.runner import SearchJob, run_searches
-from search_lib.scorers import HfScorer, Scorer
+from search_lib.scorers.base import Scorer
+from search_lib.scorers.hf import HfScorer
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
+
+PROGRAM = "scripts.bench.scheduling"
 
 TOY_BLOCKS, TOY_BLOCK_SIZE, TOY_MAX_LENGTH = 4, 12, 96
 NUM_BLOCKS, BLOCK_SIZE, MAX_LENGTH = 8, 4096, 16_384
+SAMPLING = Sampling(1.0, 1.0)
 
 LENGTHS = Lengths(11_090, BETWEEN_PROBLEMS, WITHIN_PROBLEM)
 STEP_SECONDS, ROW_SECONDS, MAX_ROWS = 4e-3, 1e-4, 256
@@ -103,7 +106,7 @@ class Args:
     classifier: str | None = None
     """Folder of its value model; by default random weights."""
     seed: int = 0
-    """Of searches and random weights."""
+    """Seed of the searches and the random weights."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ class Timing:
     """One way to run all searches.
 
     Attributes:
-        seconds: Of the whole run: CPU time where it is measured, else virtual wall time.
-        busy_seconds: In which the generator computed.
-        tokens: Generated.
+        seconds: Seconds of the whole run: CPU time where it is measured, else virtual wall time.
+        busy_seconds: Seconds in which the generator computed.
+        tokens: Generated tokens.
         responses: By problem, a digest of the tokens of all its responses.
     """
 
@@ -127,8 +130,7 @@ async def run_lock_step(
     jobs: Iterable[SearchJob],
     engine: Engine,
     scorer: Scorer,
-    temperature: float,
-    top_p: float,
+    sampling: Sampling,
     batch_size: int,
     on_finished: Callable[[SearchJob, Any], None],
 ) -> None:
@@ -138,20 +140,7 @@ async def run_lock_step(
         while active := [job for job in batch if not job.strategy.done]:
             asked = [(job, expansion) for job in active for expansion in job.strategy.ask()]
             generated = await asyncio.gather(
-                *(
-                    engine.generate(
-                        expansion.prefix_ids,
-                        expansion.n,
-                        Sampling(
-                            temperature,
-                            top_p,
-                            expansion.max_new_tokens,
-                            expansion.stop_token_ids,
-                            expansion.seed,
-                        ),
-                    )
-                    for _, expansion in asked
-                )
+                *(engine.generate(expansion, sampling) for _, expansion in asked)
             )
             scores = await asyncio.gather(
                 *(
@@ -185,8 +174,8 @@ async def time_way(
 
     started, busy = clock(), engine.busy_seconds
     if way == LOCK_STEP:
-        await run_lock_step(jobs, engine, scorer, 1.0, 1.0, in_flight, on_finished)
-    elif failures := await run_searches(jobs, engine, scorer, 1.0, 1.0, in_flight, on_finished):
+        await run_lock_step(jobs, engine, scorer, SAMPLING, in_flight, on_finished)
+    elif failures := await run_searches(jobs, engine, scorer, SAMPLING, in_flight, on_finished):
         raise RuntimeError(f"{len(failures)} searches failed") from failures[0].error
     return Timing(clock() - started, engine.busy_seconds - busy, tokens, responses)
 
@@ -201,10 +190,10 @@ def make_jobs(
 
 
 class TimedHfEngine(HfEngine):
-    """An engine that knows how long it computed.
+    """An engine that measures how long it computes.
 
     Attributes:
-        busy_seconds: In batches.
+        busy_seconds: Seconds in its batches.
     """
 
     busy_seconds = 0.0
@@ -222,7 +211,7 @@ class TimedHfEngine(HfEngine):
 def save_random_models(folder: Path, seed: int) -> tuple[str, str]:
     """Writes a policy and a value model of the toy task's size, with random weights."""
     tokenizer = build_tokenizer()
-    # With tied embeddings random weights repeat the last token, and nothing ever ends.
+    # With tied embeddings random weights repeat the last token, and no response ever ends.
     own = build_model(tokenizer, seed).config.to_diff_dict() | {"tie_word_embeddings": False}
     policy, classifier = folder / "policy", folder / "value_model"
     torch.manual_seed(seed)
@@ -233,9 +222,20 @@ def save_random_models(folder: Path, seed: int) -> tuple[str, str]:
 
 
 def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], Timing]:
-    """Times all ways on real models, in turns; of each the fastest round."""
-    tokenizer = load_tokenizer(policy, "--policy")
-    ends = stop_token_ids(policy, tokenizer)
+    """Times all ways on real models, in turns, and returns the fastest round of each.
+
+    Raises:
+        InputError: If one of the models can't be loaded.
+    """
+    device = torch.device("cpu")
+    thread = ThreadPoolExecutor(1)
+    thread.submit(torch.set_num_threads, 1).result()
+    with naming("--policy"):
+        tokenizer = load_tokenizer(policy)
+        ends = stop_token_ids(policy, tokenizer)
+        engine = cast(TimedHfEngine, TimedHfEngine.load(policy, "sdpa", device, thread))
+    with naming("--classifier"):
+        classifier_model = load_value_model(classifier, "sdpa", torch.float32, device)
     source = BENCHMARKS["toy"]
     prompts = [
         (problem.id, build_prompt(tokenizer, problem.problem, source.instruction))
@@ -243,14 +243,9 @@ def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], T
     ]
     limits = Limits(TOY_MAX_LENGTH, TOY_BLOCK_SIZE, ends)
     new_strategy = strategy_factory("beam2", TOY_BLOCKS, limits)
-    device = torch.device("cpu")
-    thread = ThreadPoolExecutor(1)
-    thread.submit(torch.set_num_threads, 1).result()
-    engine = cast(TimedHfEngine, TimedHfEngine.load(policy, "sdpa", device, thread))
-    classifier_model = load_value_model(classifier, "sdpa", torch.float32, device)
 
     def run(way: str, in_flight: int, num_searches: int) -> Timing:
-        # A new one each time: what it had kept of the same searches would be found again.
+        # A new one each time: the cache of an old one holds the same searches.
         scorer = HfScorer(ValueScorer(classifier_model, 16_384), thread)
         jobs = make_jobs(prompts[:num_searches], new_strategy, args.seed)
         return asyncio.run(time_way(way, in_flight, jobs, engine, scorer, process_time))
@@ -266,7 +261,7 @@ def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], T
 
 
 def simulate(num_searches: int, seed: int) -> dict[tuple[str, int], Timing]:
-    """Times all ways on paper."""
+    """Times all ways on paper, in virtual time."""
     limits = Limits(MAX_LENGTH, BLOCK_SIZE, (STOP_ID,))
     new_strategy = strategy_factory("beam2", NUM_BLOCKS, limits)
 
@@ -343,8 +338,6 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        main(tyro.cli(Args, description=__doc__, use_underscores=True))
-    except InputError as error:
-        exit_with_error("scheduling.py", str(error))
+    quiet_transformers()
+    arguments = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, lambda: main(arguments))

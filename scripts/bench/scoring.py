@@ -10,14 +10,14 @@
 
 One beam search of width 2 with 8 blocks in flight (`BeamSearch`, the paper's setting), at blocks of
 1/4, 1/8 and 1/16 of the maximum length. Blocks are random tokens and no response ends before the
-limit, so that the tokens can be told in advance: with k rounds the published way computes
+limit, so that the tokens are known in advance: with k rounds the published way computes
 4 k (k + 1) + 4 k blocks and ours 8 k, which is (k + 2) / 2 times fewer, prompt aside: 3, 5 and 9.
 Our scorer guides the search; the published way then scores the candidates of that same search.
 The run fails unless all values agree (to 1e-4 in float32, 0.05 in bfloat16).
 
 The ways take turns, after one short search of each that doesn't count; the fastest of the rounds
-counts. On a CPU the seconds are CPU time of one thread, so what else runs on the machine matters
-little. Only the scoring is timed. A single search is the least that our way can batch.
+counts. On a CPU the seconds are CPU time of one thread, so other work on the machine matters
+little. Only the scoring is timed. With a single search our way can batch the least.
 
 `--shape 1.5b`, the default on a GPU, is DeepSeek-R1-Distill-Qwen-1.5B with random weights in
 bfloat16, at 16,384 tokens; `--shape small`, the default on a CPU, has the same proportions at 2.3M
@@ -35,15 +35,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import tyro
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ScoringRequest, ValueScorer
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, parse_command_line, run_command
 from scripts.bench import print_report
 from scripts.bench.train_step import SHAPES, build_model
 from search_lib.engines.base import Block
 from search_lib.strategies import BeamSearch, Limits
+
+PROGRAM = "scripts.bench.scoring"
 
 PARTS = (4, 8, 16)
 """Blocks of a response."""
@@ -68,17 +69,17 @@ class Args:
     rounds: int | None = None
     """Timed searches of each way and block size."""
     seed: int = 0
-    """Of the tokens and the weights."""
+    """Seed of the tokens and the weights."""
 
 
 class Search(NamedTuple):
-    """What was to be scored in one search, and what our way made of it.
+    """The requests of one search, and the values of our way.
 
     Attributes:
         requests: Prefix and blocks of every expansion, by round.
-        values: Of each block.
+        values: Value of each block.
         final_paths: Prompt and response of each beam in the end.
-        final_values: Of these, as the search reports them.
+        final_values: Values of these, as the search reports them.
     """
 
     requests: list[list[ScoringRequest]]
@@ -88,13 +89,13 @@ class Search(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one way did for a search.
+    """The work of one way for a search.
 
     Attributes:
         passes: Forward passes.
-        tokens: That went through the model, without padding.
-        seconds: Of scoring.
-        difference: Largest of a value to the published way's.
+        tokens: Tokens that went through the model, without padding.
+        seconds: Seconds of scoring.
+        difference: Largest difference of a value to the published way's.
     """
 
     passes: int
@@ -104,7 +105,7 @@ class Work(NamedTuple):
 
 
 def prompt_tokens(max_length: int) -> int:
-    """Tokens of the prompt."""
+    """Returns the tokens of the prompt."""
     return max(1, max_length // PROMPT_SHARE)
 
 
@@ -114,7 +115,7 @@ class Bench:
     Args:
         model: The value model.
         max_length: Tokens of a response.
-        seed: Of the tokens.
+        seed: Seed of the tokens.
     """
 
     def __init__(self, model: Qwen2ForClassifier, max_length: int, seed: int):
@@ -201,7 +202,7 @@ class Bench:
         return self._model(input_ids, use_cache=False).success_probs[0, -1].item()
 
     def _timed(self, function: Callable) -> tuple[float, list]:
-        """Seconds and result; all of these functions end by reading values off the device."""
+        """Returns seconds and result; each of the functions ends by reading from the device."""
         if self._on_gpu:
             torch.cuda.synchronize()
         start = self._clock()
@@ -274,7 +275,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__, use_underscores=True))
-    except InputError as error:
-        exit_with_error("scoring.py", str(error))
+    arguments = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, lambda: main(arguments))

@@ -1,4 +1,4 @@
-"""A generator and a value model on paper, under a clock that jumps: nobody waits for them.
+"""A generator and a value model on paper, under a clock that jumps instead of waiting.
 
 The search itself is real: `search_lib.runner` and the strategies run as they are, in an event loop
 whose time goes straight to the next event.
@@ -22,7 +22,7 @@ from statistics import NormalDist
 import numpy as np
 
 from classifier_lib.scoring import Scores
-from search_lib.engines.base import Block, Sampling
+from search_lib.engines.base import Block, Expansion, Sampling
 
 STOP_ID = 0
 
@@ -62,10 +62,10 @@ class Lengths:
     """Lengths of responses: log-normal, cut at the search's limit.
 
     Attributes:
-        median: Of all responses, in tokens.
+        median: Median of all responses, in tokens.
         between: Standard deviation of the logarithm of the problems' medians.
-        within: Of the logarithm of the lengths of one problem.
-        seed: Of the problems' medians.
+        within: Standard deviation of the logarithm of the lengths of one problem.
+        seed: Seed of the problems' medians.
     """
 
     median: float
@@ -111,19 +111,19 @@ class _Row:
 class SimulatedGenerator:
     """A continuous-batching server (see the module) as an `Engine`.
 
-    The first token of a prompt tells the problem; the length of a response depends on problem and
-    seed alone, whatever else is running.
+    The first token of a prompt names the problem. The length of a response depends on problem and
+    seed alone, not on the other sequences.
 
     Args:
-        lengths: Of responses.
-        prompt_tokens: Of every prompt.
-        step_seconds: Of a decoding step, whatever its size.
-        row_seconds: What each running sequence adds.
+        lengths: Lengths of responses.
+        prompt_tokens: Tokens of every prompt.
+        step_seconds: Seconds of a decoding step without sequences.
+        row_seconds: Seconds that each running sequence adds.
         max_rows: Sequences that run at once.
 
     Attributes:
-        busy_seconds: With a sequence running.
-        tokens: Generated.
+        busy_seconds: Seconds with a sequence running.
+        tokens: Generated tokens.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class SimulatedGenerator:
         self._waiting: deque[tuple[int, _Request]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def generate(self, prefix_ids: list[int], n: int, sampling: Sampling) -> list[Block]:
-        """Returns `n` blocks when they would be there."""
-        blocks = [self._draw(prefix_ids, sampling, index) for index in range(n)]
-        request = _Request(blocks, self._loop.create_future(), n)
+    async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        """Returns the blocks at the time at which they would be there."""
+        blocks = [self._draw(expansion, index) for index in range(expansion.n)]
+        request = _Request(blocks, self._loop.create_future(), expansion.n)
         self._waiting += [(len(block.token_ids), request) for block in blocks]
         self._turn()
         return await request.future
@@ -160,19 +160,20 @@ class SimulatedGenerator:
     async def close(self) -> None:
         """Does nothing."""
 
-    def _draw(self, prefix_ids: list[int], sampling: Sampling, index: int) -> Block:
-        seed = sampling.seed + index
-        done = len(prefix_ids) - self._prompt_tokens
+    def _draw(self, expansion: Expansion, index: int) -> Block:
+        seed = expansion.seed + index
+        done = len(expansion.prefix_ids) - self._prompt_tokens
         uniform = np.random.default_rng(seed).random()
-        length = draw_length(self._lengths.of_problem(prefix_ids[0]), done, uniform) - done
-        tokens = [1 + seed % 2**30] * min(length, sampling.max_new_tokens)
-        if length > sampling.max_new_tokens:
+        log_length = self._lengths.of_problem(expansion.prefix_ids[0])
+        length = draw_length(log_length, done, uniform) - done
+        tokens = [1 + seed % 2**30] * min(length, expansion.max_new_tokens)
+        if length > expansion.max_new_tokens:
             return Block(tokens, "length")
         tokens[-1] = STOP_ID
         return Block(tokens, "stop")
 
     def _turn(self) -> None:
-        """Ends the sequences that are through, starts those that wait, sets the next alarm."""
+        """Ends the finished sequences, starts the waiting ones and sets the next timer."""
         passed = self._loop.time() - self._time
         self._time += passed
         if self._running:
@@ -204,7 +205,7 @@ class SimulatedScorer:
     """A value model (see the module) as a `Scorer`; values are noise that depends on the block.
 
     Args:
-        tokens_per_second: That it reads.
+        tokens_per_second: New tokens that it reads in a second.
     """
 
     def __init__(self, tokens_per_second: float):
@@ -212,7 +213,7 @@ class SimulatedScorer:
         self._free_at = 0.0
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
-        """Returns the values when they would be there."""
+        """Returns the values at the time at which they would be there."""
         now = asyncio.get_running_loop().time()
         tokens = sum(len(block.token_ids) for block in blocks)
         self._free_at = max(self._free_at, now) + tokens / self._tokens_per_second

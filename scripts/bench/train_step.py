@@ -6,12 +6,12 @@
 - *padded*, the published way: micro batches of 8 samples, one a row, padded on the right to a
   multiple of max_length / 16 (1,024 at full length). Right padding needs no attention mask, so it
   gets the fastest causal attention that the machine has.
-- *packed*: no padding. *shared_prefix*: what the four samples cut from one roll-in share is
-  computed once. Both in micro batches of as many tokens as 8 whole samples can have.
+- *packed*: no padding. *shared_prefix*: the prefix that the four samples cut from one roll-in share
+  is computed once. Both in micro batches of as many tokens as 8 whole samples can have.
 
 Timed is `training.train_step`, optimizer included, with the planning and collating that precede it
 in the training loop. The ways take turns; the fastest of the rounds counts. On a CPU the seconds
-are CPU time of one thread, so what else runs on the machine matters little. The learning rate is 0:
+are CPU time of one thread, so other work on the machine matters little. The learning rate is 0:
 every step starts from the same weights. The run fails unless the ways agree in the loss (to 1e-3),
 the norm of the gradient (to 1e-2) and the number of loss tokens. Dropout is 0.
 
@@ -44,22 +44,23 @@ from typing import Literal
 
 import datasets
 import torch
-import tyro
 from transformers import Qwen2Config
 
 from classifier_lib.attention import FLEX_BLOCK, choose_attention
 from classifier_lib.batches import BatchPlan, PackingName
 from classifier_lib.data import GroupedRollouts, GroupSampler
 from classifier_lib.flops import ModelSize
+from classifier_lib.learner import Learner
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.step import StepResult, build_optimizer, train_step
 from classifier_lib.training.throughput import peak_flops
-from run_lib.commands import InputError, exit_with_error
+from run_lib.commands import InputError, parse_command_line, run_command
 from run_lib.processes import Processes
 from scripts.bench import print_report
 from scripts.bench.data_loading import NUM_CUTS, draw_rows, write_rows
 
+PROGRAM = "scripts.bench.train_step"
 WAYS: tuple[PackingName, ...] = ("padded", "packed", "shared_prefix")
 """The published way first."""
 LOSS = LOSSES["cross_entropy"]
@@ -68,7 +69,7 @@ LOSS_TOLERANCE, GRAD_NORM_TOLERANCE = 1e-3, 1e-2
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and how it trains.
+    """Sizes of a model and of its training.
 
     Attributes:
         vocab_size: Tokens of the vocabulary.
@@ -114,7 +115,7 @@ class Args:
     rounds: int | None = None
     """Timed steps of each way; 5 by default (4 with --quick)."""
     seed: int = 0
-    """Of the samples and the weights."""
+    """Seed of the samples and the weights."""
 
 
 @dataclass
@@ -123,7 +124,7 @@ class Timing:
 
     Attributes:
         num_micro_batches: Micro batches of the step.
-        result: What the step returned.
+        result: Result of the step.
         seconds: Time of each timed step.
         memory: Largest memory on a GPU, in bytes; 0 on a CPU.
     """
@@ -135,7 +136,7 @@ class Timing:
 
     @property
     def loss_tokens_per_second(self) -> float:
-        """Of the fastest step: what else runs on the machine only ever adds time."""
+        """Rate of the fastest step: other work on the machine only ever adds time."""
         return self.result.counts.loss / min(self.seconds)
 
 
@@ -171,8 +172,8 @@ class Bench:
         data: The data set.
         total_batch_size: Samples of the step.
         micro_batch_size: See `Args`.
-        device: Where to train.
-        seed: Of the weights and the order of the samples.
+        device: Device to train on.
+        seed: Seed of the weights and of the order of the samples.
     """
 
     def __init__(
@@ -210,20 +211,12 @@ class Bench:
             multiple=multiple,
         )
         self._model.set_attn_implementation(implementation)
+        learner = Learner(self._model, LOSS, implementation, self._processes)
         self._synchronize()
         start = self._clock()
         (mine,) = plan.micro_batches(self._data, self._indices, world_size=1)
-        result = train_step(
-            self._model,
-            self._optimizer,
-            LOSS,
-            [plan.load(self._data, samples) for samples in mine],
-            implementation,
-            self._processes,
-            seed=0,
-            step=0,
-            stop=False,
-        )
+        batches = [plan.load(self._data, samples) for samples in mine]
+        result = train_step(learner, self._optimizer, batches, seed=0, step=0, stop=False)
         assert result is not None  # nobody asks to stop
         self._synchronize()
         return self._clock() - start, len(mine), result
@@ -244,6 +237,7 @@ class Bench:
         return timings
 
     def _synchronize(self) -> None:
+        """Waits until a GPU has done its work."""
         if self._processes.device.type == "cuda":
             torch.cuda.synchronize(self._processes.device)
 
@@ -268,7 +262,7 @@ def check_agreement(timings: dict[PackingName, Timing]) -> None:
 def report(
     timings: dict[PackingName, Timing], size: ModelSize, num_samples: int, device: torch.device
 ) -> None:
-    """Prints the table, what the samples are like, and the ratio."""
+    """Prints the table, the lengths of the samples, and the ratio."""
     on_gpu, peak = device.type == "cuda", peak_flops(device)
     columns = ["way", "micro batches", "tokens", "x fewer", "s/step", "loss tokens/s", "x more"]
     columns += ["loss", "grad norm"] + ["peak GB"] * on_gpu + ["MFU"] * (peak is not None)
@@ -336,7 +330,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__, use_underscores=True))
-    except InputError as error:
-        exit_with_error("train_step.py", str(error))
+    arguments = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, lambda: main(arguments))

@@ -10,14 +10,15 @@ r"""Votes at all budgets of one run: from answer classes, against comparing pair
   integers without math-verify; `metrics.compute_metrics` computes all five aggregations at every
   budget from class numbers. The grader with its worker process is the real one.
 
-Both run in this process, start from the records in memory, and have imported and started what they
-need. The run fails unless every vote has the same winners and the same accuracy on both sides.
+Both run in this process and start from the records in memory; imports and the start of a worker are
+not timed. The run fails unless every vote has the same winners and the same accuracy on both sides.
 
-64 samples a problem (4 blocks x 16 trees), budgets 4, 8, 16, 32 and 64. The answers are made up, as
-no records of the published runs are at hand. Problems range from hard to easy: 5 % to 90 % of the
-samples are correct, one in twelve has no answer, and the n-th of 12 wrong answers has weight 1/n.
-Half of the problems have integers as answers, as in AIME, half fractions and roots, as in HMMT. One
-answer in four is written otherwise than usual (`033`; `\dfrac{1}{2}`, `\frac{2}{4}`, `1/2`).
+There are 64 samples a problem (4 blocks x 16 trees), at budgets 4, 8, 16, 32 and 64. The answers
+are synthetic, as no records of the published runs are available. Problems range from hard to easy:
+5 % to 90 % of the samples are correct, one in twelve has no answer, and the n-th of 12 wrong
+answers has weight 1/n. Half of the problems have integers as answers, as in AIME, half fractions
+and roots, as in HMMT. One answer in four has an unusual spelling (`033`; `\dfrac{1}{2}`,
+`\frac{2}{4}`, `1/2`).
 
 Columns: comparisons of two answers a problem (of ours, those that reach the worker); milliseconds
 a problem. The ratio is that of the time for all problems.
@@ -30,9 +31,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-import tyro
 from math_verify import parse, verify
 
+from run_lib.commands import parse_command_line, run_command
 from scripts.bench import print_report
 from search_lib.grading import Grader
 from search_lib.results.cost import SearchCost
@@ -40,6 +41,8 @@ from search_lib.results.metrics import GradedProblem, compute_metrics, grade_rec
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.strategies import Node
 from search_lib.voting import winners
+
+PROGRAM = "scripts.bench.voting"
 
 NUM_WRONG = 12
 LEAST_CORRECT, MOST_CORRECT = 0.05, 0.9
@@ -60,7 +63,7 @@ class Args:
     num_repetitions: int = 16
     """Trees of a problem."""
     seed: int = 0
-    """Of the answers and values."""
+    """Seed of the answers and values."""
 
 
 def integer_spellings(rng: random.Random) -> list[str]:
@@ -133,7 +136,7 @@ def draw_records(
 
 
 class Vote(NamedTuple):
-    """What one aggregation makes of one group of samples.
+    """Result of one aggregation over one group of samples.
 
     Attributes:
         winning: A sample of each winning class, by its index in the group.
@@ -148,7 +151,7 @@ class PublishedVotes:
     """The published procedure, written from its description.
 
     Attributes:
-        comparisons: Made by math-verify.
+        comparisons: Comparisons by math-verify.
     """
 
     def __init__(self) -> None:
@@ -197,7 +200,7 @@ class PublishedVotes:
 
 
 Votes = dict[tuple[str, str, int], list[Vote]]
-"""By (problem, aggregation, trees): the votes of all groups of so many trees."""
+"""Votes of all groups of `trees` trees, by (problem, aggregation, trees)."""
 
 
 def budgets(num_repetitions: int) -> list[int]:
@@ -286,4 +289,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__, use_underscores=True))
+    arguments = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, lambda: main(arguments))

@@ -1,26 +1,47 @@
-"""What every generation engine gives: blocks of tokens that continue a prefix."""
+"""What every generation engine gives: blocks of tokens that continue a path."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from run_lib.commands import InputError, RunStopped
 
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of one request are drawn.
+    """How tokens are drawn, the same for all requests of a run."""
 
-    Args:
-        temperature: softmax temperature; 0 decodes greedily.
-        top_p: nucleus mass kept, in (0, 1].
-        max_new_tokens: length limit of a block, in tokens.
-        stop_token_ids: a block ends after any of these; that token is part of the block.
-        seed: of this request. The random numbers of sample ``i`` depend on ``(seed, i)`` alone, not
-            on what else the engine works on; its tokens then do, up to rounding.
+    temperature: float = 0.6
+    """Softmax temperature; 0 decodes greedily."""
+    top_p: float = 0.95
+    """Nucleus mass kept, in (0, 1]."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"--temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"--top_p must be in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A request to extend one path by `n` blocks.
+
+    Attributes:
+        path_id: Names the path in the matching `Strategy.tell`; unique within a search.
+        prefix_ids: Token ids of prompt and response so far, at least one.
+        n: Blocks to sample.
+        max_new_tokens: Length limit of each block, in tokens.
+        stop_token_ids: A block ends after any of these; that token is part of the block.
+        seed: Seed of these samples. The random numbers of sample `i` depend on `(seed, i)` alone,
+            not on what else the engine works on; its tokens then do, up to rounding.
     """
 
-    temperature: float
-    top_p: float
+    path_id: int
+    prefix_ids: list[int]
+    n: int
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     seed: int
@@ -28,18 +49,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Block:
-    """The tokens of one expansion.
+    """The tokens of one sample of an expansion.
 
-    Args:
-        token_ids: new tokens only, the matched stop token included.
-        finish_reason: ``"stop"`` for a stop token, ``"length"`` for the length limit.
+    Attributes:
+        token_ids: New tokens only, the matched stop token included.
+        finish_reason: `"stop"` for a stop token, `"length"` for the length limit.
     """
 
     token_ids: list[int]
     finish_reason: FinishReason
 
 
-class EngineUnavailable(ConnectionError):
+class EngineUnavailable(RunStopped):
     """The service behind an engine stays away, after the engine's own retries.
 
     The message names its address. The request can be made again when the service is back.
@@ -49,8 +70,8 @@ class EngineUnavailable(ConnectionError):
 class Engine(Protocol):
     """A source of blocks. Safe to call from many searches at once."""
 
-    async def generate(self, prefix_ids: list[int], n: int, sampling: Sampling) -> list[Block]:
-        """Samples ``n`` blocks that continue ``prefix_ids``."""
+    async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        """Samples the `expansion.n` blocks that continue a path."""
         ...
 
     async def close(self) -> None:

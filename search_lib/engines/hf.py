@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,32 +21,32 @@ from transformers import (
 )
 
 from classifier_lib.modeling import resolve_attention
+from run_lib.hub import loading
 from search_lib.batching import Batcher
-from search_lib.engines.base import Block, Sampling
+from search_lib.engines.base import Block, Expansion, Sampling
 
 CHUNK_TOKENS = 16
 """Tokens between two looks at which rows of a batch have ended."""
 
 
 class GenerationRequest(NamedTuple):
-    """One waiting call of ``HfEngine.generate``."""
+    """One waiting call of `HfEngine.generate`."""
 
-    prefix_ids: list[int]
-    n: int
+    expansion: Expansion
     sampling: Sampling
 
 
 class SeededSampling(LogitsProcessor):
     """Draws the next token of each row with that row's own random numbers.
 
-    ``generate`` samples a whole batch from one global random state, so that a row's tokens would
-    depend on its neighbours. Here row ``r`` at step ``t`` takes the token at quantile
-    ``uniforms[r, t]`` of its distribution, and all other tokens are ruled out: ``generate`` then
-    decodes greedily. Put last, behind the library's temperature and top-p.
+    `generate` samples a whole batch from one global random state, so that a row's tokens would
+    depend on its neighbours. Here row `r` at step `t` takes the token at quantile `uniforms[r, t]`
+    of its distribution, and all other tokens are ruled out: `generate` then decodes greedily. It
+    comes last, behind the library's temperature and top-p.
 
     Args:
         uniforms: [rows, max_new_tokens], in [0, 1).
-        prompt_length: columns of ``input_ids`` before the first new token.
+        prompt_length: Columns of `input_ids` before the first new token.
     """
 
     def __init__(self, uniforms: torch.Tensor, prompt_length: int):
@@ -64,17 +63,17 @@ class SeededSampling(LogitsProcessor):
 
 
 class HfEngine:
-    """Batches waiting requests into calls of the library's ``generate``.
+    """Batches waiting requests into calls of the library's `generate`.
 
-    A request is answered when its own rows have ended, to within ``CHUNK_TOKENS``; those that come
+    A request is answered when its own rows have ended, to within `CHUNK_TOKENS`; requests that come
     meanwhile wait for the batch's last row.
 
     Args:
-        model: a causal language model in eval mode.
-        pad_token_id: any id of the vocabulary; padded positions are masked.
-        executor: the thread that runs the model (see ``Batcher``).
-        max_batch_rows: sequences in one call of ``generate``.
-        max_batch_tokens: tokens of all its sequences when each has reached its limit; their
+        model: A causal language model in eval mode.
+        pad_token_id: Any id of the vocabulary; padded positions are masked.
+        executor: The thread that runs the model (see `Batcher`).
+        max_batch_rows: Sequences in one call of `generate`.
+        max_batch_tokens: Tokens of all its sequences when each has reached its limit; their
             key-value states take 28 KiB a token for a 1.5B Qwen2 in bfloat16.
     """
 
@@ -88,10 +87,10 @@ class HfEngine:
     ):
         if not isinstance(model, GenerationMixin):
             raise ValueError(f"{type(model).__name__} cannot generate text")
-        # `generate` fills what a call leaves open from here. A request states its sampling in full,
-        # so the checkpoint's own settings (top_k, end tokens) must not leak in.
+        # `generate` takes the settings that a call leaves open from here. A request states its
+        # sampling in full, so the checkpoint's own settings (top_k, end tokens) must not leak in.
         model.generation_config = GenerationConfig(pad_token_id=pad_token_id)
-        self.model: Any = model  # generate's stub types refuse a plain PreTrainedModel
+        self.model: Any = model  # the type stubs of `generate` refuse a plain PreTrainedModel
         self.pad_token_id = pad_token_id
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
         self._batcher: Batcher[GenerationRequest, list[Block]] = Batcher(
@@ -99,15 +98,12 @@ class HfEngine:
             self._executor,
             1.0,
             # Lengths and seeds are each row's own; how tokens are drawn is the batch's.
-            key_of=lambda request: replace(request.sampling, seed=0, max_new_tokens=0),
+            key_of=lambda request: (request.sampling, request.expansion.stop_token_ids),
             size_of=lambda request: (
-                request.n
-                * max(
-                    1 / max_batch_rows,
-                    (len(request.prefix_ids) + request.sampling.max_new_tokens) / max_batch_tokens,
-                )
+                request.expansion.n
+                * max(1 / max_batch_rows, _longest_path(request.expansion) / max_batch_tokens)
             ),
-            length_of=lambda request: len(request.prefix_ids),
+            length_of=lambda request: len(request.expansion.prefix_ids),
         )
 
     @classmethod
@@ -119,42 +115,45 @@ class HfEngine:
         executor: ThreadPoolExecutor | None = None,
         max_batch_rows: int = 256,
     ) -> "HfEngine":
-        """Loads a policy from a folder or the hub, in the data type of its config.
+        """Loads a policy from a folder or the Hub, in the data type of its config.
 
         Args:
-            model_path: folder or hub id.
-            attention_impl: transformers' ``attn_implementation``.
-            device: default CUDA when there is one, else CPU.
-            executor: see the class.
-            max_batch_rows: see the class.
+            model_path: Folder or Hub id.
+            attention_impl: transformers' `attn_implementation`.
+            device: Device of the model; by default CUDA when there is one, else CPU.
+            executor: See the class.
+            max_batch_rows: See the class.
+
+        Raises:
+            ValueError: If there is no such model or its files are damaged; begins with the path.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            model_path, attn_implementation=resolve_attention(attention_impl), dtype="auto"
-        )
+        with loading(model_path):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                model_path, attn_implementation=resolve_attention(attention_impl), dtype="auto"
+            )
         model = model.to(device).eval()
         pad = model.config.pad_token_id
         return cls(model, 0 if pad is None else pad, executor, max_batch_rows)
 
-    async def generate(self, prefix_ids: list[int], n: int, sampling: Sampling) -> list[Block]:
-        """Samples ``n`` blocks that continue ``prefix_ids``.
+    async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        """Samples the blocks that continue a path.
 
         Raises:
-            ValueError: if the prefix is empty, or prefix and block exceed the model's context.
+            ValueError: If the prefix is empty, or prefix and block exceed the model's context.
         """
         context = getattr(self.model.config, "max_position_embeddings", None)
-        needed = len(prefix_ids) + sampling.max_new_tokens
-        if not prefix_ids:
+        if not expansion.prefix_ids:
             raise ValueError("cannot generate from an empty prefix")
-        if context is not None and needed > context:
+        if context is not None and _longest_path(expansion) > context:
             raise ValueError(
-                f"a prefix of {len(prefix_ids)} tokens and a block of {sampling.max_new_tokens} "
-                f"exceed the policy's context of {context} tokens"
+                f"a prefix of {len(expansion.prefix_ids)} tokens and a block of "
+                f"{expansion.max_new_tokens} exceed the policy's context of {context} tokens"
             )
-        return await self._batcher.submit(GenerationRequest(prefix_ids, n, sampling))
+        return await self._batcher.submit(GenerationRequest(expansion, sampling))
 
     async def close(self) -> None:
-        """Fails what still waits and lets the worker thread end."""
+        """Fails the waiting requests and lets the worker thread end."""
         await self._batcher.close()
         self._executor.shutdown(wait=False)
 
@@ -164,13 +163,14 @@ class HfEngine:
     ) -> Iterator[tuple[int, list[Block]]]:
         """Yields the index and the blocks of each request when its last row has ended."""
         device = self.model.device
-        request_of_row = [i for i, request in enumerate(requests) for _ in range(request.n)]
-        limits = [requests[i].sampling.max_new_tokens for i in request_of_row]
-        sampling = requests[0].sampling
-        uniforms = torch.from_numpy(draw_uniforms(requests)).to(device)
+        expansions = [request.expansion for request in requests]
+        request_of_row = [i for i, expansion in enumerate(expansions) for _ in range(expansion.n)]
+        limits = [expansions[i].max_new_tokens for i in request_of_row]
+        sampling, stop_token_ids = requests[0].sampling, expansions[0].stop_token_ids
+        uniforms = torch.from_numpy(draw_uniforms(expansions)).to(device)
 
         # Each prefix is computed once, then its states are handed to its n rows.
-        input_ids, mask = left_pad([r.prefix_ids for r in requests], self.pad_token_id, device)
+        input_ids, mask = left_pad([e.prefix_ids for e in expansions], self.pad_token_id, device)
         cache = self._prefill(input_ids, mask)
         rows = torch.tensor(request_of_row, device=device)
         cache.batch_select_indices(rows)
@@ -179,8 +179,8 @@ class HfEngine:
         # A few tokens at a time: rows that have ended leave the batch, and the others go on from
         # their states without paying for them.
         blocks: dict[int, Block] = {}
-        ends = itertools.accumulate(request.n for request in requests)
-        rows_of = [range(end - r.n, end) for r, end in zip(requests, ends, strict=True)]
+        ends = itertools.accumulate(expansion.n for expansion in expansions)
+        rows_of = [range(end - e.n, end) for e, end in zip(expansions, ends, strict=True)]
         alive = list(range(len(limits)))
         new_ids: list[list[int]] = [[] for _ in limits]
         done = 0
@@ -195,11 +195,11 @@ class HfEngine:
                 logits_processor=sampling_processors(
                     sampling, uniforms[alive, done:], input_ids.shape[1]
                 ),
-                eos_token_id=list(sampling.stop_token_ids) or None,
+                eos_token_id=list(stop_token_ids) or None,
             )
             for row, tokens in zip(alive, output[:, input_ids.shape[1] :].tolist(), strict=True):
                 new_ids[row] += tokens
-                block = cut_block(new_ids[row], done, limits[row], sampling.stop_token_ids)
+                block = cut_block(new_ids[row], done, limits[row], stop_token_ids)
                 if block is not None:
                     blocks[row] = block
             done += output.shape[1] - input_ids.shape[1]
@@ -216,7 +216,7 @@ class HfEngine:
                 alive = [alive[index] for index in kept]
 
     def _prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
-        """Key-value states of all prefix tokens but the last, which ``generate`` starts from."""
+        """Returns key-value states of all prefix tokens but the last: `generate` starts there."""
         cache = DynamicCache(config=self.model.config)
         if input_ids.shape[1] > 1:
             self.model(
@@ -230,15 +230,20 @@ class HfEngine:
         return cache
 
 
+def _longest_path(expansion: Expansion) -> int:
+    """Returns the tokens of prefix and block, when the block reaches its limit."""
+    return len(expansion.prefix_ids) + expansion.max_new_tokens
+
+
 def sampling_processors(
     sampling: Sampling, uniforms: torch.Tensor, prompt_length: int
 ) -> LogitsProcessorList:
-    """Temperature, top-p and the draw, in this order; nothing for greedy decoding.
+    """Returns temperature, top-p and the draw, in this order; nothing for greedy decoding.
 
     Args:
-        sampling: temperature and top-p.
-        uniforms: see ``SeededSampling``.
-        prompt_length: see ``SeededSampling``.
+        sampling: Temperature and top-p.
+        uniforms: See `SeededSampling`.
+        prompt_length: See `SeededSampling`.
     """
     processors = LogitsProcessorList()
     if sampling.temperature > 0:
@@ -253,21 +258,21 @@ def sampling_processors(
 def left_pad(
     rows: Sequence[list[int]], pad_token_id: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input ids and attention mask, both [rows, longest], with the padding on the left."""
+    """Returns input ids and attention mask, both [rows, longest], padded on the left."""
     longest = max(map(len, rows))
     padded = [[pad_token_id] * (longest - len(row)) + row for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
-def draw_uniforms(requests: Sequence[GenerationRequest]) -> np.ndarray:
-    """Random numbers in [0, 1), [rows, longest limit], each row from (request seed, sample)."""
-    longest = max(request.sampling.max_new_tokens for request in requests)
+def draw_uniforms(expansions: Sequence[Expansion]) -> np.ndarray:
+    """Returns random numbers in [0, 1), [rows, longest limit], a row's from (its seed, sample)."""
+    longest = max(expansion.max_new_tokens for expansion in expansions)
     return np.stack(
         [
-            np.random.default_rng((request.sampling.seed, sample)).random(longest)
-            for request in requests
-            for sample in range(request.n)
+            np.random.default_rng((expansion.seed, sample)).random(longest)
+            for expansion in expansions
+            for sample in range(expansion.n)
         ]
     )
 
@@ -275,13 +280,13 @@ def draw_uniforms(requests: Sequence[GenerationRequest]) -> np.ndarray:
 def cut_block(
     new_ids: list[int], start: int, limit: int, stop_token_ids: tuple[int, ...]
 ) -> Block | None:
-    """The block that the tokens of one row make, cut where it ends; None if it goes on.
+    """Returns the block of one row, cut where it ends; None if it goes on.
 
     Args:
-        new_ids: tokens of the block so far.
-        start: of them, those that were seen before to hold no stop token.
-        limit: tokens of the block at most.
-        stop_token_ids: that end it.
+        new_ids: Tokens of the block so far.
+        start: Number of them that are known to hold no stop token.
+        limit: Most tokens of the block.
+        stop_token_ids: Tokens that end it.
     """
     for position in range(start, min(len(new_ids), limit)):
         if new_ids[position] in stop_token_ids:

@@ -1,25 +1,76 @@
-"""What SGLang is asked for and what it answers, the same in process and over HTTP."""
+"""Requests to SGLang and its replies, the same in process and over HTTP."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from run_lib.seeds import derive_seed
-from search_lib.engines.base import Block, Sampling
-from search_lib.http_service import BadReply, shorten
+from run_lib.text import shorten
+from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.engines.http_service import BadReply
 
 Result = TypeVar("Result")
 
 
-def sampling_params(sampling: Sampling, sample: int, vocab_size: int) -> dict[str, Any]:
-    """SGLang's parameters for one sample of a request, all of them, so that no default leaks in.
-
-    The seed counts only where the engine runs with ``enable_deterministic_inference``.
+class SglangSamples(ABC):
+    """Makes every sample of an expansion a request of its own: SGLang batches them.
 
     Args:
-        sampling: of the request.
-        sample: which of its samples, from 0.
-        vocab_size: of the policy.
+        vocab_size: Vocabulary of the policy; other token ids in a reply are a fault.
+    """
+
+    def __init__(self, vocab_size: int):
+        self._vocab_size = vocab_size
+        self._running: set[asyncio.Task] = set()
+
+    async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        """Samples the blocks that continue a path.
+
+        When it is cancelled, SGLang drops the requests.
+
+        Raises:
+            ValueError: If the prefix is empty, or prefix and block exceed the model's context.
+            BadReply: If SGLang gives up a request, or its replies stay unusable: it cuts a block
+                short where its memory holds fewer tokens than the request may need.
+            EngineUnavailable: If the servers stay away.
+        """
+        if not expansion.prefix_ids:
+            raise ValueError("cannot generate from an empty prefix")
+        task = asyncio.create_task(
+            gather_or_cancel(
+                self._sample(expansion, sampling, sample) for sample in range(expansion.n)
+            )
+        )
+        self._running.add(task)
+        try:
+            return await task
+        finally:
+            self._running.discard(task)
+
+    async def close(self) -> None:
+        """Drops the requests in flight."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    @abstractmethod
+    async def _sample(self, expansion: Expansion, sampling: Sampling, sample: int) -> Block:
+        """Draws one sample of an expansion."""
+
+
+def sampling_params(
+    expansion: Expansion, sampling: Sampling, sample: int, vocab_size: int
+) -> dict[str, Any]:
+    """Returns SGLang's parameters for one sample, all of them, so that no default leaks in.
+
+    The seed counts only where the engine runs with `enable_deterministic_inference`.
+
+    Args:
+        expansion: The request.
+        sampling: How its tokens are drawn.
+        sample: Number of the sample, from 0.
+        vocab_size: Vocabulary of the policy.
     """
     return {
         "temperature": sampling.temperature,
@@ -28,20 +79,20 @@ def sampling_params(sampling: Sampling, sample: int, vocab_size: int) -> dict[st
         # batch has a top-k or top-p, else by their id. This way they always go by rank.
         "top_k": vocab_size,
         "min_p": 0.0,
-        "max_new_tokens": sampling.max_new_tokens,
+        "max_new_tokens": expansion.max_new_tokens,
         # Without stop tokens of ours the model's own must not end the block. With some, SGLang
         # stops at the model's as well; read_block refuses a block that ends so.
-        "stop_token_ids": list(sampling.stop_token_ids),
-        "ignore_eos": not sampling.stop_token_ids,
-        "sampling_seed": derive_seed(sampling.seed, sample),
+        "stop_token_ids": list(expansion.stop_token_ids),
+        "ignore_eos": not expansion.stop_token_ids,
+        "sampling_seed": derive_seed(expansion.seed, sample),
     }
 
 
-def read_block(reply: Any, sampling: Sampling, vocab_size: int) -> Block:
-    """The block in SGLang's reply to one sample.
+def read_block(reply: Any, expansion: Expansion, vocab_size: int) -> Block:
+    """Returns the block in SGLang's reply to one sample.
 
     Raises:
-        BadReply: if it is no block of this request: ids missing, too few or too many of them, not
+        BadReply: If it is no block of this request: ids missing, too few or too many of them, not
             integers, or not of the vocabulary; aborted; ended by some other token.
     """
     if not isinstance(reply, dict):
@@ -55,19 +106,20 @@ def read_block(reply: Any, sampling: Sampling, vocab_size: int) -> Block:
         raise BadReply(f"no list of token ids: {shorten(reply)}")
     if bad := [token for token in ids if not 0 <= token < vocab_size]:
         raise BadReply(f"token {bad[0]} in a vocabulary of {vocab_size}: {shorten(reply)}")
-    stops = [place for place, token in enumerate(ids) if token in sampling.stop_token_ids]
-    if ids and stops == [len(ids) - 1] and len(ids) <= sampling.max_new_tokens:
+    limit = expansion.max_new_tokens
+    stops = [place for place, token in enumerate(ids) if token in expansion.stop_token_ids]
+    if ids and stops == [len(ids) - 1] and len(ids) <= limit:
         return Block(ids, "stop")
-    if not stops and len(ids) == sampling.max_new_tokens:
+    if not stops and len(ids) == limit:
         return Block(ids, "length")
     raise BadReply(
-        f"{len(ids)} tokens that end neither with a stop token nor at {sampling.max_new_tokens}: "
+        f"{len(ids)} tokens that end neither with a stop token nor at {limit}: "
         f"finish reason {shorten(reason)}, token ids {shorten(ids)}"
     )
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """All results; when one fails or the caller is cancelled, the others are cancelled, too."""
+    """Returns all results; when one fails or the caller is cancelled, the others are cancelled."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)

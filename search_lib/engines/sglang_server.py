@@ -1,14 +1,13 @@
 """Blocks from SGLang servers over HTTP: one, several, or many behind SGLang's router."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from search_lib.engines.base import Block, Sampling
-from search_lib.engines.sglang_protocol import gather_or_cancel, read_block, sampling_params
-from search_lib.http_service import HttpService, get_json
+from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.engines.http_service import HttpService, get_json
+from search_lib.engines.sglang_protocol import SglangSamples, read_block, sampling_params
 
 logger = logging.getLogger(__name__)
 
@@ -16,77 +15,53 @@ ROUTING_TOKENS = 32
 """First tokens of a path that choose its server: enough to tell problems, and of their prompt."""
 
 
-class SglangServerEngine:
-    """Every sample is a request of its own: the servers batch, and share prefixes in their cache.
+class SglangServerEngine(SglangSamples):
+    """The servers batch the samples, and share prefixes in their cache.
 
     Args:
-        service: the servers.
-        vocab_size: of the policy; other token ids in a reply are a fault.
+        service: The servers.
+        vocab_size: Vocabulary of the policy.
     """
 
     def __init__(self, service: HttpService, vocab_size: int):
+        super().__init__(vocab_size)
         self._service = service
-        self._vocab_size = vocab_size
-        self._running: set[asyncio.Task] = set()
 
     @classmethod
     def open(
         cls, urls: Sequence[str], model_path: str, vocab_size: int, patience: float
     ) -> "SglangServerEngine":
-        """Asks every server who it is, and warns about what differs from what was asked for.
+        """Asks every server for its model, and warns of all that differs from what was asked for.
 
         Args:
-            urls: ``http://host:port`` of the servers, or of a router.
-            model_path: folder or hub id of the policy.
-            vocab_size: see the class.
-            patience: see ``HttpService``.
+            urls: `http://host:port` of the servers, or of a router.
+            model_path: Folder or Hub id of the policy.
+            vocab_size: Vocabulary of the policy.
+            patience: See `HttpService`.
 
         Raises:
-            EngineUnavailable: if nothing listens at one of them.
-            ValueError: for a URL that is none.
+            EngineUnavailable: If nothing listens at one of them.
+            ValueError: For a URL that is none.
         """
         service = HttpService(urls, patience)
         for url in service.urls:
             check_server(url, model_path)
         return cls(service, vocab_size)
 
-    async def generate(self, prefix_ids: list[int], n: int, sampling: Sampling) -> list[Block]:
-        """Samples ``n`` blocks that continue ``prefix_ids``.
-
-        Cancelled, it closes its connections, upon which the servers drop the requests.
-
-        Raises:
-            EngineUnavailable: if the service stays away.
-            BadReply: if its replies stay unusable.
-            ValueError: if the prefix is empty, or the server refuses it as too long.
-        """
-        if not prefix_ids:
-            raise ValueError("cannot generate from an empty prefix")
-        task = asyncio.create_task(
-            gather_or_cancel(self._sample(prefix_ids, sampling, sample) for sample in range(n))
-        )
-        self._running.add(task)
-        try:
-            return await task
-        finally:
-            self._running.discard(task)
-
     async def close(self) -> None:
-        """Drops the requests in flight and closes all connections."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Drops the requests in flight and closes all connections; the servers drop them, too."""
+        await super().close()
         await self._service.close()
 
-    async def _sample(self, prefix_ids: list[int], sampling: Sampling, sample: int) -> Block:
+    async def _sample(self, expansion: Expansion, sampling: Sampling, sample: int) -> Block:
         return await self._service.post(
             "/generate",
             {
-                "input_ids": prefix_ids,
-                "sampling_params": sampling_params(sampling, sample, self._vocab_size),
+                "input_ids": expansion.prefix_ids,
+                "sampling_params": sampling_params(expansion, sampling, sample, self._vocab_size),
             },
-            lambda reply: read_block(reply, sampling, self._vocab_size),
-            key=str(prefix_ids[:ROUTING_TOKENS]),
+            lambda reply: read_block(reply, expansion, self._vocab_size),
+            key=str(expansion.prefix_ids[:ROUTING_TOKENS]),
         )
 
 
@@ -94,7 +69,7 @@ def check_server(url: str, model_path: str) -> None:
     """Warns if a server serves another model than asked for, or draws without our seeds.
 
     Raises:
-        EngineUnavailable: if nothing listens there.
+        EngineUnavailable: If nothing listens there.
     """
     info = get_json(f"{url}/server_info")
     if not isinstance(info, dict):

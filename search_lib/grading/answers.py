@@ -6,21 +6,17 @@ from fractions import Fraction
 MAX_INTEGER_DIGITS = 4_000
 """Longest integer read, in digits; Python's own limit for `int` of a string is 4,300."""
 
-
 # An escaped brace does not nest, so each backslash is read with the character that it escapes. The
 # optional second backslash is for models that write \\boxed{...}.
 _BRACES = re.compile(r"\\(?:(?P<box>\\?boxed\s*\{)|[\s\S])|[{}]")
 
-
 _THOUSANDS = re.compile(r"\{,\}|,\\!|\\,")
-
 
 _RATIONAL = re.compile(
     r"(?P<sign>[+-]?)\s*"
     r"(?:(?P<decimal>[0-9]+\.[0-9]+)|(?P<fraction>\\[dt]?frac\{)?\s*(?P<above>[0-9]+)\s*"
     r"(?(fraction)\}\s*\{|/)\s*(?P<below>[0-9]+)\s*(?(fraction)\}))"
 )
-
 
 _INTEGER = re.compile(r"([+-]?)\s*([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0*)?")
 
@@ -54,7 +50,7 @@ def boxed_answers(text: str) -> list[str]:
     """
     boxes: list[str] = []
     last_start = -1
-    open_braces: list[int] = []  # where the contents of a box start, or -1 for any other brace
+    open_braces: list[int] = []  # start of the contents of a box, or -1 for any other brace
     for token in _BRACES.finditer(text):
         if token["box"]:
             open_braces.append(token.end())

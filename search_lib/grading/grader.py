@@ -1,7 +1,7 @@
 r"""Answer grading: the boxed answer of a response, and whether it equals the reference.
 
 Answers are text that a model wrote, so the check itself can hang, run out of memory or crash.
-`Grader` decides what is plain (integers, identical strings) in this process and sends the rest to
+`Grader` decides plain cases (integers, identical strings) in this process and sends the others to
 worker processes, which it kills when they overrun:
 
     with Grader(num_workers=2) as grader:
@@ -28,10 +28,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
 
+from run_lib.children import child_environment
 from search_lib.grading.answers import parse_rational
 from search_lib.grading.latex_numbers import plain_value
 from search_lib.grading.worker import CLEARLY_DIFFERENT, READY_LINE
@@ -74,8 +74,8 @@ class Grader:
 
     Args:
         num_workers: Most worker processes at a time.
-        time_limit_s: Wall-clock seconds for one pair; a pair that needs more is called different,
-            an answer unreadable.
+        time_limit_s: Wall-clock seconds for one request. A pair that needs more is called
+            different, an answer unreadable.
         memory_limit_mb: Address space of one worker, in MiB; it needs about 70 to start. A check
             that runs out of memory calls the pair different. It is not counted as crashed, because
             math-verify catches the error and the worker lives on.
@@ -136,7 +136,7 @@ class Grader:
 
         Raises:
             RuntimeError: If the grader is closed, or a worker cannot start; the message then ends
-                with what the worker wrote to stderr.
+                with the worker's output on stderr.
         """
         pairs = [(reference.strip(), answer.strip()) for reference, answer in pairs]
         return self._decide([(min(pair), max(pair)) for pair in pairs])
@@ -144,7 +144,7 @@ class Grader:
     def readable(self, answers: Sequence[str]) -> list[bool]:
         r"""Returns for each answer whether something other than the same text can be equal to it.
 
-        That takes an integer, or mathematics that math-verify parses and that it can compare with a
+        Such an answer is an integer, or mathematics that math-verify parses and can compare with a
         plain expression within the limits. A bare word counts, because math-verify reads a product
         of letters; an empty or overlong string does not.
 
@@ -154,7 +154,7 @@ class Grader:
         return self._decide([(answer.strip(),) for answer in answers])
 
     def _decide(self, requests: Sequence[_Request]) -> list[bool]:
-        """Decides requests of stripped strings, each different one once."""
+        """Decides requests of stripped strings; equal ones are decided once."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the grader is closed")
@@ -208,7 +208,7 @@ class Grader:
         self._overdue.clear()
 
     def _check(self, requests: list[_Request]) -> list[bool | None]:
-        """Checks requests with the workers, in order; None where the worker died."""
+        """Returns the workers' verdicts on requests, in order; None where the worker died."""
         verdicts: dict[int, bool | None] = {}
         todo = deque(range(len(requests)))
         try:
@@ -227,15 +227,15 @@ class Grader:
                             self._overdue.add(requests[worker.task])
                         worker.task = None
         finally:
-            # An exception, Ctrl-C say, left them busy: their replies would be read as those to the
-            # requests of the next call.
+            # After an exception, such as Ctrl-C, they are busy. The next call would take their
+            # replies for those to its own requests.
             for worker in [worker for worker in self._workers if worker.task is not None]:
                 self._workers.remove(worker)
                 worker.stop()
         return [verdicts[index] for index in range(len(requests))]
 
     def _hand_out(self, requests: list[_Request], todo: deque[int]) -> None:
-        """Gives requests to the idle workers and starts workers for those that are left."""
+        """Gives requests to the idle workers and starts workers for the remaining requests."""
         for worker in list(self._workers):
             if todo and worker.ready and worker.task is None:
                 worker.task = todo.popleft()
@@ -249,7 +249,7 @@ class Grader:
             self._workers.append(_Worker(self._time_limit_s, self._memory_limit_mb))
 
     def _wait(self) -> list[tuple["_Worker", bytes | None]]:
-        """Waits for replies: b"" from a worker that died, None for one past its deadline."""
+        """Waits for replies; returns b"" for a worker that died, None for one past its deadline."""
         awaited = [
             worker for worker in self._workers if worker.task is not None or not worker.ready
         ]
@@ -265,7 +265,7 @@ class Grader:
         return [(worker, None) for worker in awaited if worker.deadline <= now]
 
     def _read_verdict(self, worker: "_Worker", reply: bytes | None) -> bool | None:
-        """Reads a busy worker's reply; takes the worker away if it died or is overdue."""
+        """Reads a busy worker's reply; removes the worker if it died or is overdue."""
         if reply:
             return bool(json.loads(reply))
         self._workers.remove(worker)
@@ -279,12 +279,12 @@ class Grader:
 
 
 class _Worker:
-    """One worker process and what it is doing.
+    """One worker process and its state.
 
     Attributes:
         ready: Whether it has imported what it needs.
         task: Index of the request it is checking; None when idle or starting.
-        deadline: When to stop waiting for its next line, on the clock of `time.monotonic`.
+        deadline: Time to stop waiting for its next line, on the clock of `time.monotonic`.
         replies: Its stdout.
     """
 
@@ -309,7 +309,7 @@ class _Worker:
         self.deadline = time.monotonic() + _START_LIMIT_S
 
     def send(self, request: _Request, time_limit_s: float) -> bool:
-        """Sends a request and sets its deadline; False if the worker is dead."""
+        """Sends a request and sets its deadline; returns False if the worker is dead."""
         requests = cast(IO[bytes], self.process.stdin)
         try:
             # Escaped to ASCII, so that lone surrogates survive. At most 48 kB, less than a pipe
@@ -333,9 +333,9 @@ class _Worker:
         return text.decode(errors="replace").strip()
 
 
-@lru_cache(maxsize=4096)  # the same answers come again and again
+@lru_cache(maxsize=4096)  # the same answers recur
 def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
-    """Decides plain requests of stripped strings; None if they need a worker."""
+    """Decides a plain request of stripped strings; returns None if it needs a worker."""
     if not text or other == "":
         return False
     if text == other or (other is not None and _squeeze(text) == _squeeze(other)):
@@ -359,12 +359,12 @@ def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
 
 
 def _squeeze(text: str) -> str:
-    """The text without the spaces that LaTeX doesn't show: all but those between letters."""
+    """Returns a text without the spaces that LaTeX doesn't show: all but those between letters."""
     return _NEEDLESS_SPACE.sub("", text)
 
 
 def _are_far_apart(text: str, other: str) -> bool:
-    """Whether both are plain numbers, or points of such, that no rounding makes equal."""
+    """Returns whether both are plain numbers, or points of such, that no rounding makes equal."""
     lefts, rights = _coordinates(text), _coordinates(other)
     if len(lefts) != len(rights):
         return False
@@ -379,7 +379,7 @@ def _are_far_apart(text: str, other: str) -> bool:
 
 
 def _coordinates(text: str) -> list[str]:
-    """What stands between the commas of a point; the whole text, if it is none."""
+    """Returns the coordinates of a point; for any other text, the whole of it."""
     text = text.strip("$").strip()
     if text.startswith("(") and text.endswith(")") and text.count("(") == text.count(")") == 1:
         return text[1:-1].split(",")
@@ -387,13 +387,6 @@ def _coordinates(text: str) -> list[str]:
 
 
 def _worker_environment() -> dict[str, str]:
-    environment = dict(os.environ)
-    project = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [project, *filter(None, [environment.get("PYTHONPATH")])]
-    )
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     # sympy's order of terms follows hashes, and with it, now and then, time and verdict.
-    environment["PYTHONHASHSEED"] = "0"
-    for library in ("OMP", "OPENBLAS", "MKL"):
-        environment[f"{library}_NUM_THREADS"] = "1"
-    return environment
+    return child_environment(PYTHONHASHSEED="0", **threads)

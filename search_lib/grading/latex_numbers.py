@@ -1,7 +1,7 @@
 r"""The values of answers that are plainly real numbers: `2\sqrt{3}`, `\frac{3\pi}{4}`, `1.5`.
 
-Enough to see that two answers are far apart, in microseconds and without sympy. Whatever could be
-read in two ways has no value here: mixed numbers, functions, units, letters.
+They show in microseconds, and without sympy, that two answers are far apart. Texts that can be read
+in two ways have no value here: mixed numbers, functions, units, letters.
 """
 
 import math
@@ -24,8 +24,8 @@ class _NoNumberError(ValueError):
 def plain_value(text: str) -> float | None:
     r"""Returns the value of a text that is plainly a real number; None for anything else.
 
-    Knows decimal numbers, `+ - * / ^ \cdot \times`, brackets, `\frac`, `\sqrt`, `\pi`, and products
-    without a sign as far as they can't be mixed numbers.
+    It knows decimal numbers, `+ - * / ^ \cdot \times`, brackets, `\frac`, `\sqrt`, `\pi`, and
+    products without a sign that can't be mixed numbers.
     """
     if len(text) > MAX_CHARS:
         return None

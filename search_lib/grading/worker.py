@@ -19,19 +19,19 @@ from typing import Any, NamedTuple
 READY_LINE = b"ready\n"
 
 CLEARLY_DIFFERENT = 1e-3
-"""Relative; math-verify takes numbers for equal that differ after six decimals."""
+"""Relative difference that no rounding bridges; math-verify rounds numbers to six decimals."""
 
 _ALARM_GRACE_S = 1.0
-_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
+_PLAIN = "x+1"  # every answer that can be read is compared with this at once
 
 
 class ReadAnswer(NamedTuple):
-    """What math-verify makes of an answer.
+    """An answer as math-verify reads it.
 
-    Args:
-        parts: sympy objects, and texts as a last resort.
-        is_expression: whether it was read, as an expression and not an equation, a set, ...
-        number: its value, if it is a single number.
+    Attributes:
+        parts: Objects of sympy, and texts as a last resort.
+        is_expression: Whether it is a single expression, and no equation, set or text.
+        number: Its value, if it is a single number.
     """
 
     parts: list[Any]
@@ -42,9 +42,9 @@ class ReadAnswer(NamedTuple):
 def load_check() -> Callable[..., bool]:
     """Imports math-verify and returns the check of two answers, or of one.
 
-    Of two, whether they are equal: it does not depend on their order, and what math-verify cannot
-    read or compare is not equal. Of one, whether math-verify makes more of it than its text, and
-    can compare that. The check has no limits of its own.
+    Given two answers, the check returns whether they are equal. Their order does not matter, and
+    answers that math-verify cannot read or compare are not equal. Given one, it returns whether
+    math-verify reads it as more than text and can compare it. The check has no limits of its own.
     """
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Expr, UnevaluatedExpr
@@ -70,7 +70,7 @@ def load_check() -> Callable[..., bool]:
         number = None
         # 50% equals both 50 and 0.5; it is marked by what is left unevaluated.
         if is_expression and read[0].is_number and not read[0].has(UnevaluatedExpr):
-            # Out of the range of floats, or nothing that has a value.
+            # It may be out of the range of floats, or have no value.
             with contextlib.suppress(OverflowError, TypeError, ValueError):
                 number = complex(read[0].evalf(15))
         return ReadAnswer(parts, is_expression, number)
@@ -78,7 +78,8 @@ def load_check() -> Callable[..., bool]:
     def equal(reference: str, answer: str) -> bool:
         left, right = read_answer(reference), read_answer(answer)
         if left.number is not None and right.number is not None:
-            # Far apart: no need to simplify their difference, which takes most of the time.
+            # Numbers that are far apart need not be subtracted and simplified, which takes most of
+            # the time.
             scale = max(abs(left.number), abs(right.number), 1.0)
             if abs(left.number - right.number) > CLEARLY_DIFFERENT * scale:
                 return False
@@ -93,7 +94,7 @@ def load_check() -> Callable[..., bool]:
         try:
             if other is not None:
                 return equal(answer, other)
-            # Not for the verdict, but because what parses may still take for ever to compare.
+            # Not for the verdict: an answer that parses may still take for ever to compare.
             equal(answer, _PLAIN)
             return not all(isinstance(part, str) for part in read_answer(answer).parts)
         except Exception:

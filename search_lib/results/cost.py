@@ -1,4 +1,4 @@
-"""What searches take: tokens and contexts of each, and the time of the run around them."""
+"""Cost of searches: tokens and contexts of each, and the time of the run around them."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -23,26 +23,27 @@ DEFINITIONS = {
     "included",
     "null": "not known: the scorer does not tell, or some records are of an earlier version",
 }
-"""What the numbers of ``metrics.json`` mean, by name."""
+"""Meaning of the numbers in `metrics.json`, by name."""
 
 
 @dataclass(frozen=True)
 class SearchCost:
-    """What one search took, and how its session stood when it ended.
+    """Cost of one search, and the clock of its session when it ended.
 
-    What is None is not known: the scorer does not tell, or the record is of an earlier version.
+    A number is None where it is not known: the scorer doesn't tell, or the record is of an earlier
+    version.
 
-    Args:
-        tokens_generated: new tokens of all blocks, kept or not.
-        seconds: from its first request to its last answer; other searches ran meanwhile.
-        contexts_generated: tokens that each generated one attends to, itself included, summed.
-        tokens_scored: tokens that the value model computed.
-        contexts_scored: as ``contexts_generated``, of ``tokens_scored``.
-        tokens_cached: tokens of all scored paths that a cache gave instead.
-        session: names the run of the command that this search belongs to; a run that was
-            killed and started again has several.
-        session_seconds: wall time of the session up to this search's end.
-        session_busy_seconds: of these, those with a request at the engine.
+    Attributes:
+        tokens_generated: New tokens of all blocks, kept or not.
+        seconds: Seconds from its first request to its last answer; other searches ran meanwhile.
+        contexts_generated: Tokens that each generated one attends to, itself included, summed.
+        tokens_scored: Tokens that the value model computed.
+        contexts_scored: As `contexts_generated`, of `tokens_scored`.
+        tokens_cached: Tokens of all scored paths that a cache gave instead.
+        session: Name of the run of the command that this search belongs to; a run that was killed
+            and started again has several.
+        session_seconds: Wall time of the session up to this search's end.
+        session_busy_seconds: Seconds of these with a request at the engine.
     """
 
     tokens_generated: int
@@ -60,12 +61,12 @@ class SearchCost:
 class RunCost:
     """The costs of a run's searches, added up one by one; None where one of them is not known.
 
-    Args:
-        tokens_generated: see ``SearchCost``.
-        contexts_generated: see ``SearchCost``.
-        tokens_scored: see ``SearchCost``.
-        contexts_scored: see ``SearchCost``.
-        tokens_cached: see ``SearchCost``.
+    Attributes:
+        tokens_generated: See `SearchCost`.
+        contexts_generated: See `SearchCost`.
+        tokens_scored: See `SearchCost`.
+        contexts_scored: See `SearchCost`.
+        tokens_cached: See `SearchCost`.
         sessions: (wall seconds, busy seconds) at the last record of each session; that of the
             name None stands for records of an earlier version, whose times are not known.
     """
@@ -79,7 +80,7 @@ class RunCost:
 
     @classmethod
     def of(cls, costs: Iterable[SearchCost]) -> "RunCost":
-        """The costs of all searches of a run, whatever sessions they ran in."""
+        """Adds up the costs of all searches of a run, over all its sessions."""
         names = [field.name for field in fields(cls) if field.name != "sessions"]
         totals: dict[str, int | None] = dict.fromkeys(names, 0)
         sessions: dict[str | None, tuple[float | None, float | None]] = {}
@@ -93,11 +94,11 @@ class RunCost:
         return cls(sessions=sessions, **totals)
 
     def document(self, policy: ModelSize | None, value_model: ModelSize | None) -> dict[str, Any]:
-        """What ``metrics.json`` says of the cost, as JSON types.
+        """Returns the part of `metrics.json` on the cost, as JSON types.
 
         Args:
-            policy: None if its size is not known.
-            value_model: likewise.
+            policy: Size of the policy; None if it is not known.
+            value_model: Size of the value model; None if it is not known.
         """
         wall = [seconds for seconds, _ in self.sessions.values()]
         busy = [seconds for _, seconds in self.sessions.values()]

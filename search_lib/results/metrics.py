@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from classifier_lib.flops import ModelSize
+from run_lib.text import format_table
 from search_lib.results.cost import RunCost
 from search_lib.results.records import Record
 from search_lib.results.statistics import Estimate, estimate_mean
@@ -16,18 +17,18 @@ from search_lib.voting import VOTES, Equivalence, group_answers
 
 @dataclass
 class GradedProblem:
-    """What metrics need of one problem's searches.
+    """Classes and values of the responses to one problem.
 
-    Args:
-        classes: answer class of each response, by repetition (see ``voting``).
-        values: of each response, by repetition.
+    Attributes:
+        classes: Answer class of each response, by repetition (see `voting`).
+        values: Value of each response, by repetition.
     """
 
     classes: list[list[int | None]]
     values: list[list[float]]
 
     def score(self, method: str, trees: int) -> list[float]:
-        """Accuracy of an aggregation over each whole group of ``trees`` repetitions."""
+        """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
         return [
             VOTES[method](
                 list(chain.from_iterable(self.classes[start : start + trees])),
@@ -39,17 +40,17 @@ class GradedProblem:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Everything that ``metrics.json`` says of a run's searches, but for the accuracies.
+    """The content of `metrics.json` on a run's searches, but for the accuracies.
 
-    Args:
-        num_searches: in the records.
-        num_responses: in the records.
-        finished_share: of responses that the policy ended.
-        answered_share: of responses with a boxed answer.
-        mean_response_tokens: generated tokens of a kept response.
-        tokens_generated: of all blocks, kept or not.
-        search_seconds: summed over searches, which overlap.
-        cost: of the whole run.
+    Attributes:
+        num_searches: Searches in the records.
+        num_responses: Responses in the records.
+        finished_share: Share of responses that the policy ended.
+        answered_share: Share of responses with a boxed answer.
+        mean_response_tokens: Generated tokens of a kept response.
+        tokens_generated: Tokens of all blocks, kept or not.
+        search_seconds: Seconds summed over searches, which overlap.
+        cost: Cost of the whole run.
     """
 
     num_searches: int
@@ -68,9 +69,9 @@ def grade_records(
     """Groups the answers of every problem whose repetitions are all there.
 
     Args:
-        records: of one run, in any order.
-        num_repetitions: of the run; a problem with fewer records is left out.
-        equivalent: the grader.
+        records: Records of one run, in any order.
+        num_repetitions: Repetitions of the run; a problem with fewer records is left out.
+        equivalent: The grader.
 
     Returns:
         The problems by id, sorted, and the run's summary.
@@ -118,13 +119,13 @@ def grade_records(
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One line of the table.
+    """One cell of the table, with the accuracies behind it.
 
-    Args:
-        method: a key of ``VOTES``.
-        trees: repetitions voted together.
+    Attributes:
+        method: Key of `VOTES`.
+        trees: Repetitions voted together.
         budget: num_blocks x trees.
-        estimate: of the accuracy.
+        estimate: Mean accuracy with its intervals.
         per_problem: [problems], the accuracy of each, in order of the problems' ids.
     """
 
@@ -138,9 +139,9 @@ class MetricRow:
 def compute_metrics(
     graded: dict[str, GradedProblem], num_blocks: int, num_repetitions: int
 ) -> list[MetricRow]:
-    """Every aggregation at every power of two of trees.
+    """Returns every aggregation at every power of two of trees.
 
-    ``t`` trees give ``num_repetitions // t`` disjoint groups a problem: the repetitions of the
+    `t` trees give `num_repetitions // t` disjoint groups a problem: the repetitions of the
     estimate.
     """
     rows = []
@@ -161,8 +162,8 @@ def compute_metrics(
     return rows
 
 
-def format_table(rows: list[MetricRow]) -> str:
-    """The table of a run: one line an aggregation, one column a budget, accuracy in per cent.
+def format_metrics(rows: list[MetricRow]) -> str:
+    """Returns the table of a run: a line an aggregation, a column a budget, accuracy in per cent.
 
     The last line is n: problems x independent groups of trees.
     """
@@ -174,15 +175,7 @@ def format_table(rows: list[MetricRow]) -> str:
     header = ["budget", *map(str, budgets)]
     lines = [[method, *(cells[method, budget] for budget in budgets)] for method in methods]
     lines.append(["n", *counts])
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-
-    def render(line: list[str]) -> str:
-        rest = zip(line[1:], widths[1:], strict=True)
-        return "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in rest)])
-
-    return "\n".join(
-        [render(header), "  ".join("-" * width for width in widths), *map(render, lines)]
-    )
+    return format_table(header, lines)
 
 
 def _format_estimate(estimate: Estimate) -> str:
@@ -202,10 +195,10 @@ def metrics_document(
     policy: ModelSize | None = None,
     value_model: ModelSize | None = None,
 ) -> dict[str, Any]:
-    """The content of ``metrics.json``, as JSON types.
+    """Returns the content of `metrics.json`, as JSON types.
 
-    ``problem_ids`` are those of the complete problems, in the order of each ``per_problem``. The
-    sizes of the models, where they are known, give the FLOPs of the ``cost``.
+    `problem_ids` are those of the complete problems, in the order of each `per_problem`. The sizes
+    of the models, where they are known, give the FLOPs of the `cost`.
     """
     counts = asdict(summary)
     del counts["cost"]

@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from run_lib.commands import InputError
 from run_lib.files import lock_file
+from run_lib.lines import append_lines
 from search_lib.results.cost import SearchCost
-from search_lib.strategies import Node
+from search_lib.strategies.base import Node
 
 LOCK_NAME = ".run.lock"
 
@@ -22,13 +23,13 @@ RecordKey = tuple[str, int]
 class RecordedResponse:
     """One response of a search.
 
-    Args:
-        text: all generated tokens but the one that ended it, decoded.
-        answer: last box after the thought; None if there is none.
+    Attributes:
+        text: All generated tokens but the one that ended it, decoded.
+        answer: Last box after the thought; None if there is none.
         value: P(correct) at the last token.
-        finished: whether the policy ended it.
-        num_tokens: generated tokens.
-        node: index of its last block in the record's tree.
+        finished: Whether the policy ended it.
+        num_tokens: Generated tokens.
+        node: Index of its last block in the record's tree.
     """
 
     text: str
@@ -43,15 +44,15 @@ class RecordedResponse:
 class Record:
     """One finished search, with all that its metrics and its tree need.
 
-    Args:
-        problem_id: of the benchmark.
-        repetition: which tree of the problem.
-        problem: the question.
-        reference: the reference answer.
-        seed: of the search.
-        responses: in slot order.
-        tree: every block, parents before children.
-        cost: what it took.
+    Attributes:
+        problem_id: Id of the problem in the benchmark.
+        repetition: Number of the tree among the problem's.
+        problem: The question.
+        reference: The reference answer.
+        seed: Seed of the search.
+        responses: Responses in slot order.
+        tree: Every block, parents before children.
+        cost: Tokens and time of the search.
     """
 
     problem_id: str
@@ -65,12 +66,12 @@ class Record:
 
     @property
     def key(self) -> RecordKey:
-        """What tells this search from the others of a run."""
+        """Key of this search among those of a run."""
         return self.problem_id, self.repetition
 
 
 def parse_record(line: bytes) -> Record | None:
-    """The record that a line holds, or None if the line is torn or not a record."""
+    """Returns the record of a line, or None if the line is torn or not a record."""
     try:
         fields: dict[str, Any] = json.loads(line)
         return Record(
@@ -88,11 +89,11 @@ def parse_record(line: bytes) -> Record | None:
 class Line(NamedTuple):
     """One line of a file of records.
 
-    Args:
-        number: from 1.
-        start: its first byte in the file.
-        content: its bytes.
-        record: what it holds; None if it is torn.
+    Attributes:
+        number: Number of the line, from 1.
+        start: Place of its first byte in the file.
+        content: Its bytes.
+        record: Its record; None if the line is torn.
     """
 
     number: int
@@ -102,10 +103,10 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """All lines of a file, one in memory at a time.
+    """Yields all lines of a file, one in memory at a time.
 
     Raises:
-        InputError: at a line of JSON that is no record of this version.
+        InputError: At a line of JSON that is no record of this version.
     """
     start = 0
     with path.open("rb") as file:
@@ -119,7 +120,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The whole records of a file, each search once, one in memory at a time."""
+    """Yields the whole records of a file, each search once, one in memory at a time."""
     seen: set[RecordKey] = set()
     for line in read_lines(path):
         if line.record is not None and line.record.key not in seen:
@@ -130,16 +131,17 @@ def read_records(path: Path) -> Iterator[Record]:
 class RecordFile:
     """An output file that is being written. Only one process at a time may hold its folder.
 
-    ``recover`` reads what is there before anything is appended.
+    `recover` reads the file before anything is appended. As a context manager it releases the
+    folder in the end.
 
     Args:
-        path: a ``.jsonl`` file; its folder is made.
+        path: A `.jsonl` file; its folder is made.
 
     Attributes:
-        finished: keys of the searches in the file.
+        finished: Keys of the searches in the file.
 
     Raises:
-        InputError: if the folder or file cannot be written, or another process holds it.
+        InputError: If the folder or file can't be written, or another process holds it.
     """
 
     def __init__(self, path: Path):
@@ -147,25 +149,24 @@ class RecordFile:
         self.finished: set[RecordKey] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(path.with_name(LOCK_NAME))
+            busy = f"another process is writing to {path.parent}"
+            self._lock = lock_file(path.with_name(LOCK_NAME), busy)
             if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
                 raise PermissionError(f"no permission to write {path}, or it is a folder")
-        except BlockingIOError as error:
-            raise InputError(f"another process is writing to {path.parent}") from error
         except OSError as error:
             raise InputError(f"--output_path {path} cannot be written: {error}") from error
 
     def recover(self) -> int:
-        """Finds the searches that are there, and repairs what a kill or a disk fault left.
+        """Finds the searches that are there, and repairs the damage of a kill or a disk fault.
 
-        Torn or repeated lines are moved to ``<path>.damaged``, so that the file holds whole
-        records only and their searches run again.
+        Torn or repeated lines are moved to `<path>.damaged`, so that the file holds whole records
+        only and their searches run again.
 
         Returns:
             Lines moved aside.
 
         Raises:
-            InputError: if the file holds JSON that is no record of this version; it is left alone.
+            InputError: If the file holds JSON that is no record of this version; it is left alone.
         """
         self.finished, damaged = _repair(self.path) if self.path.exists() else (set(), 0)
         return damaged
@@ -174,19 +175,22 @@ class RecordFile:
         """Writes one record and waits until the disk has it.
 
         Raises:
-            ValueError: if the file has this search already.
+            ValueError: If the file has this search already.
         """
         if record.key in self.finished:
             raise ValueError(f"{self.path} already holds the search {record.key}")
         line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
-        with self.path.open("ab") as file:
-            file.write(line.encode("utf-8", errors="replace") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, [line.encode("utf-8", errors="replace") + b"\n"])
         self.finished.add(record.key)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Lets other processes have the file."""
+        """Releases the folder."""
         self._lock.close()
 
 

@@ -1,49 +1,32 @@
-"""What a run was started with: saved beside its records, compared before any are added."""
+"""The settings of a run: saved beside its records, compared before any are added."""
 
-import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from run_lib.commands import InputError
-from run_lib.files import write_json
+from run_lib.settings import Settings, SettingsFile, read_document
 
 CONFIG_NAME = "run_config.json"
 
-FREE_FLAGS = frozenset(
-    {
-        "max_concurrent",
-        "batch_size",
-        "value_cache_tokens",
-        "attention_impl",
-        "scorer",
-        "scorer_url",
-        "sglang_url",
-        "sglang_patience",
-        "sglang_port",
-        "tp_size",
-        "dp_size",
-        "piref_gpu_util",
-        "neptune_project",
-    }
-)
-"""What may differ between two processes that work on the same run: it changes no result."""
+FORMER_FLAGS = frozenset({"batch_size", "piref_gpu_util"})
+"""Flags of earlier versions that changed no result; their names are aliases now."""
 
 READ_FLAGS = (
     *("benchmark", "search_type", "num_blocks", "num_repetitions", "output_path"),
     *("piref_model", "classifier_ckpt_path"),
 )
-"""What the programs that work on records need to know."""
+"""Flags that the programs that work on records need to know."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The settings of a run.
 
-    Args:
-        flags: of ``inference_eval.py``, as JSON types; ``output_path`` is the file's name only.
-        fingerprints: by flag, of the content that it names; None where that was not looked at.
-        problem_ids: of the benchmark, in its order.
+    Attributes:
+        flags: Flags of `inference_eval.py`, as JSON types; `output_path` is the file's name only.
+        fingerprints: By flag, of the content that it names; None where that was not looked at.
+        problem_ids: Ids of the benchmark, in its order.
     """
 
     flags: dict[str, Any]
@@ -51,82 +34,55 @@ class RunConfig:
     problem_ids: list[str]
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads what ``save`` wrote.
+    def load(cls, folder: Path) -> Self | None:
+        """Reads `run_config.json`; returns None if there is none.
 
         Raises:
-            FileNotFoundError: if there is none.
-            InputError: if it is damaged.
+            InputError: If it is damaged.
         """
-        path = folder / CONFIG_NAME
-        try:
-            flags = json.loads(path.read_text(encoding="utf-8"))
-            for name in READ_FLAGS:
-                flags[name]
-            return cls(flags, dict(flags.pop("fingerprints")), list(flags.pop("problem_ids")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} is damaged, or of another version of this program: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        return read_document(folder / CONFIG_NAME, cls._parse)
 
-    def save(self, folder: Path) -> None:
-        """Writes ``run_config.json``."""
-        rest = {"fingerprints": self.fingerprints, "problem_ids": self.problem_ids}
-        write_json(folder / CONFIG_NAME, self.flags | rest)
+    @classmethod
+    def _parse(cls, document: dict[str, Any]) -> Self:
+        for name in READ_FLAGS:
+            document[name]
+        problem_ids = list(document.pop("problem_ids"))
+        settings = Settings.load(document)
+        return cls(dict(settings.flags), dict(settings.contents), problem_ids)
 
-    def differences(
-        self, other: "RunConfig", free: frozenset[str] = FREE_FLAGS, words: str = "was {}, now {}"
-    ) -> list[str]:
-        """One description for each flag that ``other`` has otherwise, or whose content differs.
+    @property
+    def settings(self) -> Settings:
+        """The flags and the contents that they name."""
+        return Settings(self.flags, self.fingerprints)
+
+    def document(self) -> dict[str, Any]:
+        """Returns the content of `run_config.json`."""
+        return self.settings.document() | {"problem_ids": self.problem_ids}
+
+    def bind(self, output_path: Path, free: Collection[str]) -> None:
+        """Saves the configuration beside new records, or compares it with that of earlier ones.
 
         Args:
-            other: the configuration asked for now.
-            free: flags that may differ.
-            words: how the two values are told.
+            output_path: The records. The folder of a run has one such file: earlier records are
+                those of the name that the saved configuration gives.
+            free: Flags that may differ.
+
+        Raises:
+            InputError: Naming every flag that differs, or if records stand there without one.
         """
-        names = [*other.flags, *(self.flags.keys() - other.flags.keys())]
-        values = {name: (self.flags.get(name), other.flags.get(name)) for name in names}
-        contents = [
-            name
-            for name, fingerprint in other.fingerprints.items()
-            if self.fingerprints.get(name) != fingerprint and values[name][0] == values[name][1]
-        ]
-        return [
-            f"--{name} ({words.format(repr(one), repr(two))})"
-            for name, (one, two) in values.items()
-            if name not in free and one != two
-        ] + [f"--{name} (the content of {values[name][0]} differs)" for name in contents]
-
-
-def bind_folder(output_path: Path, config: RunConfig) -> None:
-    """Saves the configuration beside new records, or compares it with that of earlier ones.
-
-    Raises:
-        InputError: naming every flag that differs, or if records stand there without one.
-    """
-    folder = output_path.parent
-    try:
+        folder = output_path.parent
         earlier = RunConfig.load(folder)
-    except FileNotFoundError:
-        if holds_something(output_path):
-            raise InputError(
-                f"{output_path} is not empty, and no {CONFIG_NAME} beside it says what run it "
-                "is of; it was left alone"
-            ) from None
-        config.save(folder)
-        return
-    earlier_output = folder / earlier.flags["output_path"]
-    if not holds_something(earlier_output):
-        # A run that never got as far as a record binds nobody.
-        config.save(folder)
-    elif differing := earlier.differences(config):
-        raise InputError(
-            f"{earlier_output} is of another configuration; differing: {', '.join(differing)}. "
-            "Give this run a folder of its own with --output_path"
+        records = folder / earlier.flags["output_path"] if earlier else output_path
+        file = SettingsFile(
+            folder / CONFIG_NAME,
+            records,
+            "Give this run a folder of its own with --output_path",
+            FORMER_FLAGS | set(free),
+            parse=lambda document: RunConfig._parse(document).settings,
         )
+        file.bind(self.settings, not holds_something(records), self.document())
 
 
 def holds_something(path: Path) -> bool:
-    """Whether a file was ever written to."""
+    """Returns whether a file was ever written to."""
     return path.exists() and path.stat().st_size > 0

@@ -1,4 +1,4 @@
-"""One run on many machines: which searches are a shard's, and how the shards become one run again.
+r"""One run on many machines: the searches of each shard, and the merge of all shards into one run.
 
 Searches are dealt out like cards: shard i of n has the searches i, i + n, i + 2n, ... of the run's
 order, problem by problem and within it repetition by repetition. So the repetitions of a problem
@@ -7,7 +7,7 @@ share of the hard problems: the first problems are complete early, and the shard
 
 The shards of a run become one run by
 
-    python -m search_lib.results.shards merge outputs/aime-24/shard-*-of-8/records.jsonl \\
+    python -m search_lib.results.shards merge outputs/aime-24/shard-*-of-8/records.jsonl \
         --output_path outputs/aime-24/records.jsonl
 """
 
@@ -20,39 +20,35 @@ from typing import NamedTuple, Self, TypeVar
 
 import tyro
 
-from run_lib.commands import InputError, exit_with_error, parse_shard
+from run_lib.commands import InputError, parse_shard, run_command
 from run_lib.files import atomic_file
+from run_lib.settings import free_flags
+from run_lib.text import some_of
 from search_lib.results.records import RecordFile, RecordKey, parse_record, read_lines
-from search_lib.results.run_config import (
-    CONFIG_NAME,
-    FREE_FLAGS,
-    RunConfig,
-    bind_folder,
-    holds_something,
-)
+from search_lib.results.run_config import CONFIG_NAME, FORMER_FLAGS, RunConfig, holds_something
 from search_lib.results.summary import report
+from search_lib.search_args import Args
 
-NAMED = 5
-"""Searches that an error names; the others it counts."""
+PROGRAM = "python -m search_lib.results.shards"
 
 Asked = TypeVar("Asked")
 
 
 def shard_path(output_path: Path, index: int, count: int) -> Path:
-    """Where a shard's records go: a folder of its own below that of the run."""
+    """Returns the place of a shard's records: a folder of its own below that of the run."""
     return output_path.parent / f"shard-{index}-of-{count}" / output_path.name
 
 
 def searches_of(
     problems: Sequence[Asked], num_repetitions: int, index: int, count: int
 ) -> list[tuple[Asked, int]]:
-    """The (problem, repetition) pairs of shard ``index`` of ``count``, in the order of the run."""
+    """Returns the (problem, repetition) pairs of a shard, in the order of the run."""
     searches = [(problem, r) for problem in problems for r in range(num_repetitions)]
     return searches[index::count]
 
 
 class Place(NamedTuple):
-    """Where a record stands."""
+    """Place of a record in a file."""
 
     path: Path
     start: int
@@ -63,11 +59,11 @@ class Place(NamedTuple):
 class Shard:
     """A shard's file of records.
 
-    Args:
-        path: of the file.
-        config: what it was run with.
-        index: which part of the run it is.
-        count: of how many.
+    Attributes:
+        path: The file.
+        config: Configuration of its run.
+        index: Number of the shard, from 0.
+        count: Number of shards.
     """
 
     path: Path
@@ -77,37 +73,36 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Reads what a shard was run with; a run without ``--shard`` is shard 0 of 1.
+        """Reads the configuration of a shard; a run without `--shard` is shard 0 of 1.
 
         Raises:
-            InputError: if there are no records, or it cannot be told what run they are of.
+            InputError: If there are no records, or they are of an unknown run.
         """
         if not path.is_file():
             raise InputError(f"{path}: there is no such file of records")
-        try:
-            config = RunConfig.load(path.parent)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no {CONFIG_NAME} beside it says what run it is of") from None
+        config = RunConfig.load(path.parent)
+        if config is None:
+            raise InputError(f"{path}: no {CONFIG_NAME} beside it says what run it is of")
         if config.flags["output_path"] != path.name:
             raise InputError(f"{path}: the {CONFIG_NAME} beside it is of another file")
         return cls(path, config, *parse_shard(config.flags.get("shard") or "0/1"))
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the shard in messages."""
         return f"shard {self.index}/{self.count} ({self.path})"
 
     @property
     def searches(self) -> list[RecordKey]:
-        """What it was to search, in order."""
+        """Searches of the shard, in order."""
         repetitions = self.config.flags["num_repetitions"]
         return searches_of(self.config.problem_ids, repetitions, self.index, self.count)
 
     def find_records(self) -> tuple[dict[RecordKey, Place], int]:
-        """Where the record of each search stands, and how many lines are damaged.
+        """Returns the place of each search's record, and the number of damaged lines.
 
         Raises:
-            InputError: at a search that is another shard's, or that occurs twice.
+            InputError: At a search that is another shard's, or that occurs twice.
         """
         own = set(self.searches)
         places: dict[RecordKey, Place] = {}
@@ -128,16 +123,16 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
     """Joins all shards of a run into the folder of one run, with its configuration and metrics.
 
     Records are copied as they are, one in memory at a time, in the order of the run: the file does
-    not depend on the number of shards, but for what was timed. Killed at any moment, it can be run
+    not depend on the number of shards, but for its times. Killed at any moment, it can be run
     again; run twice, it changes nothing.
 
     Args:
-        files: the shards' files of records, in any order.
-        output_path: the run's file of records. Its folder also gets run_config.json and
+        files: The shards' files of records, in any order.
+        output_path: The run's file of records. Its folder also gets run_config.json and
             metrics.json.
 
     Raises:
-        InputError: if the shards overlap, are of different configurations or not all of the run,
+        InputError: If the shards overlap, are of different configurations or not all of the run,
             naming files, flags and searches; or if the output holds other records.
     """
     if output_path.suffix != ".jsonl":
@@ -149,9 +144,8 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
     places = find_all_records(shards)
     first = shards[0].config
     config = replace(first, flags=first.flags | {"shard": None, "output_path": output_path.name})
-    output = RecordFile(output_path)
-    try:
-        bind_folder(output_path, config)
+    with RecordFile(output_path):
+        config.bind(output_path, free_flags(Args))
         with atomic_file(output_path) as file:
             order = searches_of(config.problem_ids, config.flags["num_repetitions"], 0, 1)
             for key in order:
@@ -164,16 +158,16 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
                 )
         print(f"{len(order)} searches of {len(shards)} shards")
         report(output_path, config)
-    finally:
-        output.close()
 
 
 def check_one_run(shards: Sequence[Shard]) -> None:
     """Raises InputError unless the shards, sorted by index, make up one run, each of them once."""
     first = shards[0]
     for shard in shards[1:]:
-        differing = first.config.differences(
-            shard.config, FREE_FLAGS | {"shard", "output_path"}, "{} and {}"
+        differing = first.config.settings.differences(
+            shard.config.settings,
+            free_flags(Args) | FORMER_FLAGS | {"shard", "output_path"},
+            "{} and {}",
         )
         if differing:
             raise InputError(
@@ -190,16 +184,14 @@ def check_one_run(shards: Sequence[Shard]) -> None:
     missing = sorted(set(with_searches) - {shard.index for shard in shards})
     if missing:
         names = [f"{index}/{first.count}" for index in missing]
-        raise InputError(
-            f"{len(missing)} of {first.count} shards are missing: {_shorten(names, ', ')}"
-        )
+        raise InputError(f"{len(missing)} of {first.count} shards are missing: {some_of(names)}")
 
 
 def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
-    """Where the record of every search of a run stands.
+    """Returns the place of every search's record.
 
     Raises:
-        InputError: naming the searches that no shard has.
+        InputError: Naming the searches that no shard has.
     """
     places: dict[RecordKey, Place] = {}
     gaps = []
@@ -209,19 +201,18 @@ def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
         lacking = [_describe(key) for key in shard.searches if key not in found]
         if lacking:
             lines = f", with {damaged} damaged lines," if damaged else ""
-            gaps.append(
-                f"{shard.name}{lines} lacks {len(lacking)} searches: {_shorten(lacking, '; ')}"
-            )
+            named = some_of(lacking, separator="; ")
+            gaps.append(f"{shard.name}{lines} lacks {len(lacking)} searches: {named}")
     if gaps:
         raise InputError(". ".join([*gaps, "The same command with the same --shard runs them"]))
     return places
 
 
 def read_record_line(key: RecordKey, place: Place) -> bytes:
-    """The line of a record that was found before.
+    """Returns the line of a record that was found before.
 
     Raises:
-        InputError: if the file has changed since.
+        InputError: If the file has changed since.
     """
     with place.path.open("rb") as file:
         file.seek(place.start)
@@ -236,22 +227,14 @@ def _describe(key: RecordKey) -> str:
     return f"problem {key[0]}, repetition {key[1]}"
 
 
-def _shorten(names: Sequence[str], separator: str) -> str:
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return separator.join([*names[:NAMED], *more])
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of ``python -m search_lib.results.shards``."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"merge": merge},
-            args=argv,
-            prog="python -m search_lib.results.shards",
-            use_underscores=True,
-        )
-    except InputError as error:
-        exit_with_error("search_lib.results.shards", str(error))
+    """Command line of `python -m search_lib.results.shards`."""
+    run_command(
+        PROGRAM,
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {"merge": merge}, args=argv, prog=PROGRAM, use_underscores=True
+        ),
+    )
 
 
 if __name__ == "__main__":

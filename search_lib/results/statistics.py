@@ -12,15 +12,14 @@ NORMAL_95 = 1.959963984540054
 class Estimate:
     """A mean and the half-widths of its two 95 % intervals.
 
-    Args:
-        mean: over problems and repetitions.
-        over_problems: how far the mean would move with other problems of the same kind, searched
-            anew. None for a single problem.
-        over_searches: how far it would move on these same problems, searched anew: from the
-            within-problem variance over repetitions, as the VGS paper reports. None with one
-            repetition.
-        num_problems: problems.
-        num_repetitions: independent repetitions a problem.
+    Attributes:
+        mean: Mean over problems and repetitions.
+        over_problems: Half-width for other problems of the same kind, searched anew. None for a
+            single problem.
+        over_searches: Half-width for these same problems, searched anew: from the within-problem
+            variance over repetitions, as the VGS paper reports. None with one repetition.
+        num_problems: Problems.
+        num_repetitions: Independent repetitions a problem.
     """
 
     mean: float
@@ -31,7 +30,7 @@ class Estimate:
 
 
 def estimate_mean(scores: np.ndarray) -> Estimate:
-    """The mean score of a benchmark.
+    """Returns the mean score of a benchmark with its intervals.
 
     With m_p the mean and s_p^2 the sample variance of problem p over R repetitions, P problems:
 
@@ -42,7 +41,7 @@ def estimate_mean(scores: np.ndarray) -> Estimate:
         scores: [problems, repetitions].
 
     Raises:
-        ValueError: if there are none.
+        ValueError: If there are none.
     """
     if scores.ndim != 2 or not scores.size:
         raise ValueError(f"need scores of shape [problems, repetitions], got {scores.shape}")
@@ -63,14 +62,17 @@ def estimate_mean(scores: np.ndarray) -> Estimate:
 
 
 def estimate_difference(scores: np.ndarray, baseline: np.ndarray) -> Estimate:
-    """The mean of ``scores - baseline``, paired by problem.
+    """Returns the mean of `scores - baseline`, paired by problem.
 
-    What makes a problem hard for both falls out, so that the interval is narrower than those of
-    the two means. Repetitions of the two sides are independent and are averaged first.
+    The difficulty of a problem falls out of the difference, so that the interval is narrower than
+    those of the two means. Repetitions of the two sides are independent and are averaged first.
 
     Args:
         scores: [problems, repetitions].
         baseline: [problems, other repetitions], the same problems in the same order.
+
+    Raises:
+        ValueError: If the numbers of problems differ.
     """
     if len(scores) != len(baseline):
         raise ValueError(f"{len(scores)} problems cannot be paired with {len(baseline)}")

@@ -1,4 +1,4 @@
-"""What a run came to: ``metrics.json`` beside its records, and the table."""
+"""Grades a run; writes `metrics.json` beside its records and prints the table."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from search_lib.grading import Grader
 from search_lib.results.metrics import (
     MetricRow,
     compute_metrics,
-    format_table,
+    format_metrics,
     grade_records,
     metrics_document,
 )
@@ -19,11 +19,11 @@ METRICS_NAME = "metrics.json"
 
 
 def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
-    """Grades all records, writes ``metrics.json`` and prints the table.
+    """Grades all records, writes `metrics.json` and prints the table.
 
     Args:
-        output_path: the records.
-        config: of the run.
+        output_path: The records.
+        config: Configuration of the run.
 
     Returns:
         The rows of the table.
@@ -44,7 +44,7 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         f"{num_repetitions} trees"
     )
     if rows:
-        print(f"\n{format_table(rows)}\n")
+        print(f"\n{format_metrics(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
         print("n: problems x groups of trees")
     print(f"records: {output_path}\nmetrics: {path}")

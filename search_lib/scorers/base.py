@@ -1,4 +1,4 @@
-"""What every scorer gives: the value of each block that continues a prefix."""
+"""The interface of scorers: the value of each block that continues a prefix."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ class Scorer(Protocol):
     """A source of values. Safe to call from many searches at once."""
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
-        """P(correct) at the end of each block, and how many tokens a cache spared."""
+        """Returns P(correct) at the end of each block, and how many tokens a cache saved."""
         ...
 
     async def close(self) -> None:

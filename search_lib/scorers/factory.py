@@ -1,117 +1,89 @@
-"""Which scorer values blocks: the flags that the command lines share, and what they open."""
+"""Scorers by the name that `--scorer` gives them."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from classifier_lib.loading import load_value_config, load_value_model
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer
-from classifier_lib.serve import check_sglang
 from run_lib.commands import InputError
 from search_lib.engines.base import EngineUnavailable
-from search_lib.http_service import HttpService, get_json
+from search_lib.engines.http_service import HttpService, get_json
 from search_lib.scorers.base import Scorer
+from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.hf import HfScorer
 from search_lib.scorers.sglang import SglangScorer
 from search_lib.scorers.sglang_server import SglangServerScorer
 from search_lib.scorers.value_server import ValueServer
 
-ScorerName = Literal["hf", "sglang", "sglang_server"]
-
 
 @dataclass(frozen=True)
-class ScorerSettings:
-    """How blocks are valued, whatever the model.
+class Place:
+    """Where a scorer runs.
 
-    Args:
-        scorer: hf runs transformers in this process, sglang an SGLang server of this run's own;
-            sglang_server uses one that runs.
-        attention_impl: transformers' ``attn_implementation``, for hf.
-        cache_tokens: whose states are kept, for hf.
-        urls: of the servers or the router, for sglang_server.
+    Attributes:
+        device: Device of an hf scorer.
+        attention_impl: transformers' `attn_implementation` of an hf scorer.
+        log_path: Output of the server that the sglang scorer starts.
+        executor: The thread that runs an hf scorer, where it shares one.
     """
 
-    scorer: ScorerName = "hf"
-    attention_impl: str = "flash_attention_2"
-    cache_tokens: int = 262_144
-    urls: tuple[str, ...] = ()
+    device: torch.device
+    attention_impl: str
+    log_path: Path
+    executor: ThreadPoolExecutor | None = None
 
 
-def check_scorer(settings: ScorerSettings) -> None:
-    """Raises InputError for a scorer that cannot be opened, before anything is loaded."""
-    if settings.scorer == "sglang":
-        check_sglang("--scorer sglang")
-    if settings.scorer == "sglang_server" and not settings.urls:
-        raise InputError(
-            "--scorer sglang_server needs --scorer_url, where scripts/serve_value_model.sh serves"
-        )
-    if settings.scorer != "sglang_server" and settings.urls:
-        raise InputError(f"--scorer_url is for --scorer sglang_server, not {settings.scorer}")
-    try:
-        HttpService(settings.urls)
-    except ValueError as error:
-        raise InputError(f"--scorer_url {error}") from error
-
-
-def max_path_length(settings: ScorerSettings, context: int) -> int:
-    """Tokens of a path at most, for a value model with a context of so many.
-
-    SGLang keeps room for one more token, even where none is generated.
-    """
-    return context if settings.scorer == "hf" else context - 1
-
-
-def open_scorer(
-    settings: ScorerSettings,
-    model: str,
-    flag: str,
-    device: torch.device,
-    log_path: Path,
-    executor: ThreadPoolExecutor | None = None,
-) -> Scorer:
+def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer:
     """Opens the scorer of a value model.
 
     Args:
-        settings: of the scorer.
-        model: folder or hub id of the value model.
-        flag: what named it, for the error.
-        device: of the hf scorer.
-        log_path: what the server of the sglang scorer says goes here.
-        executor: the thread that runs an hf scorer, where it shares one.
+        flags: Which scorer, and its settings; checked.
+        model: Folder or Hub id of the value model.
+        place: Where it runs.
 
     Raises:
-        InputError: if there is no such model, its files are damaged, or the servers don't serve it.
+        ValueError: If there is no such model, its files are damaged or no server starts with it;
+            begins with its name.
+        InputError: If the servers don't serve it.
     """
-    check_scorer(settings)
-    if settings.scorer == "hf":
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        try:
-            classifier = load_value_model(model, settings.attention_impl, dtype, device)
-        except ValueError as error:
-            raise InputError(f"{flag} {error}") from error
-        # A CPU is fastest on batches that fit its caches.
-        max_batch_tokens = 16_384 if device.type == "cpu" else 65_536
-        return HfScorer(ValueScorer(classifier, max_batch_tokens, settings.cache_tokens), executor)
-    try:
-        vocab_size = load_value_config(model).vocab_size
-    except ValueError as error:
-        raise InputError(f"{flag} {error}") from error
-    if settings.scorer == "sglang":
-        server = ValueServer(model, flag, log_path)
-        server.wait_until_ready()
-        return SglangScorer(server, vocab_size)
-    service = HttpService(settings.urls)
+    return SCORERS[flags.scorer](flags, model, place)
+
+
+def _open_hf(flags: ScorerFlags, model: str, place: Place) -> Scorer:
+    on_cpu = place.device.type == "cpu"
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    classifier = load_value_model(model, place.attention_impl, dtype, place.device)
+    # A CPU is fastest on batches that fit its caches.
+    max_batch_tokens = 16_384 if on_cpu else 65_536
+    values = ValueScorer(classifier, max_batch_tokens, flags.value_cache_tokens)
+    return HfScorer(values, place.executor)
+
+
+def _open_sglang(flags: ScorerFlags, model: str, place: Place) -> Scorer:
+    vocab_size = load_value_config(model).vocab_size
+    server = ValueServer(model, place.log_path)
+    server.wait_until_ready()
+    return SglangScorer(server, vocab_size)
+
+
+def _open_sglang_server(flags: ScorerFlags, model: str, place: Place) -> Scorer:
+    vocab_size = load_value_config(model).vocab_size
+    service = HttpService(flags.scorer_url)
     for url in service.urls:
-        check_served_model(url, model, flag)
+        check_served_model(url, model)
     return SglangServerScorer(service, vocab_size)
 
 
-def check_served_model(url: str, model: str, flag: str) -> None:
+SCORERS = {"hf": _open_hf, "sglang": _open_sglang, "sglang_server": _open_sglang_server}
+"""How each scorer is opened."""
+
+
+def check_served_model(url: str, model: str) -> None:
     """Raises InputError unless a server, or the servers of a router, serve this value model."""
     try:
         served = get_json(f"{url}/get_model_info")
@@ -130,6 +102,6 @@ def check_served_model(url: str, model: str, flag: str) -> None:
         os.path.realpath(name) for name in names if name
     }:
         raise InputError(
-            f"--scorer_url {url} serves {served['model_path']}, not the model of {flag} {model}; "
+            f"--scorer_url {url} serves {served['model_path']}, not {model}; "
             "if they are the same, name it as the server does (SGLang's --served-model-name)"
         )

@@ -12,8 +12,8 @@ class HfScorer:
     """Batches the waiting requests of all searches into passes of a value model in this process.
 
     Args:
-        values: the value model.
-        executor: the thread that runs it (see ``Batcher``).
+        values: The value model.
+        executor: The thread that runs it (see `Batcher`).
     """
 
     def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
@@ -27,17 +27,17 @@ class HfScorer:
         )
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
-        """P(correct) at the end of each block, and how many tokens the cache spared."""
+        """Returns P(correct) at the end of each block, and how many tokens the cache saved."""
         return await self._batcher.submit(
             ScoringRequest(
                 prefix_ids,
                 [block.token_ids for block in blocks],
-                # What the policy ended is continued by nothing.
+                # Nothing continues a block that the policy ended.
                 last=[block.finish_reason == "stop" for block in blocks],
             )
         )
 
     async def close(self) -> None:
-        """Fails what still waits and lets the worker thread end."""
+        """Fails the waiting requests and lets the worker thread end."""
         await self._batcher.close()
         self._executor.shutdown(wait=False)

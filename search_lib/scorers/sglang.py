@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 from classifier_lib.scoring import Scores
 from search_lib.engines.base import Block, EngineUnavailable
-from search_lib.http_service import HttpService
+from search_lib.engines.http_service import HttpService
 from search_lib.scorers.sglang_server import SglangServerScorer
 from search_lib.scorers.value_server import ValueServer, last_error
 
 PATIENCE = 5.0
-"""Seconds for a fault that passes; a server that has ended stays away, as nobody restarts it."""
+"""Seconds for a fault to pass; nobody restarts a server that has ended."""
 
 
 class SglangScorer(SglangServerScorer):
     """The only client of a value server, which it ends.
 
     Args:
-        server: is ready.
-        vocab_size: of the value model.
+        server: The server, ready.
+        vocab_size: Vocabulary of the value model.
     """
 
     def __init__(self, server: ValueServer, vocab_size: int):
@@ -25,7 +25,7 @@ class SglangScorer(SglangServerScorer):
         self.server = server
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
-        """See ``SglangServerScorer.score``; says why the server ended, if it has."""
+        """Scores as `SglangServerScorer` does; says why the server ended, if it has."""
         try:
             return await super().score(prefix_ids, blocks)
         except EngineUnavailable as error:

@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from classifier_lib.modeling import SUCCESS_CLASS
-from classifier_lib.scoring import Scores
+from classifier_lib.scoring import Scores, ids_as_bytes
+from run_lib.text import shorten
 from search_lib.engines.base import Block
-from search_lib.http_service import BadReply, HttpService, shorten
+from search_lib.engines.http_service import BadReply, HttpService
 
 MAX_KNOWN_PATHS = 1 << 18
 """Paths whose prompt is remembered; 100 bytes each."""
@@ -21,14 +20,14 @@ MAX_KNOWN_PATHS = 1 << 18
 class SglangServerScorer:
     """Sends each block with its prefix to a server, whose cache has the prefix.
 
-    A prefix that continues no scored path is a prompt. It is sent ahead and alone, so that the
-    blocks that continue it find it in the cache; in one batch each of them would compute it anew.
+    A prefix that extends no scored path is a prompt. It is sent ahead and alone, so that the blocks
+    that extend it find it in the cache; in one batch each of them would compute it anew.
     All paths of a prompt have its key, by which the service keeps them on one server.
 
     Args:
-        service: servers started by ``classifier_lib.serve``, or SGLang's router with its policy
-            ``manual``.
-        vocab_size: of the value model. An id beyond would end the server that gets it.
+        service: Servers started by `classifier_lib.serve`, or SGLang's router with its policy
+            `manual`.
+        vocab_size: Vocabulary of the value model. An id beyond it would end the server.
     """
 
     def __init__(self, service: HttpService, vocab_size: int):
@@ -39,12 +38,12 @@ class SglangServerScorer:
         self._sending: dict[bytes, asyncio.Lock] = {}
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
-        """P(correct) at the end of each block, and how many tokens the servers' cache spared.
+        """Returns P(correct) at the end of each block, and how many tokens the caches saved.
 
         Raises:
-            EngineUnavailable: if the service stays away.
-            BadReply: if it answers with something else than values, again and again.
-            ValueError: for an empty prefix or block, ids that are not the value model's, or a path
+            EngineUnavailable: If the service stays away.
+            BadReply: If it repeatedly answers without values.
+            ValueError: For an empty prefix or block, ids that are not the value model's, or a path
                 that is too long for the server.
         """
         if not prefix_ids or not all(block.token_ids for block in blocks):
@@ -54,7 +53,7 @@ class SglangServerScorer:
             raise ValueError(
                 f"token id {largest} is beyond the value model's vocabulary of {self.vocab_size}"
             )
-        prefix_hash = hashlib.blake2b(_as_bytes(prefix_ids), digest_size=16)
+        prefix_hash = hashlib.blake2b(ids_as_bytes(prefix_ids), digest_size=16)
         path = prefix_hash.digest()
         ahead = None if path in self._prompts else await self._send_prompt(path, prefix_ids)
         self._prompts.move_to_end(path)
@@ -62,7 +61,7 @@ class SglangServerScorer:
         scores = await self._post([prefix_ids + block.token_ids for block in blocks], prompt)
         for block in blocks:
             path_hash = prefix_hash.copy()
-            path_hash.update(_as_bytes(block.token_ids))
+            path_hash.update(ids_as_bytes(block.token_ids))
             self._remember(path_hash.digest(), prompt)
         if ahead is None or scores.tokens_cached is None:
             return scores
@@ -73,7 +72,7 @@ class SglangServerScorer:
         await self.service.close()
 
     async def _send_prompt(self, path: bytes, ids: list[int]) -> int:
-        """Has a prompt in the cache from then on; returns how many tokens that took."""
+        """Puts a prompt into the cache; returns how many tokens had to be computed."""
         computed = 0
         async with self._sending.setdefault(path, asyncio.Lock()):
             if path not in self._prompts:
@@ -99,12 +98,12 @@ class SglangServerScorer:
 
 
 def parse_scores(reply: Any, count: int) -> Scores:
-    """The values of so many paths, in order, from the server's reply.
+    """Returns the values of `count` paths, in order, from the server's reply.
 
-    What was cached is not known of a server that ``classifier_lib.serve`` did not start.
+    A server that `classifier_lib.serve` did not start doesn't report the number of cached tokens.
 
     Raises:
-        BadReply: unless it holds class probabilities for each path.
+        BadReply: Unless it holds class probabilities for each path.
     """
     try:
         rows = [item["embedding"] for item in sorted(reply["data"], key=lambda item: item["index"])]
@@ -122,7 +121,3 @@ def parse_scores(reply: Any, count: int) -> Scores:
         raise BadReply(f"values of {len(rows)} paths instead of {count}")
     values = [row[SUCCESS_CLASS] for row in rows]
     return Scores(values, sum(cached) if len(cached) == count else None)
-
-
-def _as_bytes(ids: list[int]) -> bytes:
-    return np.asarray(ids, dtype=np.int64).tobytes()

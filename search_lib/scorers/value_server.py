@@ -1,6 +1,5 @@
-"""A value server of one run's own: started on this machine, and ended with it."""
+"""A value server that one run starts on this machine and ends."""
 
-import os
 import re
 import socket
 import subprocess
@@ -11,8 +10,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from classifier_lib.serve import ROOT
-from run_lib.commands import InputError
+from run_lib.children import child_environment
 
 START_SECONDS = 1800
 """A server that is not ready after this time hangs; the largest models take some minutes."""
@@ -21,37 +19,34 @@ START_SECONDS = 1800
 class ValueServer:
     """SGLang with a value model, in a process of its own.
 
-    Two SGLang engines in one process would share their configuration; so the value model gets a
-    server beside the policy's engine, even in one run. It ends when this process does, however that
-    ends.
+    Two SGLang engines in one process would share their configuration. So the value model gets a
+    server beside the policy's engine, even in one run. It ends when this process does, also when
+    that is killed.
 
     Args:
-        model: folder or hub id of the value model.
-        flag: what named it, for the error.
-        log_path: what the server says goes here.
-        arguments: of SGLang, besides those of ``classifier_lib.serve``.
+        model: Folder or Hub id of the value model.
+        log_path: File for the server's output.
+        arguments: Arguments of SGLang, besides those of `classifier_lib.serve`.
 
     Attributes:
-        url: where it answers, once ``wait_until_ready`` has returned.
-        process: the server.
+        url: Its address, once `wait_until_ready` has returned.
+        process: The server.
     """
 
-    def __init__(self, model: str, flag: str, log_path: Path, arguments: Sequence[str] = ()):
+    def __init__(self, model: str, log_path: Path, arguments: Sequence[str] = ()):
         self.model = model
-        self.flag = flag
         self.log_path = log_path
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "classifier_lib.serve", "--model", model]
         command += ["--end_with_parent", "--host", "127.0.0.1", "--port", str(port), *arguments]
-        search_path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))},
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C is this process's, which ends the server in order
             )
 
@@ -59,13 +54,13 @@ class ValueServer:
         """Returns when the server answers.
 
         Raises:
-            InputError: with the reason from its log, if it ended or hangs.
+            ValueError: With the reason from its log, if it ended or hangs; begins with the model.
         """
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up:
             if self.process.poll() is not None:
-                raise InputError(
-                    f"{self.flag} {self.model}: the value server ended while it started: "
+                raise ValueError(
+                    f"{self.model}: the value server ended while it started: "
                     f"{last_error(self.log_path)} (all of it: {self.log_path})"
                 )
             try:
@@ -74,8 +69,8 @@ class ValueServer:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         self.stop()
-        raise InputError(
-            f"{self.flag} {self.model}: the value server was not ready after {START_SECONDS} s; "
+        raise ValueError(
+            f"{self.model}: the value server was not ready after {START_SECONDS} s; "
             f"what it said: {self.log_path}"
         )
 
@@ -90,14 +85,14 @@ class ValueServer:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Returns a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def last_error(log_path: Path) -> str:
-    """The last line of a log that names an error; its last line if there is none."""
+    """Returns the last line of a log that names an error; its last line if there is none."""
     lines = log_path.read_text(encoding="utf-8", errors="replace").split("\n")
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): |.*: error: ", line)]
     said = errors or [line for line in lines if line.strip()] or ["it said nothing"]

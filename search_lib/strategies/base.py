@@ -1,20 +1,20 @@
-"""The words that searches are written in. A strategy decides; it computes and waits for nothing."""
+"""The interface of search strategies. A strategy decides; it computes and waits for nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from search_lib.engines.base import Block
+from search_lib.engines.base import Block, Expansion
 
 
 @dataclass(frozen=True)
 class Limits:
     """Lengths of one search.
 
-    Args:
-        max_length: tokens of a response at most.
-        block_size: tokens of a block at most.
-        stop_token_ids: a response is finished after any of these.
+    Attributes:
+        max_length: Most tokens of a response.
+        block_size: Most tokens of a block.
+        stop_token_ids: A response is finished after any of these.
     """
 
     max_length: int
@@ -23,35 +23,31 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Expansion:
-    """A wish: continue one path by ``n`` blocks.
+class SearchSpec:
+    """A search type with its settings, as the flags give them.
 
-    Args:
-        path_id: names the path in the matching ``tell``; unique within a search.
-        prefix_ids: prompt and response so far.
-        n: blocks to sample.
-        max_new_tokens: length limit of each block, in tokens.
-        stop_token_ids: a block ends after any of these.
-        seed: of these samples.
+    Attributes:
+        search_type: Value of `--search_type`, for messages.
+        num_blocks: The budget N of one tree.
+        limits: Lengths and stop tokens.
+        width: Number behind the strategy's name; None if there is none.
     """
 
-    path_id: int
-    prefix_ids: list[int]
-    n: int
-    max_new_tokens: int
-    stop_token_ids: tuple[int, ...]
-    seed: int
+    search_type: str
+    num_blocks: int
+    limits: Limits
+    width: int | None
 
 
 @dataclass(frozen=True)
 class Node:
     """One block in the tree of a search, kept or not.
 
-    Args:
-        parent: index of the node that it continues; None at the prompt.
-        num_tokens: of this block.
+    Attributes:
+        parent: Index of the node that it continues; None at the prompt.
+        num_tokens: Tokens of this block.
         value: P(correct) of the path up to the end of this block.
-        finish_reason: ``"stop"`` or ``"length"``.
+        finish_reason: `"stop"` or `"length"`.
     """
 
     parent: int | None
@@ -62,13 +58,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Response:
-    """One answer of a search.
+    """One response of a search.
 
-    Args:
-        token_ids: all generated tokens.
+    Attributes:
+        token_ids: All generated tokens.
         value: P(correct) at the last token.
-        finished: whether the policy ended it; False when the length limit did.
-        node: index of its last block in the tree.
+        finished: Whether the policy ended it; False when the length limit did.
+        node: Index of its last block in the tree.
     """
 
     token_ids: list[int]
@@ -90,28 +86,24 @@ class Strategy(Protocol):
 
     @property
     def nodes(self) -> list[Node]:
-        """The tree so far, parents before children."""
+        """Tree so far, parents before children."""
         ...
 
     def ask(self) -> list[Expansion]:
-        """The expansions that are wanted now and were not asked for before."""
+        """Returns the expansions that the search needs now and has not asked for before."""
         ...
 
     def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[float]) -> None:
-        """Answers one expansion: its ``n`` blocks and the value at the end of each."""
+        """Answers one expansion: its `n` blocks and the value at the end of each."""
         ...
 
     def result(self) -> list[Response]:
-        """The responses, once done."""
+        """Returns the responses, once done."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state as JSON types. Expansions in flight are not in it: they are asked again."""
-        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state_dict`` of a search with the same settings."""
-        ...
+StrategyFactory = Callable[[list[int], int], Strategy]
+"""(prompt ids, seed) -> a fresh search."""
 
 
 def check_answer(expansion: Expansion, blocks: Sequence[Block], values: Sequence[float]) -> None:

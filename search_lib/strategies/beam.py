@@ -1,26 +1,33 @@
 """Block-wise beam search guided by values (Algorithm 1 of the VGS paper), and its ablation."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from run_lib.commands import InputError
 from run_lib.seeds import derive_seed
-from search_lib.engines.base import Block
-from search_lib.strategies.base import Expansion, Limits, Node, Response, check_answer
+from search_lib.engines.base import Block, Expansion
+from search_lib.strategies.base import (
+    Limits,
+    Node,
+    Response,
+    SearchSpec,
+    StrategyFactory,
+    check_answer,
+)
 
 
 @dataclass(frozen=True)
 class Beam:
-    """One slot of the search: a path, and how it stands.
+    """One slot of the search: a path and its state.
 
-    Args:
-        token_ids: response so far.
+    Attributes:
+        token_ids: Response so far.
         value: P(correct) at its end; None before the first block.
-        node: last block in the tree; None before the first block.
-        open: whether it goes on. A closed beam keeps its slot until the end.
-        finished: whether the policy ended it.
+        node: Its last block in the tree; None before the first block.
+        open: Whether it goes on. A closed beam keeps its slot until the end.
+        finished: Whether the policy ended it.
     """
 
     token_ids: list[int]
@@ -31,19 +38,19 @@ class Beam:
 
 
 class BeamSearch:
-    """``num_blocks / width`` beams; every open beam is continued by ``width`` blocks a round.
+    """`num_blocks / width` beams; every open beam is continued by `width` blocks a round.
 
     Of a round's candidates the best take the slots of the open beams, one each; several children
     of one parent may survive. A closed beam (finished, or at the length limit) keeps its slot.
-    ``width == num_blocks`` is one beam: the paper's ``bfs``.
+    `width == num_blocks` is one beam: the paper's `bfs`.
 
     Args:
-        prompt_ids: of the problem.
-        limits: lengths and stop tokens.
-        seed: of this search.
-        num_blocks: blocks in flight, the paper's budget N of one tree.
-        width: blocks per beam and round, the paper's w. Divides ``num_blocks``.
-        random_selection: the ablation. Survivors are drawn uniformly; values only weigh votes.
+        prompt_ids: Token ids of the prompt.
+        limits: Lengths and stop tokens.
+        seed: Seed of this search.
+        num_blocks: Blocks in flight, the paper's budget N of one tree.
+        width: Blocks per beam and round, the paper's w. Divides `num_blocks`.
+        random_selection: The ablation: survivors are drawn uniformly; values only weigh votes.
     """
 
     def __init__(
@@ -74,20 +81,20 @@ class BeamSearch:
         return not any(beam.open for beam in self._beams)
 
     def ask(self) -> list[Expansion]:
-        """The open beams of this round that were not asked for before."""
-        wanted = [
+        """Returns the open beams of this round that were not asked for before."""
+        new = [
             slot
             for slot, beam in enumerate(self._beams)
             if beam.open and slot not in self._asked and slot not in self._told
         ]
-        self._asked.update(wanted)
-        return [self._expansion(slot) for slot in wanted]
+        self._asked.update(new)
+        return [self._expansion(slot) for slot in new]
 
     def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[float]) -> None:
         """Takes the children of one beam; the last answer of a round selects the survivors.
 
         Raises:
-            ValueError: for a path that was not asked for, or blocks and values that do not fit.
+            ValueError: For a path that was not asked for, or blocks and values that do not fit.
         """
         round_index, slot = divmod(path_id, len(self._beams))
         if round_index != self._round or slot not in self._asked:
@@ -99,7 +106,7 @@ class BeamSearch:
             self._select()
 
     def result(self) -> list[Response]:
-        """One response a beam, in slot order."""
+        """Returns one response a beam, in slot order."""
         if not self.done:
             raise ValueError("the search is not done")
         return [
@@ -107,29 +114,6 @@ class BeamSearch:
             for beam in self._beams
             if beam.value is not None and beam.node is not None
         ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state as JSON types."""
-        return {
-            "round": self._round,
-            "beams": [asdict(beam) for beam in self._beams],
-            "nodes": [asdict(node) for node in self.nodes],
-            "told": {
-                str(slot): [[asdict(block), value] for block, value in children]
-                for slot, children in self._told.items()
-            },
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``; what was in flight is asked for again."""
-        self._round = state["round"]
-        self._beams = [Beam(**beam) for beam in state["beams"]]
-        self.nodes = [Node(**node) for node in state["nodes"]]
-        self._told = {
-            int(slot): [(Block(**block), value) for block, value in children]
-            for slot, children in state["told"].items()
-        }
-        self._asked = set()
 
     def _expansion(self, slot: int) -> Expansion:
         path = self._beams[slot].token_ids
@@ -173,3 +157,38 @@ class BeamSearch:
             random = np.random.default_rng(derive_seed(self.seed, self._round, "selection"))
             return random.random(len(candidates)).tolist()
         return [beam.value for beam in candidates if beam.value is not None]
+
+
+def value_guided(spec: SearchSpec) -> StrategyFactory:
+    """`beam<w>`: beams of width w; the best survive."""
+    if spec.width is None:
+        raise InputError("--search_type beam needs a width behind it: beam2, beam4, ...")
+    return _beams(spec, spec.width)
+
+
+def one_beam(spec: SearchSpec) -> StrategyFactory:
+    """`bfs`: one beam of width N."""
+    if spec.width is not None:
+        raise InputError(f"--search_type {spec.search_type}: bfs takes no width")
+    return _beams(spec, spec.num_blocks)
+
+
+def at_random(spec: SearchSpec) -> StrategyFactory:
+    """`random<w>`: beams of width w, 2 by default; survivors are drawn at random (the ablation)."""
+    return _beams(spec, 2 if spec.width is None else spec.width, random_selection=True)
+
+
+def _beams(spec: SearchSpec, width: int, random_selection: bool = False) -> StrategyFactory:
+    limits, num_blocks = spec.limits, spec.num_blocks
+    if width < 1 or num_blocks % width:
+        raise InputError(
+            f"--num_blocks {num_blocks} is not divisible by the width {width} "
+            f"of --search_type {spec.search_type}"
+        )
+    if limits.max_length % limits.block_size:
+        raise InputError(
+            f"--block_size {limits.block_size} does not divide --max_length {limits.max_length}"
+        )
+    return lambda prompt_ids, seed: BeamSearch(
+        prompt_ids, limits, seed, num_blocks, width, random_selection
+    )

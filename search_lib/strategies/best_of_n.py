@@ -1,22 +1,28 @@
 """Independent full samples: the baseline that search must beat."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
+from run_lib.commands import InputError
 from run_lib.seeds import derive_seed
-from search_lib.engines.base import Block
-from search_lib.strategies.base import Expansion, Limits, Node, Response, check_answer
+from search_lib.engines.base import Block, Expansion
+from search_lib.strategies.base import (
+    Limits,
+    Node,
+    Response,
+    SearchSpec,
+    StrategyFactory,
+    check_answer,
+)
 
 
 class BestOfN:
-    """``num_blocks`` responses, each sampled in one piece and valued at its end.
+    """`num_blocks` responses, each sampled in one piece and valued at its end.
 
     Args:
-        prompt_ids: of the problem.
-        limits: lengths and stop tokens; the block size plays no part.
-        seed: of this search.
-        num_blocks: responses.
+        prompt_ids: Token ids of the prompt.
+        limits: Lengths and stop tokens; the block size plays no part.
+        seed: Seed of this search.
+        num_blocks: Responses.
     """
 
     def __init__(self, prompt_ids: list[int], limits: Limits, seed: int, num_blocks: int):
@@ -38,14 +44,14 @@ class BestOfN:
 
     @property
     def nodes(self) -> list[Node]:
-        """One node a response."""
+        """One node for each response."""
         return [
             Node(None, len(block.token_ids), value, block.finish_reason)
             for block, value in self._samples or []
         ]
 
     def ask(self) -> list[Expansion]:
-        """All samples at once."""
+        """Returns one expansion for all samples."""
         if self._asked or self.done:
             return []
         self._asked = True
@@ -55,7 +61,7 @@ class BestOfN:
         """Takes the samples.
 
         Raises:
-            ValueError: for another path, a second answer, or blocks and values that do not fit.
+            ValueError: For another path, a second answer, or blocks and values that do not fit.
         """
         if path_id != self._expansion.path_id or not self._asked:
             raise ValueError(f"path {path_id} was not asked for, or is answered already")
@@ -64,7 +70,7 @@ class BestOfN:
         self._samples = list(zip(blocks, values, strict=True))
 
     def result(self) -> list[Response]:
-        """The responses, in sample order."""
+        """Returns the responses, in sample order."""
         if self._samples is None:
             raise ValueError("the search is not done")
         return [
@@ -72,12 +78,9 @@ class BestOfN:
             for node, (block, value) in enumerate(self._samples)
         ]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state as JSON types."""
-        return {"samples": self._samples and [[asdict(b), value] for b, value in self._samples]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
-        samples = state["samples"]
-        self._samples = samples and [(Block(**block), value) for block, value in samples]
-        self._asked = False
+def independent_samples(spec: SearchSpec) -> StrategyFactory:
+    """`bon`: N independent full samples."""
+    if spec.width is not None:
+        raise InputError(f"--search_type {spec.search_type}: bon takes no width")
+    return lambda prompt_ids, seed: BestOfN(prompt_ids, spec.limits, seed, spec.num_blocks)

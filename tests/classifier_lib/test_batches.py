@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classifier_lib import batches
 from classifier_lib.attention import SEGMENTED_SDPA
 from classifier_lib.batches import PAD_MULTIPLE, BatchPlan, collate
 from classifier_lib.data import Rollout
-from classifier_lib.layouts import MIN_SHARED
+from classifier_lib.layouts import MIN_SHARED, Branch, lay_out
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
 
@@ -309,6 +310,39 @@ def test_packed_micro_batches(seed, num_groups, group_size, world_size, packing,
     # Or there are as many bins as every process can have the same number of.
     most_bins = len(indices) // (2 if pairs else 1)
     assert max(tokens) <= limit or len(bins) + world_size > most_bins
+
+
+def count_by_laying_out(branches: list[Branch]) -> int:
+    """The tokens of a row as they were counted at first."""
+    return lay_out(branches)[0][-1].stop
+
+
+@given(st.integers(0, 1000), st.sampled_from([2, 4, 6]), st.integers(1, 4), st.integers(80, 300))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_counting_cuts_as_laying_out_did(seed, group_size, world_size, limit):
+    data = random_data(seed, 12, group_size)
+    plan = packed_plan("shared_prefix", limit, group_size)
+    parts = plan.micro_batches(data, range(len(data)), world_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "count_laid_out", count_by_laying_out)
+        assert parts == plan.micro_batches(data, range(len(data)), world_size)
+
+
+def test_cutting_up_lays_nothing_out_and_loading_only_its_own(monkeypatch):
+    laid_out: list[int] = []
+
+    def count(branches: list[Branch]) -> tuple:
+        laid_out.append(len(branches))
+        return lay_out(branches)
+
+    monkeypatch.setattr(batches, "lay_out", count)
+    data = random_data(0, 16, 4)
+    plan = packed_plan("shared_prefix", 100, 4)
+    mine, _ = plan.micro_batches(data, range(len(data)), 2)
+    assert laid_out == []
+    for samples in mine:
+        plan.load(data, samples)
+    assert laid_out == [len(samples) for samples in mine]
 
 
 @pytest.mark.parametrize("packing", ["packed", "shared_prefix"])

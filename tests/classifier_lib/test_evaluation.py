@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,6 +13,7 @@ from classifier_lib.attention import SEGMENTED_SDPA
 from classifier_lib.batches import BatchPlan
 from classifier_lib.data import GroupedRollouts
 from classifier_lib.evaluation import evaluate, format_evaluation, scalar_metrics
+from classifier_lib.learner import Learner
 from classifier_lib.losses import LOSSES, Targets
 from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib.processes import Processes
@@ -50,7 +52,8 @@ def run(
 ) -> dict[str, Any]:
     plan = BatchPlan(packing, MAX_LENGTH, batch_size)
     model = models[LOSSES[loss].num_labels]
-    return evaluate(model, data, LOSSES[loss], plan, SEGMENTED_SDPA, BUCKET, processes)
+    learner = Learner(model, LOSSES[loss], SEGMENTED_SDPA, processes)
+    return evaluate(learner, data, plan, BUCKET)
 
 
 def check_equal(metrics: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -336,22 +339,23 @@ def failing_command(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
 @pytest.mark.parametrize(
     ("model", "data_name", "flags", "message"),
     [
-        ("labels_3", "absent", [], "absent: no such file or folder"),
-        ("absent", "bad_row", [], "absent"),
+        ("labels_3", "absent", [], "--data /{folder}/absent: no such file or folder"),
+        ("absent", "bad_row", [], "--model /{folder}/absent: no model could be loaded: no such"),
         ("policy", "bad_row", [], "is no value model: no weights for score.0.weight, score.2.w"),
         ("labels_3", "bad_row", ["--loss", "bce"], "has 3 labels; --loss bce needs 1"),
         ("labels_1", "bad_row", [], "has 1 labels; --loss cross_entropy needs 3"),
-        ("labels_3", "bad_row", ["--batch_size", "0"], "--batch_size, --max_length"),
-        ("labels_3", "bad_row", ["--data_num_response", "5"], "has 4 responses, not the 5"),
-        ("labels_3", "bad_row", [], "--skip_bad_rows leaves them out"),
+        ("labels_3", "bad_row", ["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        ("labels_3", "bad_row", ["--max_length", "0"], "--max_length must be at least 1, got 0"),
+        ("labels_3", "bad_row", ["--data_num_response", "5"], "has 4 responses, not 5"),
+        ("labels_3", "bad_row", [], "skip_bad_rows leaves them out"),
     ],
 )
 def test_command_errors_are_one_line(folders, capsys, model, data_name, flags, message):
     line = failing_command(
         capsys, ["--model", folders[model], "--data", folders[data_name], *COMMON, *flags]
     )
-    assert line.startswith("evaluation: error: ")
-    assert message in line
+    assert line.startswith("classifier_lib.evaluation: error: ")
+    assert message.replace("/{folder}", str(Path(folders["absent"]).parent)) in line
 
 
 def test_pairs_need_an_even_batch_size(folders, rollout_folder, capsys):

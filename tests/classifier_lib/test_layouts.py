@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from classifier_lib.layouts import Branch, RowLayout, lay_out
+from classifier_lib.layouts import MIN_SHARED, Branch, RowLayout, count_laid_out, lay_out
 
 
 def random_branches(rng: np.random.Generator) -> list[Branch]:
@@ -75,3 +75,24 @@ def test_a_few_common_first_tokens_are_not_shared():
     # Shorter roll-ins still share what is equal.
     short = [Branch(np.array([1, 2]), np.array([n])) for n in (5, 6)]
     assert [segment.path for segment in lay_out(short)[0]] == [(), ((0, 2),)]
+
+
+def long_branches(rng: np.random.Generator) -> list[Branch]:
+    """Samples around the length from which prefixes are shared, some of them equal."""
+    roll_ins = [rng.integers(0, 2, 3 * MIN_SHARED, dtype=np.int32) for _ in range(3)]
+    roll_ins[1][: MIN_SHARED + rng.integers(-2, 3)] = roll_ins[0][0]
+    branches = []
+    for _ in range(rng.integers(1, 9)):
+        roll_in = roll_ins[rng.integers(3)]
+        cuts = rng.choice([1, MIN_SHARED - 1, MIN_SHARED, MIN_SHARED + 1, len(roll_in)])
+        branches.append(Branch(roll_in[:cuts], rng.integers(0, 2, rng.integers(0, 5))))
+    return branches
+
+
+@pytest.mark.parametrize("make", [random_branches, long_branches])
+@pytest.mark.parametrize("min_shared", [1, 3, MIN_SHARED])
+def test_tokens_are_counted_without_a_layout(make, min_shared):
+    for seed in range(300):
+        branches = make(np.random.default_rng(seed))
+        segments, _ = lay_out(branches, min_shared)
+        assert count_laid_out(branches, min_shared) == segments[-1].stop, seed

@@ -8,16 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen2Model,
 )
 from transformers.utils import is_flash_attn_2_available
 
 import classifier_lib
-from classifier_lib.modeling import Qwen2ForClassifier, initialize_from_policy, terminal_class_loss
+from classifier_lib.modeling import Qwen2ForClassifier, terminal_class_loss
 
 PUBLISHED_CONFIG = {
     "architectures": ["Qwen2ForClassifier"],
@@ -205,51 +202,3 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_initialize_from_policy(tiny_config, tmp_path, tied):
-    policy = Qwen2ForCausalLM(Qwen2Config(**{**tiny_config.to_dict(), "tie_word_embeddings": tied}))
-    policy.save_pretrained(tmp_path)
-    models = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        models.append(initialize_from_policy(tmp_path, 1, attention_dropout=0.1))
-    for name, value in policy.model.state_dict().items():
-        assert torch.equal(models[0].model.state_dict()[name], value)
-    for name, value in models[0].state_dict().items():
-        assert torch.equal(models[1].state_dict()[name], value)
-    head = models[0].score[0].weight
-    assert 0.01 < head.std().item() < 0.03
-    assert models[0].score[2].weight.shape == (1, 32)
-    assert models[0].config.attention_dropout == models[0].dropout.p == 0.1
-    assert not models[0].config.use_cache
-
-
-def test_initialize_from_a_value_model_keeps_its_head(tiny_config, tmp_path):
-    model = tiny_classifier(tiny_config)
-    model.save_pretrained(tmp_path)
-    loaded = initialize_from_policy(tmp_path, 3, attention_dropout=0.0)
-    assert torch.equal(loaded.score[2].weight, model.score[2].weight)
-    with pytest.raises(ValueError, match=r"3 labels.*needs 1"):
-        initialize_from_policy(tmp_path, 1, attention_dropout=0.0)
-
-
-def test_initialize_refuses_what_it_cannot_use(tiny_config, tmp_path):
-    llama = LlamaConfig(
-        vocab_size=8,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-    )
-    LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
-    with pytest.raises(ValueError, match="llama model; only qwen2"):
-        initialize_from_policy(tmp_path / "llama", 3, 0.0)
-    backbone = {f"model.{k}": v for k, v in Qwen2Model(tiny_config).state_dict().items()}
-    del backbone["model.norm.weight"]
-    (tmp_path / "torn").mkdir()
-    save_file(backbone, tmp_path / "torn" / "model.safetensors", metadata={"format": "pt"})
-    tiny_config.save_pretrained(tmp_path / "torn")
-    with pytest.raises(ValueError, match=r"no weights for model\.norm\.weight"):
-        initialize_from_policy(tmp_path / "torn", 3, 0.0)

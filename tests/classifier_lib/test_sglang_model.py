@@ -99,7 +99,7 @@ def test_weights_are_loaded_strictly_and_every_head_gives_three_classes(tmp_path
         save_file(changed, tmp_path / name / "model.safetensors", {"format": "pt"})
 
     folders = [str(tmp_path / name) for name in ("1", "2", "3", *BROKEN)]
-    search_path = os.pathsep.join([str(serve.ROOT), sglang_environment()["PYTHONPATH"]])
+    search_path = os.pathsep.join([str(ROOT), sglang_environment()["PYTHONPATH"]])
     script = ROOT / "tests" / "support" / "load_in_sglang.py"
     output = subprocess.run(
         [sys.executable, script, tmp_path / "meeting", *folders],
@@ -156,7 +156,7 @@ def test_a_server_ends_with_the_process_that_started_it():
         f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
     )
     command = [sys.executable, "-c", parent]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=serve.ROOT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
         try:
             assert process.stdout.readline() == b"running\n"
         finally:

@@ -1,25 +1,13 @@
 """A policy that is trained in seconds, and problems for it."""
 
-import random
-
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_prep import label, roll_in, roll_out
-from data_prep.toy import policy, problems, task
-from tests.support.chain import Chain, label_args, roll_in_args, roll_out_args
-
-
-class HastyTeacher:
-    """Answers at random without a calculation, or waits for ever: learnt in seconds."""
-
-    def trace(self, problem: task.ToyProblem, rng: random.Random) -> str:
-        if rng.random() < 0.2:
-            return task.WAIT * 16
-        line = task.trace_line(rng.randrange(10), task.OPERATIONS[0], rng.randrange(10), task.SURE)
-        return line * rng.randrange(3) + task.final_answer(rng.randrange(10)) + task.END
+from data_prep.toy import policy, problems
+from tests.support.chain import Chain, HastyTeacher, label_args, roll_in_args, roll_out_args
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +22,11 @@ def hasty_policy(tmp_path_factory):
         policy.write_policy(policy.PolicyConfig(path, num_steps=120, batch_size=8))
     AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(hasty_policy):
+    return AutoTokenizer.from_pretrained(hasty_policy)
 
 
 @pytest.fixture(scope="session")

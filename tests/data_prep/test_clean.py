@@ -1,3 +1,5 @@
+"""`data_prep.clean` as a whole, on a sample whose outcomes are known."""
+
 import dataclasses
 import json
 import multiprocessing
@@ -6,6 +8,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,62 +21,29 @@ import pytest
 from data_prep import clean as clean_module
 from data_prep.clean import CleanArgs, SelectedRows, clean, main
 from data_prep.cleaning import report as clean_report
-from data_prep.cleaning.normalise import normalise
 from data_prep.cleaning.report import code
 from data_prep.reports import RowReport
 from data_prep.sources import open_sources
 from run_lib.commands import InputError
 from search_lib.grading import Grader
+from tests.support.openr1_sample import (
+    SCHEMA,
+    kept_rows,
+    read_sample,
+    write_benchmark,
+    write_rows,
+)
+from tests.support.outputs import all_contents
+from tests.support.paths import ROOT
 
-SAMPLE = Path(__file__).parent / "openr1_math_sample.jsonl"
 SPLITS = ("train", "validation", "test")
-
-SCHEMA = pa.schema(
-    {
-        **dict.fromkeys(("problem", "solution", "answer"), pa.string()),
-        **dict.fromkeys(("problem_type", "question_type", "source", "uuid"), pa.string()),
-        "is_reasoning_complete": pa.list_(pa.bool_()),
-        "generations": pa.list_(pa.string()),
-        "correctness_math_verify": pa.list_(pa.bool_()),
-        "correctness_llama": pa.list_(pa.bool_()),
-        "finish_reasons": pa.list_(pa.string()),
-        "correctness_count": pa.int64(),
-        "messages": pa.list_(pa.struct({"content": pa.string(), "role": pa.string()})),
-    }
-)
-
-# The first shares runs of 13 words with a problem of the sample, and the second one is shorter than
-# that. The third is in the sample with another beginning; its closing sentence is there twice.
-BENCHMARK = (
-    ("g1", "A gardener plants 7 rows of tulips, and every row after the first has 3 tulips more."),
-    ("g2", "Compute the sixteenth prime."),
-    (
-        "g3",
-        "Five pairs of gloves lie in a dark box. Ivo draws four gloves at random, without looking. "
-        "Given that there is a pair among them, the probability that there are two is $\\frac mn$, "
-        "where $m$ and $n$ are relatively prime positive integers. Find $m+n$.",
-    ),
-)
-
-
-def read_sample() -> tuple[list[dict], list[str]]:
-    """The rows of the sample, and what is expected of each."""
-    rows = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
-    return rows, [row.pop("expected") for row in rows]
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, row_group_size=10)
-    return path
 
 
 @pytest.fixture(scope="module")
 def args(tmp_path_factory) -> CleanArgs:
     """Settings for the sample; the output folder isn't there."""
     folder = tmp_path_factory.mktemp("clean")
-    benchmark = folder / "benchmark.jsonl"
-    lines = [json.dumps({"id": i, "problem": text, "answer": "1"}) for i, text in BENCHMARK]
-    benchmark.write_text("\n".join(lines))
+    benchmark = write_benchmark(folder / "benchmark.jsonl")
     return CleanArgs(
         input=str(write_rows(folder / "sample.parquet", read_sample()[0])),
         output=folder / "cleaned",
@@ -95,63 +66,89 @@ def read_split(output: Path, split: str) -> list[dict]:
     return pq.read_table(output / split).to_pylist()
 
 
-def contents(output: Path) -> dict[str, bytes]:
-    """All files of a folder but locks, hidden ones included."""
-    return {
-        str(path.relative_to(output)): path.read_bytes()
-        for path in output.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
-    }
+def ids(output: Path, split: str) -> list[str]:
+    return [row["uuid"] for row in read_split(output, split)]
 
 
 # The sample
 
 
 def test_sample_is_kept_or_left_out_as_expected(cleaned) -> None:
-    rows, expected = read_sample()
-    by_id = {row["uuid"]: row for row in rows}
-    found = [row for split in SPLITS for row in read_split(cleaned.output, split)]
-    kept = {row["uuid"] for row, outcome in zip(rows, expected, strict=True) if outcome == "keep"}
-    assert {row["uuid"] for row in found} == kept
-    assert len(found) == len(kept)
-    assert all(row == by_id[row["uuid"]] for row in found)
+    found = [uuid for split in SPLITS for uuid in ids(cleaned.output, split)]
+    assert sorted(found) == sorted(row["uuid"] for row in kept_rows())
+
+
+def test_kept_rows_keep_all_their_columns(cleaned) -> None:
+    by_id = {row["uuid"]: row for row in kept_rows()}
     for split in SPLITS:
         assert pq.read_schema(next((cleaned.output / split).iterdir())).equals(SCHEMA)
-        assert len(read_split(cleaned.output, split)) == {"validation": 5, "test": 6}.get(
-            split, len(kept) - 11
-        )
-        assert open_sources(str(cleaned.output))[split].num_rows == len(  # for the next stage
-            read_split(cleaned.output, split)
-        )
-        ids = [row["uuid"] for row in read_split(cleaned.output, split)]
-        assert ids == sorted(ids)  # the order of the input
+        assert all(row == by_id[row["uuid"]] for row in read_split(cleaned.output, split))
 
 
-def test_report_counts_every_row_and_shows_examples(cleaned) -> None:
+def test_splits_have_the_sizes_asked_for(cleaned) -> None:
+    sizes = {split: len(read_split(cleaned.output, split)) for split in SPLITS}
+    assert sizes == {"train": len(kept_rows()) - 11, "validation": 5, "test": 6}
+
+
+def test_splits_keep_the_order_of_the_input(cleaned) -> None:
+    for split in SPLITS:
+        assert ids(cleaned.output, split) == sorted(ids(cleaned.output, split))
+
+
+def test_the_next_stage_reads_the_splits(cleaned) -> None:
+    sources = open_sources(str(cleaned.output))
+    assert {split: rows.num_rows for split, rows in sources.items()} == {
+        split: len(read_split(cleaned.output, split)) for split in SPLITS
+    }
+
+
+@pytest.fixture(scope="module")
+def report(cleaned) -> dict:
+    return json.loads((cleaned.output / "report.json").read_text())
+
+
+def test_report_counts_every_row(cleaned, report) -> None:
     rows, expected = read_sample()
-    report = json.loads((cleaned.output / "report.json").read_text())
     everything = report["all"]
     left_out = {rule: group["count"] for rule, group in everything["bad_rows"].items()}
     assert left_out == {k: v for k, v in Counter(expected).items() if k != "keep"}
     assert everything["rows_in"] == len(rows)
     assert everything["rows_out"] == expected.count("keep")
+
+
+def test_report_counts_the_rows_of_each_split(cleaned, report) -> None:
     assert {split: part["rows_out"] for split, part in report["splits"].items()} == {
         split: len(read_split(cleaned.output, split)) for split in SPLITS
     }
-    assert RowReport.from_json(everything).bad_rows == Counter(left_out)  # as any stage's
-    for rule, group in everything["bad_rows"].items():
+
+
+def test_report_can_be_read_as_that_of_any_stage(report) -> None:
+    bad_rows = report["all"]["bad_rows"]
+    assert RowReport.from_json(report["all"]).bad_rows == Counter(
+        {rule: group["count"] for rule, group in bad_rows.items()}
+    )
+
+
+def test_report_shows_the_first_rows_of_each_rule(report) -> None:
+    rows, expected = read_sample()
+    for rule, group in report["all"]["bad_rows"].items():
         of_rule = [row for row, outcome in zip(rows, expected, strict=True) if outcome == rule][:5]
         assert [
             (example["id"], example["problem"], example["answer"]) for example in group["examples"]
         ] == [(row["uuid"], (row["problem"] or "")[:200], row["answer"] or "") for row in of_rule]
 
+
+def test_report_shows_the_problem_that_is_repeated(report) -> None:
+    repeated = report["all"]["bad_rows"]["near_duplicate"]["examples"][0]
+    assert repeated["detail"].startswith("sample-073: A cyclist rides from Ham to Dell")
+
+
+def test_report_for_people_has_every_rule(cleaned, report) -> None:
     text = (cleaned.output / "report.md").read_text()
-    for rule, count in left_out.items():
-        assert f"| left out: [{rule}](#{rule}) | {count} |" in text
+    for rule, group in report["all"]["bad_rows"].items():
+        assert f"| left out: [{rule}](#{rule}) | {group['count']} |" in text
         assert f"\n## {rule}\n" in text
     assert "because of `question_type: proof`" in text
-    repeated = everything["bad_rows"]["near_duplicate"]["examples"][0]
-    assert repeated["detail"].startswith("sample-073: A cyclist rides from Ham to Dell")
 
 
 def test_report_shows_text_that_looks_like_markup_as_it_is() -> None:
@@ -173,8 +170,7 @@ def test_benchmark_problems_stay_without_decontamination(cleaned, tmp_path) -> N
 
 def test_splits_do_not_depend_on_the_order_of_the_rows(cleaned, tmp_path) -> None:
     """For rows that repeat no other: of a problem that is there twice the first one stays."""
-    rows, expected = read_sample()
-    kept = [row for row, outcome in zip(rows, expected, strict=True) if outcome == "keep"]
+    kept = kept_rows()
     random.Random(0).shuffle(kept)
     source = write_rows(tmp_path / "rows.parquet", kept)
     shuffled = dataclasses.replace(
@@ -182,17 +178,14 @@ def test_splits_do_not_depend_on_the_order_of_the_rows(cleaned, tmp_path) -> Non
     )
     clean(shuffled)
     for split in SPLITS:
-        assert {row["uuid"] for row in read_split(shuffled.output, split)} == {
-            row["uuid"] for row in read_split(cleaned.output, split)
-        }
-    other_seed = dataclasses.replace(shuffled, output=tmp_path / "other", seed=1)
+        assert sorted(ids(shuffled.output, split)) == sorted(ids(cleaned.output, split))
+
+
+def test_another_seed_divides_the_rows_otherwise(cleaned, tmp_path) -> None:
+    other_seed = dataclasses.replace(cleaned, output=tmp_path / "other", seed=1)
     clean(other_seed)
-    problems = [
-        {normalise(row["problem"]) for row in read_split(run.output, "test")}
-        for run in (shuffled, other_seed)
-    ]
-    assert len(problems[1]) == 6
-    assert problems[0] != problems[1]
+    assert len(ids(other_seed.output, "test")) == 6
+    assert set(ids(other_seed.output, "test")) != set(ids(cleaned.output, "test"))
 
 
 def test_shards_make_what_one_process_makes(cleaned, tmp_path, capsys) -> None:
@@ -201,7 +194,7 @@ def test_shards_make_what_one_process_makes(cleaned, tmp_path, capsys) -> None:
     assert "3 files of other shards are missing" in capsys.readouterr().out
     assert not list(halves.output.glob("[!.]*"))
     assert clean(dataclasses.replace(halves, shard="0/2")) is not None
-    assert contents(halves.output) == contents(cleaned.output)
+    assert all_contents(halves.output) == all_contents(cleaned.output)
 
 
 def test_number_of_rows_in_a_file_does_not_change_the_rows(cleaned, tmp_path) -> None:
@@ -270,7 +263,7 @@ def test_killed_at_random_moments_it_makes_the_same(cleaned, tmp_path) -> None:
             break
         assert process.exitcode == -signal.SIGKILL
     assert min(kills.values()) >= 2, kills
-    assert contents(args.output) == contents(cleaned.output)
+    assert all_contents(args.output) == all_contents(cleaned.output)
 
 
 def test_killed_before_its_report_the_output_is_not_complete(
@@ -282,10 +275,10 @@ def test_killed_before_its_report_the_output_is_not_complete(
         with pytest.raises(ZeroDivisionError):
             clean(args)
     assert (args.output / "report.md").exists()
-    with pytest.raises(InputError, match="out is not complete"):
+    with pytest.raises(ValueError, match="out is not complete"):
         open_sources(str(args.output))
     clean(args)
-    assert contents(args.output) == contents(cleaned.output)
+    assert all_contents(args.output) == all_contents(cleaned.output)
     assert sum(rows.num_rows for rows in open_sources(str(args.output)).values()) > 20
 
 
@@ -350,7 +343,8 @@ def test_input_of_other_columns(cleaned, tmp_path, capsys) -> None:
         ({"num_test": -1}, "--num_test must be at least 0"),
         ({"num_workers": 0}, "--num_workers"),
         ({"shard": "2/2"}, "--shard"),
-        ({"decontaminate": ("nonsense",)}, "--decontaminate nonsense"),
+        ({"decontaminate": ("nonsense",)}, "^--decontaminate nonsense"),
+        ({"decontaminate": ("none.jsonl",)}, "^--decontaminate none.jsonl: (?!.*--benchmark)"),
         ({"num_validation": 70, "num_test": 40}, "--num_validation 70 and --num_test 40"),
         ({"config": "default"}, "--config"),
     ],
@@ -364,40 +358,53 @@ def test_bad_settings_are_named_at_the_start(args, tmp_path, change, message) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "--seed 1"),
-        ({"num_test": 5}, "--num_test 5"),
-        ({"ngram": 12}, "--ngram 12"),
-        ({"decontaminate": ()}, "--decontaminate"),
-        ({"rows_per_file": 15}, "--rows_per_file 15"),
+        ({"seed": 1}, r"--seed \(was 0, now 1\)"),
+        ({"num_test": 5}, r"--num_test \(was 6, now 5\)"),
+        ({"ngram": 12}, r"--ngram \(was 13, now 12\)"),
+        ({"decontaminate": ()}, r"--decontaminate \(was \{.*\}, now \{\}\)"),
+        ({"rows_per_file": 15}, r"--rows_per_file \(was 16, now 15\)"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(cleaned, change, message) -> None:
-    before = contents(cleaned.output)
+    before = all_contents(cleaned.output)
     with pytest.raises(InputError, match=message):
         clean(dataclasses.replace(cleaned, **change))
-    assert contents(cleaned.output) == before
+    assert all_contents(cleaned.output) == before
 
 
-def test_other_rows_or_another_folder_are_refused(cleaned, tmp_path) -> None:
+def test_other_rows_are_refused(cleaned, tmp_path) -> None:
     rows, _ = read_sample()
     other = write_rows(tmp_path / "rows.parquet", rows[:-1])
-    with pytest.raises(InputError, match="the rows of the input"):
+    with pytest.raises(InputError, match=r"--input \(its content has changed\)"):
         clean(dataclasses.replace(cleaned, input=str(other)))
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").touch()
-    with pytest.raises(InputError, match="holds something else"):
-        clean(dataclasses.replace(cleaned, output=tmp_path / "out"))
 
 
-def test_missing_column_and_empty_input(args, tmp_path) -> None:
-    table = pa.table({"problem": ["What is 1?"]})
-    pq.write_table(table, tmp_path / "rows.parquet")
+def test_a_folder_of_something_else_is_refused(cleaned, tmp_path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"--output .* holds something else"):
+        clean(dataclasses.replace(cleaned, output=tmp_path))
+
+
+def test_a_missing_column_is_named(args, tmp_path) -> None:
+    pq.write_table(pa.table({"problem": ["What is 1?"]}), tmp_path / "rows.parquet")
     run = dataclasses.replace(args, input=str(tmp_path / "rows.parquet"), output=tmp_path / "out")
-    with pytest.raises(InputError, match="no column answer"):
+    with pytest.raises(InputError, match=r"--input .*rows.parquet: no column answer"):
         clean(run)
-    write_rows(tmp_path / "rows.parquet", [])
-    with pytest.raises(InputError, match="no rows"):
-        clean(run)
+
+
+def test_an_empty_input_is_named(args, tmp_path) -> None:
+    source = write_rows(tmp_path / "rows.parquet", [])
+    with pytest.raises(InputError, match=r"--input .*rows.parquet has no rows"):
+        clean(dataclasses.replace(args, input=str(source), output=tmp_path / "out"))
+
+
+def test_splits_of_other_columns_are_named(args, tmp_path) -> None:
+    for split, names in (("train", ["problem", "answer"]), ("test", ["answer", "problem"])):
+        (tmp_path / split).mkdir()
+        columns = [pa.array([f"{name} {split}"]) for name in names]
+        pq.write_table(pa.table(columns, names=names), tmp_path / split / "0.parquet")
+    with pytest.raises(InputError, match=r"--input .*: test has other columns than train"):
+        clean(dataclasses.replace(args, input=str(tmp_path), output=tmp_path / "out"))
 
 
 def test_too_few_kept_rows_cost_no_second_check(cleaned, tmp_path) -> None:
@@ -408,19 +415,32 @@ def test_too_few_kept_rows_cost_no_second_check(cleaned, tmp_path) -> None:
         clean(run)
     assert clean(dataclasses.replace(run, num_validation=5)) is not None
     assert times == {path: path.stat().st_mtime_ns for path in times}
-    assert contents(run.output) == contents(cleaned.output)
+    assert all_contents(run.output) == all_contents(cleaned.output)
 
 
-def test_command_prints_a_table_or_one_line(cleaned, capsys) -> None:
-    command = ["--input", cleaned.input, "--output", str(cleaned.output)]
-    command += ["--decontaminate", *cleaned.decontaminate, "--rows_per_file", "16"]
-    main([*command, "--num_validation", "5", "--num_test", "6"])
+def command(args: CleanArgs, num_test: int) -> list[str]:
+    words = ["--input", args.input, "--output", str(args.output)]
+    words += ["--decontaminate", *args.decontaminate, "--rows_per_file", "16"]
+    return [*words, "--num_validation", "5", "--num_test", str(num_test)]
+
+
+def test_command_prints_a_table(cleaned, capsys) -> None:
+    main(command(cleaned, num_test=6))
     printed = capsys.readouterr().out
     assert re.search(r"^87  rows in$", printed, re.MULTILINE)
     assert re.search(r"^ 2  left out: conflicting_answers$", printed, re.MULTILINE)
     assert re.search(r"^ 5  rows out: validation$", printed, re.MULTILINE)
+
+
+def test_command_ends_with_one_line_on_bad_input(cleaned, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([*command, "--num_validation", "5", "--num_test", "7"])
+        main(command(cleaned, num_test=7))
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("data_prep.clean: error: ")
+    assert "--num_test (was 6, now 7)" in line
+
+
+def test_command_imports_no_torch() -> None:
+    modules = "import sys, data_prep.clean; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", modules], cwd=ROOT, check=True)

@@ -91,25 +91,48 @@ def test_a_hub_id_is_read_through_datasets(hub_folder, monkeypatch):
     assert sources["train"].digest != sources["test"].digest
 
 
-def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
-    def check(source, message, **options):
-        with pytest.raises(InputError, match=message):
-            open_sources(str(source), **options)
+@pytest.fixture
+def empty(tmp_path):
+    path = tmp_path / "empty.parquet"
+    pq.write_table(make_table(0), path)
+    return path
 
-    check(tmp_path / "absent", "--input .*absent: no such file or folder")
-    check(tmp_path, "no .parquet file in this folder")
-    pq.write_table(make_table(0), tmp_path / "empty.parquet")
-    check(tmp_path / "empty.parquet", "has no rows")
-    check(
-        tmp_path / "empty.parquet",
-        "no column solution in the train split; it has problem, answer",
-        required=("problem", "solution"),
-    )
-    check(tmp_path / "empty.parquet", "--config extended is for hub data", config="extended")
-    pq.write_table(pa.table({"other": [1]}), tmp_path / "other.parquet")
+
+def test_an_absent_source_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^/.*absent: no such file or folder"):
+        open_sources(str(tmp_path / "absent"))
+
+
+def test_a_folder_without_data_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^/.*: no .parquet file in this folder"):
+        open_sources(str(tmp_path))
+
+
+def test_a_source_without_rows_is_named(empty):
+    with pytest.raises(ValueError, match=r"^/.*empty.parquet has no rows"):
+        open_sources(str(empty))
+
+
+def test_a_missing_column_is_named(empty):
+    message = r"^/.*: no column solution in the train split; it has problem, answer"
+    with pytest.raises(ValueError, match=message):
+        open_sources(str(empty), required=("problem", "solution"))
+
+
+def test_files_of_other_columns_are_named(tmp_path):
     pq.write_table(make_table(2), tmp_path / "one.parquet")
-    check(tmp_path, "other.parquet has the columns .*'other'.*not")
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=r"other.parquet has the columns .*'other'.*not"):
+        open_sources(str(tmp_path))
+
+
+def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "other.parquet").write_bytes(b"no Parquet")
-    check(tmp_path, "other.parquet can't be read as Parquet")
+    with pytest.raises(InputError, match=r"other.parquet can't be read as Parquet"):
+        open_sources(str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_loaded_is_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    check("owner/absent-data", "--input owner/absent-data could not be loaded")
+    with pytest.raises(ValueError, match=r"^owner/absent-data: no data set could be loaded: "):
+        open_sources("owner/absent-data")

@@ -9,8 +9,9 @@ import pytest
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import TableRows
 from data_prep.stages import MANIFESTS, Chunk, FinishedStage, Stage
-from run_lib.commands import InputError, parse_shard
+from run_lib.commands import InputError
 from tests.support.distributed import Job
+from tests.support.outputs import contents
 
 SETTINGS = {"temperature": 0.6, "models": ["a", "b"]}
 
@@ -51,7 +52,16 @@ def read_numbers(folder) -> dict[str, list[int]]:
     }
 
 
-def test_chunks_become_files_and_a_report(tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Stage:
+    folder = tmp_path_factory.mktemp("stage")
+    with open_stage(folder) as stage:
+        fill(stage)
+        stage.finish()
+        return stage
+
+
+def test_the_rows_of_a_split_make_chunks(tmp_path):
     stage = open_stage(tmp_path)
     assert [(c.split, c.name, c.start, c.stop) for c in stage.pending()] == [
         ("train", "00000-of-00003", 0, 4),
@@ -59,26 +69,52 @@ def test_chunks_become_files_and_a_report(tmp_path):
         ("train", "00002-of-00003", 8, 10),
         ("validation", "00000-of-00001", 0, 3),
     ]
+
+
+def test_half_a_stage_has_no_report(tmp_path):
+    stage = open_stage(tmp_path)
     fill(stage, limit=3)
     assert stage.finish() is None
-    with pytest.raises(InputError, match=r"is not complete: run data_prep.x to its end first"):
-        FinishedStage(tmp_path, "--input", "data_prep.x")
-    fill(stage)
-    reports = stage.finish()
+    with pytest.raises(ValueError, match=r"^/.* is not complete: run data_prep.x to its end first"):
+        FinishedStage(tmp_path, "data_prep.x")
+
+
+def test_a_chunk_becomes_a_file(finished):
+    assert read_numbers(finished.output) == {"train": [0, 2, 4, 6, 8], "validation": [0, 2]}
+
+
+def test_a_report_sums_the_chunks(finished):
+    reports = finished.finish()
     report = RowReport.sum(reports.values())
-    assert read_numbers(tmp_path) == {"train": [0, 2, 4, 6, 8], "validation": [0, 2]}
     assert (report.rows_in, report.rows_out) == (13, 7)
     assert report.totals == {"sum": 22}
     assert report.bad_rows == {"odd": 6}
+
+
+def test_a_report_has_five_examples(finished):
+    reports = finished.finish()
+    report = RowReport.sum(reports.values())
     assert report.examples["odd"] == [(f"train-{n}", f"the number {n}") for n in (1, 3, 5, 7, 9)]
     assert reports["validation"].examples["odd"] == [("validation-1", "the number 1")]
-    manifest = json.loads((tmp_path / MANIFESTS / "train-00001-of-00003.json").read_text())
+
+
+def test_a_manifest_has_what_made_the_chunk(finished):
+    path = finished.output / MANIFESTS / "train-00001-of-00003.json"
+    manifest = json.loads(path.read_text())
     assert manifest["input"] == "train 10"
     assert manifest["settings"] == {**SETTINGS, "rows_per_file": 4}
     assert manifest["report"]["rows_in"] == 4
-    finished = FinishedStage(tmp_path, "--input", "data_prep.x")
-    assert finished.report == report
-    assert finished.read(stage.chunks[1]).column("n").to_pylist() == [4, 6]
+
+
+def test_the_next_stage_reads_a_finished_one(finished):
+    read = FinishedStage(finished.output, "data_prep.x")
+    assert read.report == RowReport.sum(finished.finish().values())
+    assert read.read(finished.chunks[1]).column("n").to_pylist() == [4, 6]
+
+
+def test_the_next_stage_needs_a_stage(tmp_path):
+    with pytest.raises(ValueError, match=r"^/.*: no output of data_prep.x .it has no stage.json.$"):
+        FinishedStage(tmp_path, "data_prep.x")
 
 
 def test_done_chunks_are_skipped_and_damaged_ones_made_again(tmp_path):
@@ -116,14 +152,6 @@ def test_any_shards_make_the_same_files(tmp_path):
         (c.split, c.number) for c in one.chunks
     ]
     assert rest[0].finish() == report
-
-    def contents(folder):
-        return {
-            path.relative_to(folder): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".")
-        }
-
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
@@ -133,30 +161,64 @@ def test_a_chunk_without_rows_makes_no_file(tmp_path):
     assert stage.finish()["validation"].rows_out == 1
     assert not (tmp_path / "validation" / "00001-of-00002.parquet").exists()
     assert not list(stage.pending())
-    assert FinishedStage(tmp_path, "--input", "x").read(stage.chunks[-1]) is None
+    assert FinishedStage(tmp_path, "x").read(stage.chunks[-1]) is None
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    fill(open_stage(tmp_path / "a"), limit=1)
-    for options, message in (
-        ({"settings": {**SETTINGS, "temperature": 1.0}}, r"--temperature 1.0 \(was 0.6\)"),
-        ({"rows_per_file": 5}, r"--rows_per_file 5 \(was 4\)"),
-        ({"inputs": make_inputs(train=9)}, "the rows of the input"),
-    ):
-        with pytest.raises(InputError, match=message):
-            open_stage(tmp_path / "a", **options)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.txt").touch()
-    with pytest.raises(InputError, match="holds something else"):
-        open_stage(tmp_path / "b")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"settings": {**SETTINGS, "temperature": 1.0}},
+            r"a was made with other settings: --temperature \(was 0.6, now 1.0\)[.] Choose another",
+        ),
+        ({"rows_per_file": 5}, r"--rows_per_file \(was 4, now 5\)"),
+        ({"inputs": make_inputs(train=9)}, r": --input \(its content has changed\)[.]"),
+    ],
+)
+def test_the_output_of_another_run_is_refused(tmp_path, options, message):
+    open_stage(tmp_path / "a").close()
+    with pytest.raises(InputError, match=message):
+        open_stage(tmp_path / "a", **options)
+
+
+def test_a_run_that_wrote_no_file_yet_is_bound_as_well(tmp_path):
+    """Another shard of it may be at work on its first file."""
+    first = open_stage(tmp_path, shard="0/2")
+    with pytest.raises(InputError, match="--temperature"):
+        open_stage(tmp_path, shard="1/2", settings={**SETTINGS, "temperature": 1.0})
+    first.close()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"is not empty, and no stage.json"):
+        open_stage(tmp_path)
+    assert not (tmp_path / "stage.json").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "c").touch()
     with pytest.raises(InputError, match=r"--output .*c cannot be written"):
         open_stage(tmp_path / "c")
-    (tmp_path / "a" / "stage.json").write_text("{")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_file_of_settings_is_named(tmp_path, text):
+    open_stage(tmp_path).close()
+    (tmp_path / "stage.json").write_text(text)
     with pytest.raises(InputError, match=r"stage.json is damaged"):
-        open_stage(tmp_path / "a")
-    with pytest.raises(InputError, match=r"no output of data_prep.x \(it has no stage.json\)"):
-        FinishedStage(tmp_path / "b", "--input", "data_prep.x")
+        open_stage(tmp_path)
+
+
+def test_the_content_of_a_model_is_told_apart_in_words(tmp_path):
+    open_stage(tmp_path, settings={**SETTINGS, "model": "m", "model_digest": "abc"}).close()
+    with pytest.raises(InputError, match=r"settings: --model \(its content has changed\)[.]"):
+        open_stage(tmp_path, settings={**SETTINGS, "model": "m", "model_digest": "def"})
+
+
+def test_a_model_may_move(tmp_path):
+    open_stage(tmp_path, settings={**SETTINGS, "model": "m", "model_digest": "abc"}).close()
+    open_stage(tmp_path, settings={**SETTINGS, "model": "n", "model_digest": "abc"}).close()
 
 
 def test_one_process_a_shard(tmp_path):
@@ -187,11 +249,11 @@ def test_shards_that_end_together_all_finish(tmp_path):
         for connection in job.connections:
             connection.send("go")
         assert [job.receive(index) for index in range(num_shards)] == ["finished"] * num_shards
-    assert FinishedStage(tmp_path / "stage", "--input", "x").report.rows_in == 63
+    assert FinishedStage(tmp_path / "stage", "x").report.rows_in == 63
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_shard_leaves_signs_of_life(tmp_path):
+def test_a_shard_leaves_a_heartbeat(tmp_path):
     stage = open_stage(tmp_path, shard="1/2")
     log = tmp_path / ".shard-1-of-2.lock"
     assert log.stat().st_size == 0
@@ -199,16 +261,3 @@ def test_a_shard_leaves_signs_of_life(tmp_path):
     first = log.stat().st_size
     fill(stage)
     assert log.stat().st_size > first > 0
-
-
-def test_the_content_of_a_model_is_told_apart_in_words(tmp_path):
-    open_stage(tmp_path, settings={**SETTINGS, "model_digest": "abc"}).close()
-    with pytest.raises(InputError, match=r"other settings: the content of --model[.]"):
-        open_stage(tmp_path, settings={**SETTINGS, "model_digest": "def"})
-
-
-@pytest.mark.parametrize("shard", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0"])
-def test_bad_shards_are_named(shard):
-    with pytest.raises(InputError, match=r"--shard .*: expected i/n"):
-        parse_shard(shard)
-    assert parse_shard("3/12") == (3, 12)

@@ -1,5 +1,6 @@
+"""Folders and repositories in the form of the Hub."""
+
 import contextlib
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,23 +8,19 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from classifier_lib.training.args import TrainArgs
-from classifier_lib.training.card import model_card
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib import hub
-from run_lib.files import write_files
 from run_lib.hub import (
     TOKENIZER_FILES,
+    NotPushed,
     check_vocabulary,
+    create_dataset,
+    load_config,
     load_tokenizer,
+    loading,
     push_folder,
     read_tokenizer,
 )
-
-
-def config(**changes: Any) -> dict[str, Any]:
-    flags = {"data_path": "org/data", "model_path": "org/policy", "run_name": "my_run"}
-    return dataclasses.asdict(TrainArgs(**{**flags, **changes}))
 
 
 def test_tokenizer_files_are_read_as_they_are(tiny_policy, tmp_path):
@@ -50,56 +47,62 @@ def test_tokenizer_of_a_repository(tiny_policy, monkeypatch):
     assert asked == [("org/policy", sorted(TOKENIZER_FILES))]  # the tokenizer, not the weights
 
 
-def test_written_files_are_those_that_were_read(tmp_path):
-    files = {"a.json": b"{}\r\n", "b.model": bytes(range(256))}
-    write_files(tmp_path, files)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+def test_a_tokenizer_that_the_hub_does_not_give_is_named(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    message = "^org/policy: no tokenizer could be loaded: .*Hub: ConnectionError: no network$"
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer("org/policy")
 
 
-def test_card_without_evaluation():
-    card = model_card(config(), 500, 2000, None, "me/my_run")
-    assert "Not evaluated on held-out roll-outs." in card
-    assert 'from_pretrained("me/my_run", trust_remote_code=True)' in card
-    assert (
-        "500 steps of 1,024 samples (256.00 epochs of 2,000 roll-outs), loss `cross_entropy`"
-        in card
-    )
-    assert "| max_lr | 0.0001 |" in card
-    assert "| packing | packed |" in card
-    data = huggingface_hub.ModelCard(card).data
-    assert data.library_name == "transformers"
-    assert data.pipeline_tag == "token-classification"
-    assert data.base_model == "org/policy"
-    assert data.datasets == ["org/data"]
-    assert "value-model" in data.tags
+def fail(*args: Any, **kwargs: Any) -> Any:
+    raise ConnectionError("no\n  network")
 
 
-def test_card_with_evaluation():
-    scores = {"loss": 0.51234, "accuracy": 0.8, "auroc": 0.9, "brier": None}
-    evaluation = {"num_tokens": 12345, **scores, "by_decile": []}
-    card = model_card(config(eval_data_path="org/held_out"), 5, 20, evaluation, "me/my_run")
-    assert "On 12,345 roll-out tokens of `org/held_out`:" in card
-    table = card[card.index("| metric | value |") :].splitlines()[2:]
-    assert table == ["| loss | 0.5123 |", "| accuracy | 0.8000 |", "| auroc | 0.9000 |"]
+def error_of_loading(path: str | Path, **more: str) -> str:
+    with pytest.raises(ValueError, match=f"^{path}: ") as info, loading(path, **more):
+        fail()
+    assert isinstance(info.value.__cause__, ConnectionError)
+    return str(info.value)
 
 
-@pytest.mark.parametrize("name", ["data: v2", "[a]", "*x", "@home/data", "1.5", "{a}", "a #b"])
-def test_card_with_names_that_yaml_takes_for_something_else(name):
-    card = model_card(config(data_path=name, model_path=name), 5, 20, None, "me/my_run")
-    data = huggingface_hub.ModelCard(card).data
-    assert data.library_name == "transformers"
-    for field in (data.base_model, *(data.datasets or [])):
-        assert field in (None, name)
+def test_any_error_of_loading_is_one_line_that_begins_with_the_path(tmp_path):
+    line = error_of_loading(tmp_path)
+    assert line == f"{tmp_path}: no model could be loaded: ConnectionError: no network"
 
 
-@pytest.mark.parametrize("path", ["/home/me/policy", "./policy", "outputs/toy/policy"])
-def test_card_of_a_run_on_local_files(path):
-    """The Hub refuses a card whose base_model or data set can't be the name of a repository."""
-    card = model_card(config(data_path=path, model_path=path), 5, 20, None, "me/my_run")
-    data = huggingface_hub.ModelCard(card).data
-    assert data.base_model is None
-    assert not data.datasets
-    assert path in card  # in the text
+def test_a_failure_to_load_has_its_own_words(tmp_path):
+    line = error_of_loading(tmp_path, failure="no engine could be started")
+    assert line == f"{tmp_path}: no engine could be started: ConnectionError: no network"
+
+
+def test_a_path_that_is_not_there_may_be_meant_for_the_hub():
+    line = error_of_loading("org/policy")
+    assert line.startswith("org/policy: no model could be loaded: no such folder, and from the Hub")
+
+
+def test_a_block_that_loads_is_left_alone(tmp_path):
+    with loading(tmp_path):
+        loaded = 1
+    assert loaded == 1
+
+
+def test_a_config_is_loaded_or_its_folder_named(tiny_policy, tmp_path):
+    assert load_config(str(tiny_policy)).vocab_size == 64
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: no model could be found: .+\Z"):
+        load_config(str(tmp_path))
+
+
+def test_a_data_set_that_the_hub_refuses_is_named(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    message = "^org/data: no repository could be made: .*ConnectionError: no network$"
+    with pytest.raises(ValueError, match=message):
+        create_dataset("org/data")
+
+
+def test_a_push_that_fails_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    with pytest.raises(NotPushed, match=f"{tmp_path} could not be pushed to me/model: Connection"):
+        push_folder(tmp_path, "me/model")
 
 
 def test_push_creates_the_repository_of_the_user(tmp_path, monkeypatch):

@@ -4,14 +4,13 @@ import pytest
 from tokenizers import AddedToken
 
 from data_prep.toy.tokenizer import build_tokenizer
-from run_lib.commands import InputError
+from run_lib.hub import load_tokenizer
+from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.prompts import (
-    MATH_INSTRUCTION,
     R1_ASSISTANT,
     R1_BEGIN,
     R1_USER,
     build_prompt,
-    load_tokenizer,
     stop_token_ids,
     thought_mark,
 )
@@ -38,7 +37,7 @@ def test_any_other_tokenizer_gets_its_own_chat_template():
     )
     assert tokenizer.decode(build_prompt(tokenizer, "Q", " I")) == "[user]Q I[assistant]"
     tokenizer.chat_template = None
-    with pytest.raises(InputError, match="no prompt template fits it"):
+    with pytest.raises(ValueError, match="no prompt template fits it"):
         build_prompt(tokenizer, "Q", "")
 
 
@@ -64,7 +63,7 @@ def test_stop_tokens_come_from_tokenizer_and_generation_config(tmp_path):
     assert stop_token_ids(policy, tokenizer) == tuple(sorted((7, 11, tokenizer.eos_token_id)))
     tokenizer.eos_token = None
     (tmp_path / "generation_config.json").unlink()
-    with pytest.raises(InputError, match="no end-of-sequence token"):
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
         stop_token_ids(policy, tokenizer)
 
 
@@ -73,7 +72,7 @@ def test_a_model_without_a_usable_tokenizer_is_named(tmp_path):
     damaged = save_tiny_policy(tmp_path / "damaged")
     (damaged / "tokenizer.json").write_text('{"version": "1.0"}')
     for folder in (tmp_path / "absent", without, damaged):
-        with pytest.raises(InputError, match=rf"^--piref_model {folder}: no tokenizer could be"):
+        with pytest.raises(ValueError, match=rf"^{folder}: no tokenizer could be"):
             load_tokenizer(str(folder))
-    with pytest.raises(InputError, match=rf"^--classifier_ckpt_path {without}: no tokenizer"):
-        load_tokenizer(str(without), "--classifier_ckpt_path")
+    with pytest.raises(ValueError, match=rf"^{without}: no tokenizer"):
+        load_tokenizer(str(without))

@@ -12,10 +12,11 @@ import pytest
 from classifier_lib.scoring import Scores
 from search_lib.batching import Batcher, search_order
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import Block
+from search_lib.engines.base import Block, Sampling
 from search_lib.runner import SearchJob, TooManyFailures, run_search, run_searches
 from search_lib.strategies import Limits, strategy_factory
 
+SAMPLING = Sampling()
 LIMITS = Limits(max_length=6, block_size=2, stop_token_ids=(9,))
 
 
@@ -27,13 +28,13 @@ class CountingEngine:
         self.fail_on = fail_on
         self.prompts_in_order = []
 
-    async def generate(self, prefix_ids, n, sampling):
+    async def generate(self, expansion, sampling):
         self.requests += 1
-        self.prompts_in_order.append(prefix_ids[0])
+        self.prompts_in_order.append(expansion.prefix_ids[0])
         await asyncio.sleep(0)
-        if prefix_ids[0] in self.fail_on:
+        if expansion.prefix_ids[0] in self.fail_on:
             raise RuntimeError("engine fault")
-        return [Block([1] * sampling.max_new_tokens, "length") for _ in range(n)]
+        return [Block([1] * expansion.max_new_tokens, "length") for _ in range(expansion.n)]
 
 
 class HalfScorer:
@@ -55,8 +56,7 @@ def run(jobs, engine, max_concurrent=4):
             jobs,
             engine,
             HalfScorer(),
-            1.0,
-            1.0,
+            SAMPLING,
             max_concurrent,
             lambda job, cost: finished.append(job.problem.id),
         )
@@ -66,7 +66,7 @@ def run(jobs, engine, max_concurrent=4):
 
 def test_costs_count_every_block():
     (job,) = make_jobs(1)
-    cost = asyncio.run(run_search(job.strategy, CountingEngine(), HalfScorer(), 1.0, 1.0))
+    cost = asyncio.run(run_search(job.strategy, CountingEngine(), HalfScorer(), SAMPLING))
     assert cost.tokens_generated == 3 * 2 * 2 * 2  # rounds x beams x blocks x tokens
     assert cost.tokens_scored == cost.tokens_generated
     assert cost.tokens_cached == sum(2 * 2 * prefix for prefix in (1, 3, 5))
@@ -85,7 +85,7 @@ def test_every_search_ends_and_a_job_is_made_only_when_a_slot_is_free():
         def on_finished(job, cost):
             finished_count[0] += 1
 
-        return await run_searches(jobs(), CountingEngine(), HalfScorer(), 1.0, 1.0, 3, on_finished)
+        return await run_searches(jobs(), CountingEngine(), HalfScorer(), SAMPLING, 3, on_finished)
 
     assert asyncio.run(body()) == []
     assert finished_count == [20]
@@ -104,7 +104,7 @@ def test_a_failed_search_is_named_and_the_others_go_on():
 
 def test_an_engine_that_always_fails_stops_the_run():
     engine = CountingEngine(fail_on=range(1000))
-    with pytest.raises(TooManyFailures, match=r"8 searches failed in a row.*engine fault"):
+    with pytest.raises(TooManyFailures, match=r"8 consecutive searches failed.*engine fault"):
         run(make_jobs(1000), engine)
     assert engine.requests < 40
 
@@ -117,7 +117,7 @@ def test_a_strategy_that_never_asks_is_an_error_not_a_hang():
             return []
 
     with pytest.raises(RuntimeError, match="Stuck is not done, yet asks for nothing"):
-        asyncio.run(run_search(Stuck(), CountingEngine(), HalfScorer(), 1.0, 1.0))
+        asyncio.run(run_search(Stuck(), CountingEngine(), HalfScorer(), SAMPLING))
 
 
 class Inline(Executor):
@@ -138,19 +138,19 @@ class SmallEngine:
         self.batches = 0
         self.served_at = {}
 
-    async def generate(self, prefix_ids, n, sampling):
+    async def generate(self, expansion, sampling):
         self.waiting[search_order.get()] += 1
-        return await self.batcher.submit((search_order.get(), n, sampling))
+        return await self.batcher.submit((search_order.get(), expansion))
 
     def _run(self, batch):
-        orders = [order for order, *_ in batch]
+        orders = [order for order, _ in batch]
         assert orders == sorted(self.waiting.elements())[: len(batch)]
         self.waiting -= Counter(orders)
         self.batches += 1
         for order in orders:
             self.served_at.setdefault(order, []).append(self.batches)
-        for index, (_, n, sampling) in enumerate(batch):
-            yield index, [Block([1] * sampling.max_new_tokens, "length") for _ in range(n)]
+        for index, (_, asked) in enumerate(batch):
+            yield index, [Block([1] * asked.max_new_tokens, "length") for _ in range(asked.n)]
 
 
 def test_searches_end_in_their_order_and_none_starves():
@@ -230,7 +230,7 @@ def test_some_generate_while_others_are_scored():
 
     async def body():
         return await run_searches(
-            make_jobs(30), engine, SlowScorer(), 1.0, 1.0, 6, lambda job, cost: None
+            make_jobs(30), engine, SlowScorer(), SAMPLING, 6, lambda job, cost: None
         )
 
     assert asyncio.run(body()) == []
@@ -244,11 +244,11 @@ def test_no_block_is_scored_twice_and_a_response_has_its_last_blocks_value(searc
     scored = []
 
     class Engine(CountingEngine):
-        async def generate(self, prefix_ids, n, sampling):
+        async def generate(self, expansion, sampling):
             await asyncio.sleep(0)
             blocks = []
-            for _ in range(n):  # no two blocks alike
-                ids = [rng.randrange(10, 10**9) for _ in range(sampling.max_new_tokens)]
+            for _ in range(expansion.n):  # no two blocks alike
+                ids = [rng.randrange(10, 10**9) for _ in range(expansion.max_new_tokens)]
                 stop = rng.random() < 0.3
                 blocks.append(Block([*ids[:-1], 9], "stop") if stop else Block(ids, "length"))
             return blocks
@@ -263,7 +263,7 @@ def test_no_block_is_scored_twice_and_a_response_has_its_last_blocks_value(searc
     jobs = list(make_jobs(10, search_type))
 
     async def body():
-        return await run_searches(jobs, Engine(), RandomScorer(), 1.0, 1.0, 4, lambda *_: None)
+        return await run_searches(jobs, Engine(), RandomScorer(), SAMPLING, 4, lambda *_: None)
 
     assert asyncio.run(body()) == []
     assert len({path for path, _ in scored}) == len(scored)

@@ -1,28 +1,32 @@
-"""What the tests of the data pipeline share: its stages' arguments, their outputs, an engine."""
+"""The stages of the data pipeline: their arguments, and problems and engines for them."""
 
 import dataclasses
-import json
+import random
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import generation
 from data_prep.label import LabelArgs
 from data_prep.roll_in import RollInArgs
 from data_prep.roll_out import RollOutArgs
-from search_lib.engines.base import Block
+from data_prep.toy import task
+from search_lib.engines.base import Block, Expansion, Sampling
+from tests.support.flags import replace_flags
 
 MAX_LENGTH = 96
 COMMON = {"temperature": 1.0, "top_p": 1.0, "max_length": MAX_LENGTH, "attention_impl": "sdpa"}
 
 
 def roll_in_args(problems, policy, output, **changes) -> RollInArgs:
-    flags = {"models": (f"{policy}:3",), "instruction": "", "rows_per_file": 4, "window": 12}
-    return RollInArgs(input=str(problems), output=output, **{**COMMON, **flags, **changes})
+    flags = {"instruction": "", "rows_per_file": 4, "window": 12}
+    args = RollInArgs(input=str(problems), output=output, models=(f"{policy}:3",))
+    return replace_flags(args, **{**COMMON, **flags, **changes})
 
 
 def roll_out_args(roll_ins, policy, output, **changes) -> RollOutArgs:
-    flags = {"model": str(policy), "window": 12}
-    return RollOutArgs(input=str(roll_ins), output=output, **{**COMMON, **flags, **changes})
+    args = RollOutArgs(input=str(roll_ins), output=output, model=str(policy))
+    return replace_flags(args, **{**COMMON, "window": 12, **changes})
 
 
 def label_args(roll_outs, policy, output, **changes) -> LabelArgs:
@@ -39,26 +43,38 @@ class Chain:
     label: LabelArgs
 
 
-def contents(folder) -> dict[str, bytes]:
-    """The files of a folder but the hidden ones, by name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
+class HastyTeacher:
+    """Answers at random without a calculation, or waits for ever: learnt in seconds."""
+
+    def trace(self, problem: task.ToyProblem, rng: random.Random) -> str:
+        if rng.random() < 0.2:
+            return task.WAIT * 16
+        line = task.trace_line(rng.randrange(10), task.OPERATIONS[0], rng.randrange(10), task.SURE)
+        return line * rng.randrange(3) + task.final_answer(rng.randrange(10)) + task.END
 
 
-def read_rows(folder, split="train") -> list[dict]:
-    files = sorted(folder.glob(f"{split}/*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-def read_report(folder) -> dict:
-    return json.loads((folder / "report.json").read_text())["all"]
+def write_problems(folder, changes: dict[int, dict]) -> None:
+    """Writes six problems `row-0` to `row-5`, some of them with other columns."""
+    rows = [
+        {"problem": f"start {i} +3 *2", "solution": None, "answer": str(i), "uuid": f"row-{i}"}
+        for i in range(6)
+    ]
+    for index, change in changes.items():
+        rows[index] |= change
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
 
 
 class ScriptedEngine:
-    """Responses of a fixed whole length; what a problem's text asks for goes wrong."""
+    """Responses of a fixed whole length.
+
+    Args:
+        tokenizer: Tokenizer of the policy.
+        length: Tokens of a response.
+        refuse: Requests with this text are refused.
+        empty: Requests with this text get empty responses,
+        empty_draws: this many times.
+    """
 
     def __init__(self, tokenizer, length: int, refuse: str = "", empty: str = "", empty_draws=99):
         self.tokenizer = tokenizer
@@ -66,9 +82,9 @@ class ScriptedEngine:
         self.refuse = refuse
         self.empty = empty
         self.empty_draws = empty_draws
-        self.prompt_length = 0
 
-    async def generate(self, prefix_ids, n, sampling):
+    async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        prefix_ids, n = expansion.prefix_ids, expansion.n
         text = self.tokenizer.decode(prefix_ids)
         prompt = self.tokenizer.encode(text.split("<think>")[0] + "<think>")
         if self.refuse and self.refuse in text:
@@ -78,11 +94,12 @@ class ScriptedEngine:
             return [Block([self.tokenizer.eos_token_id], "stop") for _ in range(n)]
         missing = self.length - (len(prefix_ids) - len(prompt))
         ids = [5] * (missing - 1) + [self.tokenizer.eos_token_id]
-        return [Block(ids[: sampling.max_new_tokens], "stop") for _ in range(n)]
+        return [Block(ids[: expansion.max_new_tokens], "stop") for _ in range(n)]
 
     async def close(self):
         pass
 
 
 def use_engine(monkeypatch, engine) -> None:
+    """Has the stages open this engine instead of the one of their flags."""
     monkeypatch.setattr(generation, "open_engine", lambda *_: engine)

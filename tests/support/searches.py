@@ -1,15 +1,19 @@
 """Small searches by the command line, and what they wrote."""
 
-import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
-from inference_eval import Args
+from run_lib.settings import as_json
+from search_lib.engines.base import Expansion, Sampling
+from search_lib.engines.flags import EngineFlags
 from search_lib.results.records import read_records
+from search_lib.search_args import Args
+from tests.support.flags import replace_flags
 from tests.support.paths import ROOT
 
 
-def make_args(models, folder, **changes) -> Args:
+def make_args(models: Path, folder: Path, **changes: Any) -> Args:
     args = Args(
         benchmark="toy",
         piref_model=str(models / "policy"),
@@ -19,19 +23,18 @@ def make_args(models, folder, **changes) -> Args:
         num_repetitions=2,
         block_size=8,
         max_length=32,
-        temperature=1.0,
-        top_p=1.0,
+        sampling=Sampling(1.0, 1.0),
         max_problems=3,
-        attention_impl="sdpa",
+        engine_flags=EngineFlags(attention_impl="sdpa"),
     )
-    return dataclasses.replace(args, **changes)
+    return replace_flags(args, **changes)
 
 
 def as_command(args: Args) -> list[str]:
     flags = [
         f"--{name}={single}"
-        for name, value in dataclasses.asdict(args).items()
-        for single in (value if isinstance(value, tuple) else (value,))
+        for name, value in as_json(args).items()
+        for single in (value if isinstance(value, list) else (value,))
         if single is not None and single is not False
     ]
     return [sys.executable, str(ROOT / "inference_eval.py"), *flags]
@@ -42,3 +45,17 @@ def responses(path: Path) -> dict[tuple[str, int], list[tuple[str, int]]]:
         record.key: [(response.text, response.num_tokens) for response in record.responses]
         for record in read_records(path)
     }
+
+
+def request(
+    prefix_ids: list[int],
+    n: int = 1,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 8,
+    stop: tuple[int, ...] = (290,),
+) -> tuple[Expansion, Sampling]:
+    """What an engine's `generate` takes; the path needs no name."""
+    expansion = Expansion(0, prefix_ids, n, max_new_tokens, stop, seed)
+    return expansion, Sampling(temperature, top_p)

@@ -1,4 +1,4 @@
-"""Runs requests on an in-process SGLang engine; started by search_lib/test_sglang.py.
+"""Runs requests on an in-process SGLang engine; started by tests/search_lib/engines/test_sglang.py.
 
     python tests/support/sglang_driver.py POLICY REQUESTS.json ANSWERS.json
 
@@ -16,16 +16,16 @@ async def main(policy: str, requests_path: str, answers_path: str) -> None:
 
     import torch
 
-    from search_lib.engines.base import Sampling
-    from search_lib.engines.factory import EngineSettings, check_engine, open_engine
+    from search_lib.engines.base import Expansion, Sampling
+    from search_lib.engines.factory import open_engine
+    from search_lib.engines.flags import EngineFlags
 
-    def settings(*engine_args: str) -> EngineSettings:
-        return EngineSettings("sglang", gpu_util=0.3, engine_args=engine_args)
+    def flags(*engine_args: str) -> EngineFlags:
+        return EngineFlags("sglang", gpu_util=0.3, engine_args=engine_args)
 
-    async def ask(prefix: list[int], n: int, sampling: dict):
-        stop = tuple(sampling.pop("stop_token_ids"))
+    async def ask(expansion: dict, sampling: dict):
         try:
-            blocks = await engine.generate(prefix, n, Sampling(**sampling, stop_token_ids=stop))
+            blocks = await engine.generate(Expansion(**expansion), Sampling(**sampling))
             return [asdict(block) for block in blocks]
         except Exception as error:
             return f"{type(error).__name__}: {error}"
@@ -34,21 +34,21 @@ async def main(policy: str, requests_path: str, answers_path: str) -> None:
     refusals = []
     for setting in work["engine_args"]:
         try:
-            check_engine(settings(setting))
+            flags(setting).check()
             refusals.append(None)
         except Exception as error:
             refusals.append(f"{type(error).__name__}: {error}")
     answers: dict = {"engine_args": refusals}
     limits = ("max_total_tokens=16384", "max_running_requests=64", "sleep_on_idle=true")
-    engine = open_engine(settings(*limits), policy, "--piref_model", torch.device("cpu"))
+    engine = open_engine(flags(*limits), policy, torch.device("cpu"))
     try:
         for name, requests in work["together"].items():
             answers[name] = await asyncio.gather(*(ask(*request) for request in requests))
         for name, requests in work["alone"].items():
             answers[name] = [await ask(*request) for request in requests]
 
-        endless = Sampling(1.0, 1.0, 3000, (), 0)
-        tasks = [asyncio.create_task(engine.generate([5, 6], 4, endless)) for _ in range(4)]
+        endless = Expansion(0, [5, 6], 4, 3000, (), 0), Sampling(1.0, 1.0)
+        tasks = [asyncio.create_task(engine.generate(*endless)) for _ in range(4)]
         states = engine._engine.tokenizer_manager.rid_to_state
         while len(states) < 16:
             await asyncio.sleep(0.01)
@@ -62,7 +62,7 @@ async def main(policy: str, requests_path: str, answers_path: str) -> None:
         answers["states_left"] = len(states)
         Path(answers_path).write_text(json.dumps(answers))
         print("generating", flush=True)
-        await engine.generate([5, 6], 4, endless)
+        await engine.generate(*endless)
     finally:
         await engine.close()
 

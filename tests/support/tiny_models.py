@@ -27,11 +27,15 @@ def tiny_config(vocab_size: int, **overrides) -> Qwen2Config:
     )
 
 
-def save_tiny_policy(folder: Path, seed: int = 0) -> Path:
-    """A random policy with the toy task's tokenizer."""
+def save_tiny_policy(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """A random policy with the toy task's tokenizer.
+
+    In float64 another batch tips no near-tie between tokens, on any machine.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = Qwen2ForCausalLM(tiny_config(len(tokenizer), tie_word_embeddings=True))
+    model.to(dtype)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, do_sample=True, top_k=3, temperature=0.1
     )

@@ -1,17 +1,18 @@
-r"""The rules of OpenR1-Cleaned, each a function of one row: what it objects to, or None.
+r"""The rules of OpenR1-Cleaned, each a function of one row.
 
-A row has the columns of OpenR1-Math-220k; ``problem``, ``solution``, ``answer`` and
-``question_type`` are read, and a missing or null one counts as empty. The published data set
-keeps problems with exactly one parseable boxed answer that can be verified automatically, and
-removes multiple choice, multi-part questions, links, images, proofs and ambiguous ones. Its filters
-were not published; these are ours. A rule returns the passage that it objects to, so that a reader
-of the report can judge it, and keeps a problem where it can't tell.
+A row has the columns of OpenR1-Math-220k; `problem`, `solution`, `answer` and `question_type` are
+read, and a missing or null one counts as empty. The published data set keeps problems with exactly
+one parseable boxed answer that can be verified automatically, and removes multiple choice,
+multi-part questions, links, images, proofs and ambiguous ones. Its filters were not published;
+these are ours. A rule returns the passage that it objects to, so that a reader of the report can
+judge it, and None to keep a problem, also where it can't tell. The first line of its docstring says
+in the report what it objects to.
 
-What is *one boxed answer*? Responses are graded against the column ``answer``. ``solution`` often
-has no box although that column is filled, with what its text ends on; so a solution without a box
-is fine. Where it has boxes, they must say one thing, and the same as the column: several ways to
-solve a problem that all box one number are fine, a box for every part of a question, or for a step
-on the way, is not. The boxes in ``generations`` are a model's, so they aren't read.
+What is *one boxed answer*? Responses are graded against the column `answer`. `solution` often has
+no box although that column is filled with the end of its text; so a solution without a box is fine.
+Where it has boxes, they must say one thing, and the same as the column: several ways to solve a
+problem that all box one number are fine, a box for every part of a question, or for a step on the
+way, is not. The boxes in `generations` are a model's, so they aren't read.
 
 All patterns take time linear in the length of the text.
 """
@@ -78,11 +79,11 @@ GRADER_RULES: tuple[Callable[[Sequence[Row], Grader], list[str | None]], ...] = 
 
 
 class Finding(NamedTuple):
-    """Why a row is left out.
+    """The reason why a row is left out.
 
-    Args:
-        rule: name of the function that objects.
-        passage: what it objects to; may be empty.
+    Attributes:
+        rule: Name of the function that objects.
+        passage: The passage that it objects to; may be empty.
     """
 
     rule: str
@@ -90,10 +91,10 @@ class Finding(NamedTuple):
 
 
 def find_faults(rows: Sequence[Row], grader: Grader) -> list[Finding | None]:
-    """For each row the first rule that objects to it; None for a row to keep.
+    """Returns for each row the first rule that objects to it; None for a row to keep.
 
     Raises:
-        RuntimeError: if the grader's workers cannot start.
+        RuntimeError: If the grader's workers cannot start.
     """
     findings = [_first_finding(row) for row in rows]
     for rule in GRADER_RULES:

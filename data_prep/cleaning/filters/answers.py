@@ -1,13 +1,13 @@
-r"""Rules about the reference: one answer, that a program can hold others against.
+r"""Rules about the reference: one answer, with which a program can compare others.
 
 math-verify reads one number with a unit as the number. So "5 cm" and "12 apples" are fine, but of
-``2 \text{ hours and } 30 \text{ minutes}`` it reads the 2.
+`2 \text{ hours and } 30 \text{ minutes}` it reads the 2.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 
-from data_prep.cleaning.filters.rows import Row, passage, shorten, text
+from data_prep.cleaning.filters.rows import Row, beginning, passage, text
 from data_prep.cleaning.normalise import normalise, plain, unwrap_styles
 from search_lib.grading import Grader
 from search_lib.grading.answers import boxed_answers, parse_rational
@@ -89,7 +89,7 @@ _ABBREVIATIONS = "hr hrs min sec ms yr ft yd mi gm mg lb oz ml cl mph"
 _KNOWN_WORDS = frozenset(f"{_FUNCTIONS} {_UNITS}".split())
 _PROSE = "no is in it to of on if we be he so as at by an any"
 _SHORT_WORDS = frozenset(_PROSE.split())
-# Products of variables, points, and what a number may end on.
+# Products of variables, points, and endings of a number.
 _SYMBOLS = re.compile(
     r"[^\W\d_]{2}|[abcdkmnpqrstuvwxyz]{3}|[abcdxyz]{4}|[A-Z]{2,6}|[\u0370-\u03ff]+"
 )
@@ -107,7 +107,7 @@ def text_answer(row: Row) -> str | None:
     for run in _LETTER_RUN.findall(answer):
         known = run in _KNOWN_WORDS or (_SYMBOLS.fullmatch(run) and run not in _SHORT_WORDS)
         if not known:
-            return shorten(run)
+            return beginning(run)
     return None
 
 
@@ -139,7 +139,7 @@ def point_names(row: Row) -> str | None:
     A single letter may be a variable.
     """
     answer = _GEOMETRY.sub("", unwrap_styles(text(row, "answer")))
-    return shorten(answer) if _POINT_NAMES.fullmatch(answer) else None
+    return beginning(answer) if _POINT_NAMES.fullmatch(answer) else None
 
 
 # By math-verify ----------------------------------------------------------------------------------
@@ -149,13 +149,13 @@ def unverifiable_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]
     """For each row its answer, if math-verify can't read it."""
     answers = [text(row, "answer") for row in rows]
     return [
-        None if readable else shorten(answer)
+        None if readable else beginning(answer)
         for answer, readable in zip(answers, grader.readable(answers), strict=True)
     ]
 
 
-# What doesn't count: names of environments and sets, words, and the numbers of indices, bases and
-# square metres.
+# Not counted: names of environments and sets, words, and the numbers of indices, bases and square
+# metres.
 _PART = re.compile(
     r"\\(?:begin|end|mathbb) ?\{[^{}]{0,40}\}"
     r"|\\(?:text|textbf|mathrm|mbox) ?\{[^{}\d]{0,80}\}(?: ?\^ ?\{?-?\d+)?"
@@ -168,7 +168,7 @@ def partly_read_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
     r"""For each row its answer, if math-verify takes another one, clearly different, for the same.
 
     It is held against itself with one of its numbers increased by one, and with a product of
-    variables left out. Of ``2 \mathrm{~h}~30~\mathrm{min}`` the 30 isn't read, and of "2ab" not the
+    variables left out. Of `2 \mathrm{~h}~30~\mathrm{min}` the 30 isn't read, and of "2ab" not the
     ab, which math-verify takes for a unit. A known unit may go unread, and so may any word, and a
     single letter after a blank if it is the only one ("5 m"); right behind a number it is a
     variable ("3t").
@@ -181,12 +181,12 @@ def partly_read_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
     found: list[str | None] = [None] * len(rows)
     for (index, answer, other), same in zip(pairs, equal, strict=True):
         if same and found[index] is None:
-            found[index] = f"{shorten(answer)} is taken for {shorten(other)}"
+            found[index] = f"{beginning(answer)} is taken for {beginning(other)}"
     return found
 
 
 def _altered(answer: str) -> list[str]:
-    """Answers that differ from this one, each in a number or without some letters."""
+    """Returns answers that differ from this one, each in a number or without some letters."""
     if len(answer) > MAX_ANSWER_CHARS or parse_rational(answer) is not None:
         return []
     parts = list(_PART.finditer(answer))
@@ -206,7 +206,7 @@ def _altered(answer: str) -> list[str]:
 
 
 def _is_unit(letters: str, alone: bool) -> bool:
-    """Whether letters beside a number may go unread."""
+    """Returns whether letters beside a number may go unread."""
     if len(letters) == 1:
         return alone
     return letters in _UNIT_WORDS or _SYMBOLS.fullmatch(letters) is None
@@ -227,7 +227,7 @@ def contradicting_box(rows: Sequence[Row], grader: Grader) -> list[str | None]:
 
 
 def _boxes(row: Row) -> list[str]:
-    """The different boxes of a solution, empty ones (the end of a proof) left out."""
+    """Returns the different boxes of a solution, empty ones (the end of a proof) left out."""
     by_spelling = {normalise(box): box for box in boxed_answers(text(row, "solution"))}
     return [box for spelling, box in by_spelling.items() if spelling]
 
@@ -239,10 +239,10 @@ def _filled(boxes: list[list[str]]) -> Iterable[tuple[int, list[str]]]:
 def _differing(
     num_rows: int, pairs: Sequence[tuple[int, str, str]], grader: Grader
 ) -> list[str | None]:
-    """For each row the first of its pairs of answers that are different."""
+    """Returns for each row the first of its pairs of answers that are different."""
     found: list[str | None] = [None] * num_rows
     equal = grader.equivalent([(left, right) for _, left, right in pairs])
     for (index, left, right), verdict in zip(pairs, equal, strict=True):
         if not verdict and found[index] is None:
-            found[index] = f"{shorten(left)} and {shorten(right)}"
+            found[index] = f"{beginning(left)} and {beginning(right)}"
     return found

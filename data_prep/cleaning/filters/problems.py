@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from data_prep.cleaning.filters.rows import Row, passage, shorten, text
+from data_prep.cleaning.filters.rows import Row, beginning, passage, text
 from data_prep.cleaning.normalise import plain
 from search_lib.grading.answers import parse_integer
 
-# What is asked -----------------------------------------------------------------------------------
+# Requests ---------------------------------------------------------------------------------------
 
 # A request begins a clause: "find x", not "one can find x".
 _CLAUSE = r"(?:^|[.!?;:,)\d]\s*|\n|\b(?:and|then|also|please|to|or) )"
@@ -33,7 +33,7 @@ _PROOF_REQUEST = re.compile(
 def missing_problem(row: Row) -> str | None:
     """No text, or a single word."""
     problem = text(row, "problem")
-    return shorten(problem) if len(problem.split(maxsplit=2)) < 2 else None
+    return beginning(problem) if len(problem.split(maxsplit=2)) < 2 else None
 
 
 def proof(row: Row) -> str | None:
@@ -70,22 +70,22 @@ _CHOICE_ANSWER = re.compile(r"\(? ?[A-E] ?\)?[.:]?|\( ?[A-E] ?\)[\s\S]*|[A-E][).
 
 
 def multiple_choice(row: Row) -> str | None:
-    r"""Options A to E: by the column ``question_type``, in the text, or in the answer.
+    r"""Options A to E: by the column `question_type`, in the text, or in the answer.
 
-    In the text they are ``(A) ... (B) ...``, ``A) ... B) ...``, or ``A. ... B. ...`` on lines of
-    their own or after "which of the following", however they are typeset (``\textbf{(A)}``).
+    In the text they are `(A) ... (B) ...`, `A) ... B) ...`, or `A. ... B. ...` on lines of their
+    own or after "which of the following", however they are typeset (`\textbf{(A)}`).
     """
     if text(row, "question_type").casefold() == "mcq":
         return "question_type: MCQ"
     answer = plain(text(row, "answer"))
     if _CHOICE_ANSWER.fullmatch(answer):
-        return f"answer: {shorten(answer)}"
+        return f"answer: {beginning(answer)}"
     problem = plain(text(row, "problem"))
     styles = _OPTIONS + ((_INLINE_OPTION,) if _CHOICE_REQUEST.search(problem) else ())
     for style in styles:
         labels = _in_sequence(style, "ABCDE", problem)
         if len(labels) >= 3 or (len(labels) == 2 and style is _BRACKETED_OPTION):
-            return shorten(problem[labels[0].start() :])
+            return beginning(problem[labels[0].start() :])
     return None
 
 
@@ -125,15 +125,14 @@ _HOW_MANY = re.compile(r"\bhow (?:many|much|old)\b", re.IGNORECASE)
 def multi_part(row: Row) -> str | None:
     """Several questions, of which one reference can answer only one.
 
-    Labels such as (a) and (b) make questions of what follows them if two of them hold a request, or
-    if a request stands before them that isn't one for something that meets conditions. Without
-    labels, two questions count if the answer is a list. An answer that labels its parts always
-    counts.
+    Labels such as (a) and (b) mark questions if two of the texts behind them hold a request, or if
+    a request stands before them that isn't one for something that meets conditions. Without labels,
+    two questions count if the answer is a list. An answer that labels its parts always counts.
     """
     answer = plain(text(row, "answer"))
     labelled = _LABELLED_ANSWER.match(answer)
     if labelled:
-        return f"answer: {shorten(answer)}"
+        return f"answer: {beginning(answer)}"
     problem = plain(text(row, "problem"))
     for style, sequence in _PART_STYLES:
         labels = _in_sequence(style, sequence, problem)
@@ -142,27 +141,27 @@ def multi_part(row: Row) -> str | None:
         ends = [label.start() for label in labels[1:]] + [len(problem)]
         parts = [problem[label.end() : end] for label, end in zip(labels, ends, strict=True)]
         if sum(_REQUEST.search(part.strip()) is not None for part in parts) >= 2:
-            return shorten(problem[labels[0].start() :])
+            return beginning(problem[labels[0].start() :])
         # A request that the parts share is the last sentence before them.
         requests = list(_REQUEST.finditer(problem, 0, labels[0].start()))
         if requests and not any(_REQUEST.search(part.strip()) for part in parts):
             request = problem[requests[-1].start() : labels[0].start()].strip(" .,;:\n")
             if not re.search(r"[.;]\s", request) and not _CONDITIONS.search(request):
-                return shorten(problem[requests[-1].start() :])
+                return beginning(problem[requests[-1].start() :])
     if _is_list(answer):
         asked = [part for part in problem.split("?")[:-1] if _ASKING.search(part)]
         if len(asked) >= 2:
-            return shorten(f"{asked[1].strip()}?")
+            return beginning(f"{asked[1].strip()}?")
         how_many = list(_HOW_MANY.finditer(problem))
         if len(how_many) >= 2:
-            return shorten(problem[how_many[0].start() :])
+            return beginning(problem[how_many[0].start() :])
     return None
 
 
 def _in_sequence(
     style: re.Pattern[str], sequence: Sequence[str], content: str
 ) -> list[re.Match[str]]:
-    """The labels of a style that follow each other as in the sequence, from its first on."""
+    """Returns the labels of a style that follow each other as in the sequence, from its first."""
     labels: list[re.Match[str]] = []
     for match in style.finditer(content):
         if len(labels) == len(sequence):
@@ -178,7 +177,7 @@ def _in_sequence(
 
 
 def _is_list(answer: str) -> bool:
-    """Whether an answer has several parts, outside of brackets."""
+    """Returns whether an answer has several parts, outside of brackets."""
     if parse_integer(answer) is not None:
         return False
     depth = 0
@@ -245,7 +244,7 @@ def has_image(row: Row) -> str | None:
 
 
 def _without_images(problem: str) -> str:
-    """A text without the addresses of its images, which are no links to follow."""
+    """Removes the addresses of images from a text: they are no links to follow."""
     return re.sub(r"!\[[^\]\[]{0,200}\]\([^\s()]{0,500}\)|<img[^<>]{0,500}>", " ", problem)
 
 
@@ -295,10 +294,10 @@ def broken_latex(row: Row) -> str | None:
             open_braces.append(brace.start())
         elif brace[0] == "}":
             if not open_braces:
-                return shorten(problem[max(0, brace.start() - 40) : brace.end()])
+                return beginning(problem[max(0, brace.start() - 40) : brace.end()])
             open_braces.pop()
     if open_braces:
-        return shorten(problem[max(0, open_braces[-1] - 10) :])
+        return beginning(problem[max(0, open_braces[-1] - 10) :])
     environments: list[str] = []
     for kind, name in _ENVIRONMENT.findall(problem):
         if kind == "begin":

@@ -1,28 +1,30 @@
-"""What the rules read: a column of a row as text, and the passage that a pattern finds in it."""
+"""Tools of the rules: a column of a row as text, and the passage that a rule objects to."""
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from run_lib.text import shorten
+
 Row = Mapping[str, Any]
 Rule = Callable[[Row], str | None]
-"""What the rule objects to in a row, perhaps an empty string; None for nothing."""
+"""Returns the passage that the rule objects to, perhaps an empty string; None for no objection."""
 
 MAX_PASSAGE = 120  # characters
 
 
 def text(row: Row, column: str) -> str:
-    """A column without white space around it; a missing or null one is empty."""
+    """Returns a column without white space around it; a missing or null one is empty."""
     value = row.get(column)
     return "" if value is None else str(value).strip()
 
 
 def passage(pattern: re.Pattern[str], content: str) -> str | None:
-    """What a pattern finds first, on one line; None for nothing."""
+    """Returns the first match of a pattern, on one line; None if there is none."""
     match = pattern.search(content)
-    return None if match is None else shorten(match[0])
+    return None if match is None else beginning(match[0])
 
 
-def shorten(content: str) -> str:
-    """The beginning of a passage, on one line."""
-    return " ".join(content[: 2 * MAX_PASSAGE].split())[:MAX_PASSAGE]
+def beginning(content: str) -> str:
+    """Returns the beginning of a passage, on one line."""
+    return shorten(content[: 2 * MAX_PASSAGE], MAX_PASSAGE, mark="")

@@ -16,14 +16,17 @@ from transformers import Qwen2Config
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.checkpoints import (
     SHARDS,
+    TRAINER_STATE,
     Checkpointer,
     CheckpointError,
     load_checkpoint,
     newest_checkpoint,
+    read_state,
     remove_leftovers,
     write_model,
 )
 from classifier_lib.training.parallel import ParallelMode, full_weights, parallelize
+from run_lib.commands import InputError
 from run_lib.processes import Processes, distributed
 from tests.support.distributed import run_distributed
 
@@ -124,7 +127,9 @@ def test_before_the_first_step_nothing_is_lost(tiny_config, tmp_path):
     model, optimizer = build(tiny_config)
     folder = Checkpointer(tmp_path, ALONE, 1).save(model, optimizer, {"step": 3}, write_nothing)
     other, other_optimizer = build(tiny_config, seed=1)
-    with pytest.raises(CheckpointError, match="step_4 can't be resumed: FileNotFoundError"):
+    with pytest.raises(
+        CheckpointError, match=r"step_4 can't be resumed: it has no trainer_state\.json"
+    ):
         load_checkpoint(tmp_path / "step_4", other, other_optimizer)
     expected = build(tiny_config)
     Checkpointer(tmp_path, ALONE, 1).save(*expected, {"step": 4}, write_nothing, wait=True)
@@ -192,6 +197,24 @@ def test_a_failed_save_is_reported_and_leaves_the_last_one(tiny_config, tmp_path
     with pytest.raises(CheckpointError, match="NotADirectoryError"):
         Checkpointer(tmp_path / "file", ALONE, 1).save(*pair, {"step": 1}, write_nothing)
     assert names(tmp_path) == ["file", "step_1"]
+
+
+def test_one_failed_save_is_a_warning_and_a_second_one_an_error(tiny_config, tmp_path, capsys):
+    pair = build(tiny_config)
+    checkpointer = Checkpointer(tmp_path, ALONE, 1)
+
+    def save(step: int, write: Callable[..., None]) -> None:
+        checkpointer.save(*pair, {"step": step}, write)
+        checkpointer.wait_or_warn()
+
+    for step in (1, 3):  # the good save in between makes the next failure the first again
+        save(step, fail_to_write)
+        warning = f"warning: saving {tmp_path / f'step_{step}'} failed: OSError: [Errno 28]"
+        assert capsys.readouterr().out.startswith(warning)
+        save(step + 1, write_nothing)
+    save(5, fail_to_write)
+    with pytest.raises(CheckpointError, match="step_6 failed"):
+        save(6, fail_to_write)
 
 
 def test_old_checkpoints_go_when_the_new_one_is_whole(tiny_config, tmp_path):
@@ -307,6 +330,21 @@ def test_any_number_of_processes_resumes(tiny_config, tmp_path):
         assert len(loaded[rank]) == 4
         for tensors in loaded[rank]:
             check_equal(tensors, state)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_state_is_named(tmp_path, content):
+    (tmp_path / TRAINER_STATE).write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path / TRAINER_STATE} is damaged"):
+        read_state(tmp_path)
+
+
+def test_damaged_shards_are_named(tiny_config, tmp_path):
+    pair = build(tiny_config)
+    folder = Checkpointer(tmp_path, ALONE, 1).save(*pair, {"step": 1}, write_nothing, wait=True)
+    (folder / SHARDS / ".metadata").unlink()
+    with pytest.raises(CheckpointError, match=f"{folder} can't be resumed: "):
+        load_checkpoint(folder, *pair)
 
 
 def test_shards_that_are_on_another_disk_are_noticed(tiny_config, tmp_path):

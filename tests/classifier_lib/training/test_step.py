@@ -8,6 +8,7 @@ from transformers import Qwen2Config
 from classifier_lib.attention import SEGMENTED_SDPA
 from classifier_lib.batches import Batch, collate
 from classifier_lib.data import GroupedRollouts
+from classifier_lib.learner import Learner
 from classifier_lib.losses import LOSSES, TrainingLoss
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.step import (
@@ -81,12 +82,12 @@ def take_step(
     step: int = 0,
     stop: bool = False,
 ) -> StepResult:
-    optimizer = build_optimizer(model, 1e-3, 0.1)
-    return train_step(model, optimizer, loss, batches, SEGMENTED_SDPA, processes, seed, step, stop)
+    learner = Learner(model, loss, SEGMENTED_SDPA, processes)
+    return train_step(learner, build_optimizer(model, 1e-3, 0.1), batches, seed, step, stop)
 
 
 def test_padding_needs_no_attention_mask(tiny_config, whole_batch):
-    """What `Batch.model_inputs` relies on."""
+    """As `Batch.model_inputs` takes for granted."""
     model = Qwen2ForClassifier(tiny_config).eval()
     inputs = whole_batch.model_inputs("sdpa", CPU)
     assert "attention_mask" not in inputs
@@ -144,9 +145,8 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, micro_batches, f
     model = build_model(tiny_config)
     loss = LOSSES["cross_entropy"]._replace(function=function)
     optimizer = build_optimizer(model, 1e-3, 0.1)
-    result = train_step(
-        model, optimizer, loss, micro_batches, SEGMENTED_SDPA, ALONE, 0, 0, stop=False
-    )
+    learner = Learner(model, loss, SEGMENTED_SDPA, ALONE)
+    result = train_step(learner, optimizer, micro_batches, 0, 0, stop=False)
     assert result is not None
     assert result.skipped
     before = build_model(tiny_config).state_dict()
@@ -158,11 +158,10 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, micro_batches, f
 def test_no_step_is_taken_when_asked_to_stop(tiny_config, micro_batches):
     model = build_model(tiny_config)
     optimizer = build_optimizer(model, 1e-3, 0.1)
-    loss = LOSSES["cross_entropy"]
-    args = (model, optimizer, loss, micro_batches, SEGMENTED_SDPA, ALONE, 0, 0)
-    assert train_step(*args, stop=True) is None
+    learner = Learner(model, LOSSES["cross_entropy"], SEGMENTED_SDPA, ALONE)
+    assert train_step(learner, optimizer, micro_batches, 0, 0, stop=True) is None
     assert not optimizer.state
-    assert train_step(*args, stop=False) is not None
+    assert train_step(learner, optimizer, micro_batches, 0, 0, stop=False) is not None
 
 
 def test_a_batch_without_preferences_is_no_error(tiny_config, rollout_folder):

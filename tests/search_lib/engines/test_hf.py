@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ScoringRequest, ValueScorer
-from search_lib.engines.base import Block, Sampling
+from search_lib.engines.base import Block
 from search_lib.engines.hf import HfEngine
-from search_lib.scorers import HfScorer
+from search_lib.scorers.hf import HfScorer
+from tests.support.searches import request
 from tests.support.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy
 
 
@@ -30,22 +31,18 @@ def generate_all(policy_path, requests, **options):
     async def body():
         engine = HfEngine.load(policy_path, device="cpu", **options)
         try:
-            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+            return await asyncio.gather(*(engine.generate(*asked) for asked in requests))
         finally:
             await engine.close()
 
     return asyncio.run(body())
 
 
-def sampling(seed=0, temperature=1.0, top_p=1.0, max_new_tokens=8, stop=(290,)):
-    return Sampling(temperature, top_p, max_new_tokens, stop, seed)
-
-
 @pytest.mark.parametrize("n", [1, 3])
 def test_greedy_blocks_equal_the_model_run_by_hand(policy_path, n):
     model = AutoModelForCausalLM.from_pretrained(policy_path)
     prefixes = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
-    blocks = generate_all(policy_path, [(p, n, sampling(temperature=0)) for p in prefixes])
+    blocks = generate_all(policy_path, [request(p, n, temperature=0) for p in prefixes])
     for prefix, (block, *siblings) in zip(prefixes, blocks, strict=True):
         ids = list(prefix)
         with torch.no_grad():
@@ -56,12 +53,12 @@ def test_greedy_blocks_equal_the_model_run_by_hand(policy_path, n):
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_batch(policy_path):
-    requests = [([5 + i] * (1 + i % 4), 2, sampling(seed=i % 6)) for i in range(12)]
+    requests = [request([5 + i] * (1 + i % 4), 2, seed=i % 6) for i in range(12)]
     together = generate_all(policy_path, requests)
     assert generate_all(policy_path, requests, max_batch_rows=1) == together
     assert generate_all(policy_path, requests[::-1], max_batch_rows=7) == together[::-1]
     assert together[0][0] != together[0][1]
-    other_seed = generate_all(policy_path, [(requests[0][0], 2, sampling(seed=77))])
+    other_seed = generate_all(policy_path, [request([5], 2, seed=77)])
     assert other_seed[0] != together[0]
 
 
@@ -70,7 +67,7 @@ def test_samples_follow_the_policys_distribution(policy_path, temperature, top_p
     n = 4000
     (blocks,) = generate_all(
         policy_path,
-        [([5, 6], n, sampling(0, temperature, top_p, max_new_tokens=1, stop=()))],
+        [request([5, 6], n, 0, temperature, top_p, max_new_tokens=1, stop=())],
         max_batch_rows=n,
     )
     model = AutoModelForCausalLM.from_pretrained(policy_path)
@@ -87,10 +84,10 @@ def test_samples_follow_the_policys_distribution(policy_path, temperature, top_p
 
 
 def test_a_block_ends_with_its_stop_token_whatever_the_checkpoint_says(policy_path):
-    ((free,),) = generate_all(policy_path, [([5, 6, 7], 1, sampling(3, stop=()))])
+    ((free,),) = generate_all(policy_path, [request([5, 6, 7], 1, 3, stop=())])
     stop = free.token_ids[3]
     first = free.token_ids.index(stop)
-    ((block, *_),) = generate_all(policy_path, [([5, 6, 7], 1, sampling(3, stop=(stop,)))])
+    ((block, *_),) = generate_all(policy_path, [request([5, 6, 7], 1, 3, stop=(stop,))])
     assert block == Block(free.token_ids[: first + 1], "stop")
 
 
@@ -98,8 +95,8 @@ def test_each_request_keeps_its_own_length_limit(policy_path):
     short, long = generate_all(
         policy_path,
         [
-            ([5], 1, sampling(max_new_tokens=2, stop=())),
-            ([5], 1, sampling(max_new_tokens=9, stop=())),
+            request([5], 1, max_new_tokens=2, stop=()),
+            request([5], 1, max_new_tokens=9, stop=()),
         ],
     )
     assert (len(short[0].token_ids), len(long[0].token_ids)) == (2, 9)
@@ -120,8 +117,7 @@ def test_a_request_is_answered_when_its_own_rows_have_ended(policy_path):
         engine.model.register_forward_hook(hold_the_batch)
 
         async def ask(name):
-            request = ([5], 2, sampling(max_new_tokens=lengths[name], stop=()))
-            blocks = await engine.generate(*request)
+            blocks = await engine.generate(*request([5], 2, max_new_tokens=lengths[name], stop=()))
             if name == "short":
                 short_is_there.set()
             return [len(block.token_ids) for block in blocks]
@@ -137,9 +133,9 @@ def test_a_request_is_answered_when_its_own_rows_have_ended(policy_path):
 
 def test_requests_that_no_model_can_serve_are_refused(policy_path):
     with pytest.raises(ValueError, match="empty prefix"):
-        generate_all(policy_path, [([], 1, sampling())])
+        generate_all(policy_path, [request([], 1)])
     with pytest.raises(ValueError, match="exceed the policy's context of 128 tokens"):
-        generate_all(policy_path, [([1] * (CONTEXT - 7), 1, sampling())])
+        generate_all(policy_path, [request([1] * (CONTEXT - 7), 1)])
 
 
 def test_the_scorer_values_each_block_of_each_search(classifier):
@@ -158,7 +154,7 @@ def test_the_scorer_values_each_block_of_each_search(classifier):
     found = asyncio.run(body())
     # What the policy ended goes on nowhere: only the prefixes stay.
     assert sorted(path.length for path in values.cache) == [1, 2]
-    expected = ValueScorer(classifier).score([ScoringRequest(*request) for request in requests])
+    expected = ValueScorer(classifier).score([ScoringRequest(*asked) for asked in requests])
     for of_search, expected_of_search in zip(found, expected, strict=True):
         assert of_search.values == pytest.approx(expected_of_search.values, abs=1e-6)
         assert of_search.tokens_cached == expected_of_search.tokens_cached

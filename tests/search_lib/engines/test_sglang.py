@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 
 import numpy as np
 import pytest
@@ -14,26 +14,31 @@ from transformers import AutoModelForCausalLM
 
 import inference_eval
 from run_lib.commands import InputError
-from search_lib.engines import sglang
+from search_lib.engines import sglang_arguments
 from search_lib.engines.base import Block, Sampling
-from search_lib.engines.factory import EngineSettings, check_engine
+from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
+from search_lib.engines.http_service import BadReply
 from search_lib.engines.sglang_protocol import read_block, sampling_params
-from search_lib.http_service import BadReply
-from tests.support.searches import as_command, make_args, responses
+from tests.support.flags import replace_flags
+from tests.support.searches import as_command, make_args, request, responses
 from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 pytestmark = pytest.mark.xdist_group("sglang_policy")
 
-GREEDY = Sampling(0.0, 1.0, 8, (), 0)
-SAMPLED = Sampling(1.0, 1.0, 8, (290,), 0)
 DRAWS = 1500
-SKEWED = Sampling(0.7, 0.8, 1, (), 5)
+SKEWED = Sampling(0.7, 0.8)
 PREFIXES = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
-MANY = [([5 + i] * (1 + i % 4), 2, replace(SAMPLED, seed=i % 6)) for i in range(12)]
+
+
+def greedy(prefix_ids, n=1, max_new_tokens=8, stop=()):
+    return request(prefix_ids, n, temperature=0.0, max_new_tokens=max_new_tokens, stop=stop)
+
+
+MANY = [request([5 + i] * (1 + i % 4), 2, seed=i % 6) for i in range(12)]
 # One decodes greedily beside the others, which must not change what those draw.
-MIXED = [*MANY, ([5], 1, replace(GREEDY, max_new_tokens=40))]
+MIXED = [*MANY, request([5], temperature=0.0, max_new_tokens=40, stop=())]
 ENGINE_ARGS = {
     "chunked-prefill-size=64": None,
     "enable_deterministic_inference=false": None,
@@ -49,7 +54,7 @@ def reference_blocks(policy, requests):
     async def body():
         engine = HfEngine.load(str(policy), device="cpu")
         try:
-            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+            return await asyncio.gather(*(engine.generate(*asked) for asked in requests))
         finally:
             await engine.close()
 
@@ -76,8 +81,8 @@ def long_policy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopping(long_policy):
     """A greedy request that one of its tokens stops."""
-    ((block,),) = reference_blocks(long_policy, [(PREFIXES[0], 1, GREEDY)])
-    return PREFIXES[0], 1, replace(GREEDY, stop_token_ids=(block.token_ids[3],))
+    ((block,),) = reference_blocks(long_policy, [greedy(PREFIXES[0])])
+    return greedy(PREFIXES[0], stop=(block.token_ids[3],))
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +90,18 @@ def process(long_policy, stopping, tmp_path_factory):
     """The engine's process, which has answered all requests and generates on."""
     folder = tmp_path_factory.mktemp("driver")
     together = {
-        "greedy": [(prefix, 2, GREEDY) for prefix in PREFIXES],
+        "greedy": [greedy(prefix, 2) for prefix in PREFIXES],
         "stopping": [stopping],
-        "lengths": [([5], 1, replace(GREEDY, max_new_tokens=length)) for length in (2, 9, 1)],
+        "lengths": [greedy([5], 1, length) for length in (2, 9, 1)],
         "together": MANY,
         "mixed": MIXED,
-        "skewed": [([5, 6], DRAWS, SKEWED)],
-        "refused": [([], 1, GREEDY), ([5] * 4090, 1, GREEDY)],
+        "skewed": [request([5, 6], DRAWS, 5, *astuple(SKEWED), max_new_tokens=1, stop=())],
+        "refused": [greedy([]), greedy([5] * 4090)],
     }
-    alone = {"alone": MANY[::-1], "other seed": [(*MANY[0][:2], replace(SAMPLED, seed=77))]}
+    alone = {"alone": MANY[::-1], "other seed": [request([5], 2, seed=77)]}
 
     def plain(requests):
-        return {name: [(p, n, asdict(s)) for p, n, s in of] for name, of in requests.items()}
+        return {name: [tuple(map(asdict, asked)) for asked in of] for name, of in requests.items()}
 
     work = {"engine_args": list(ENGINE_ARGS), "together": plain(together), "alone": plain(alone)}
     (folder / "requests.json").write_text(json.dumps(work))
@@ -132,7 +137,7 @@ def blocks_of(answer):
 
 
 def test_greedy_blocks_equal_those_of_transformers(answers, long_policy, stopping):
-    requests = [*((prefix, 2, GREEDY) for prefix in PREFIXES), stopping]
+    requests = [*(greedy(prefix, 2) for prefix in PREFIXES), stopping]
     expected = reference_blocks(long_policy, requests)
     assert blocks_of(answers["greedy"] + answers["stopping"]) == expected
     assert expected[-1][0].finish_reason == "stop"
@@ -197,7 +202,7 @@ def test_interrupted_it_ends_with_all_its_processes(process):
 def test_a_greedy_search_gives_the_responses_of_transformers(models, tmp_path):
     args = make_args(models, tmp_path / "hf", temperature=0.0)
     inference_eval.main(args)
-    ours = replace(args, engine="sglang", output_path=tmp_path / "sglang" / "records.jsonl")
+    ours = replace_flags(args, engine="sglang", output_path=tmp_path / "sglang" / "records.jsonl")
     command = [*as_command(ours), "--engine_args", "max_total_tokens=8192", "sleep_on_idle=1"]
     done = subprocess.run(
         command, env=sglang_environment(), capture_output=True, text=True, check=False
@@ -215,8 +220,8 @@ def test_a_greedy_search_gives_the_responses_of_transformers(models, tmp_path):
     ],
 )
 def test_a_reply_is_a_block_of_the_request(ids, block):
-    sampling = Sampling(1.0, 1.0, 3, (2, 3), 0)
-    assert read_block({"output_ids": ids, "meta_info": {}}, sampling, 10) == block
+    asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
+    assert read_block({"output_ids": ids, "meta_info": {}}, asked, 10) == block
 
 
 @pytest.mark.parametrize(
@@ -246,13 +251,14 @@ def test_a_reply_is_a_block_of_the_request(ids, block):
     ],
 )
 def test_what_is_no_block_of_the_request_is_refused(reply, message):
+    asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
     with pytest.raises(BadReply, match=message):
-        read_block(reply, Sampling(1.0, 1.0, 3, (2, 3), 0), 10)
+        read_block(reply, asked, 10)
 
 
 def test_samples_of_a_request_have_seeds_of_their_own():
     seeds = {
-        sampling_params(replace(SAMPLED, seed=seed), i, 9)["sampling_seed"]
+        sampling_params(*request([5], seed=seed), i, 9)["sampling_seed"]
         for seed in range(9)
         for i in range(9)
     }
@@ -261,20 +267,20 @@ def test_samples_of_a_request_have_seeds_of_their_own():
 
 
 def test_a_missing_sglang_is_named_at_the_start(monkeypatch):
-    monkeypatch.setattr(sglang.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sglang_arguments.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="--engine sglang needs SGLang: pip install -r requirem"):
-        check_engine(EngineSettings("sglang"))
+        EngineFlags("sglang").check()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"engine": "hf", "engine_args": ("a=b",)}, "--engine_args are of --engine sglang, not"),
-        ({"gpu_util": 75.0}, r"--piref_gpu_util must be in \(0, 1\), got 75.0"),
+        ({"gpu_util": 75.0}, r"--gpu_util must be in \(0, 1\), got 75.0"),
         ({"tp_size": 0}, "--tp_size must be at least 1, got 0"),
         ({"dp_size": -1}, "--dp_size must be at least 1, got -1"),
     ],
 )
 def test_settings_that_no_engine_can_have_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        check_engine(replace(EngineSettings("sglang"), **changes))
+        replace(EngineFlags("sglang"), **changes).check()

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import threading
 import urllib.request
-from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -19,23 +18,24 @@ from aiohttp import web
 
 import inference_eval
 from run_lib.commands import InputError
-from search_lib import http_service
-from search_lib.engines.base import Block, Sampling
-from search_lib.engines.factory import EngineSettings, open_engine
+from search_lib.engines import http_service
+from search_lib.engines.base import Block
+from search_lib.engines.factory import open_engine
+from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
+from search_lib.engines.http_service import BadReply, HttpService
 from search_lib.engines.sglang_protocol import sampling_params
 from search_lib.engines.sglang_server import SglangServerEngine, check_server
-from search_lib.http_service import BadReply, HttpService
 from search_lib.results.records import parse_record, read_records
+from tests.support.flags import replace_flags
 from tests.support.http_servers import free_port, in_turn, serving
-from tests.support.searches import as_command, make_args, responses
+from tests.support.searches import as_command, make_args, request, responses
 from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment, wait_for
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 pytestmark = pytest.mark.xdist_group("sglang_policy")
 
 SCRIPT = ROOT / "scripts" / "serve_policy.sh"
-SAMPLED = Sampling(1.0, 1.0, 8, (290,), 0)
 VOCAB_SIZE = 291
 
 
@@ -102,8 +102,8 @@ def generate_all(urls, requests, one_by_one=False):
         engine = SglangServerEngine(HttpService(urls), VOCAB_SIZE)
         try:
             if one_by_one:
-                return [await engine.generate(*request) for request in requests]
-            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+                return [await engine.generate(*asked) for asked in requests]
+            return await asyncio.gather(*(engine.generate(*asked) for asked in requests))
         finally:
             await engine.close()
 
@@ -118,12 +118,12 @@ def requests_in(url: str) -> int:
 
 
 def test_greedy_blocks_equal_those_of_transformers(served, models):
-    requests = [(p, 2, replace(SAMPLED, temperature=0.0)) for p in ([5, 6, 7], [8], [9] * 5)]
+    requests = [request(p, 2, temperature=0.0) for p in ([5, 6, 7], [8], [9] * 5)]
 
     async def reference():
         engine = HfEngine.load(str(models / "policy"), device="cpu")
         try:
-            return await asyncio.gather(*(engine.generate(*request) for request in requests))
+            return await asyncio.gather(*(engine.generate(*asked) for asked in requests))
         finally:
             await engine.close()
 
@@ -131,7 +131,7 @@ def test_greedy_blocks_equal_those_of_transformers(served, models):
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_batch_or_server(served):
-    requests = [([5 + i] * (1 + i % 4), 2, replace(SAMPLED, seed=i % 6)) for i in range(12)]
+    requests = [request([5 + i] * (1 + i % 4), 2, seed=i % 6) for i in range(12)]
     together = generate_all(served.servers[:1], requests)
     assert generate_all(served.servers[1:], requests[::-1], one_by_one=True) == together[::-1]
     assert generate_all([served.router], requests) == together
@@ -146,7 +146,7 @@ def test_the_router_sends_a_path_where_its_prefix_is_cached(served):
         service = HttpService([served.router])
 
         async def send(prefix):
-            params = sampling_params(replace(SAMPLED, stop_token_ids=()), 0, VOCAB_SIZE)
+            params = sampling_params(*request(prefix, stop=()), 0, VOCAB_SIZE)
             payload = {"input_ids": prefix, "sampling_params": params}
             return await service.post("/generate", payload, lambda reply: reply)
 
@@ -170,9 +170,9 @@ def test_the_router_sends_a_path_where_its_prefix_is_cached(served):
 def test_a_request_that_the_server_refuses_has_its_message(served):
     for url in (served.servers[0], served.router):
         with pytest.raises(ValueError, match=r"refuses, status 400: .*maximum context length"):
-            generate_all([url], [([5] * 4090, 1, SAMPLED)])
+            generate_all([url], [request([5] * 4090)])
     with pytest.raises(ValueError, match="empty prefix"):
-        generate_all([served.router], [([], 1, SAMPLED)])
+        generate_all([served.router], [request([])])
 
 
 def test_a_greedy_search_gives_the_responses_of_transformers(served, models, tmp_path):
@@ -187,7 +187,7 @@ def test_a_greedy_search_gives_the_responses_of_transformers(served, models, tmp
     }.items():
         output_path = tmp_path / name / "records.jsonl"
         engine = "hf" if name == "published" else "sglang_server"
-        changed = replace(args, engine=engine, output_path=output_path, **changes)
+        changed = replace_flags(args, engine=engine, output_path=output_path, **changes)
         assert inference_eval.main(changed) == 0
         assert responses(output_path) == expected
 
@@ -197,11 +197,10 @@ def port(url: str) -> int:
 
 
 def test_cancelled_requests_leave_the_servers(served):
-    endless = replace(SAMPLED, max_new_tokens=3500, stop_token_ids=())
-
     async def body():
         engine = SglangServerEngine(HttpService([served.router, *served.servers]), VOCAB_SIZE)
-        tasks = [asyncio.create_task(engine.generate([5, i], 2, endless)) for i in range(12)]
+        endless = [request([5, i], 2, max_new_tokens=3500, stop=()) for i in range(12)]
+        tasks = [asyncio.create_task(engine.generate(*asked)) for asked in endless]
         while sum(map(requests_in, served.servers)) < 20:
             await asyncio.sleep(0.05)
         for task in tasks:
@@ -221,7 +220,7 @@ def test_interrupted_a_run_leaves_whole_records_and_idle_servers(served, models,
         sglang_url=(served.router,),
         max_problems=None,
         num_repetitions=16,
-        batch_size=4,
+        max_concurrent=4,
     )
     process = subprocess.Popen(as_command(args), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: args.output_path.exists() and args.output_path.stat().st_size, "a record")
@@ -235,11 +234,11 @@ def test_interrupted_a_run_leaves_whole_records_and_idle_servers(served, models,
 
 def test_a_server_killed_in_mid_run_costs_no_record(served, models, tmp_path, caplog):
     args = make_args(
-        models, tmp_path / "calm", engine="sglang_server", num_repetitions=6, batch_size=4
+        models, tmp_path / "calm", engine="sglang_server", num_repetitions=6, max_concurrent=4
     )
-    calm = replace(args, sglang_url=(served.router,))
+    calm = replace_flags(args, sglang_url=(served.router,))
     inference_eval.main(calm)
-    hit = replace(
+    hit = replace_flags(
         args, sglang_url=(served.servers[0],), output_path=tmp_path / "hit" / "records.jsonl"
     )
     (victim,) = (
@@ -279,7 +278,7 @@ def json_of(content):
 
 
 GOOD = json_of(reply([7, 8, 9]))
-ASKED = Sampling(1.0, 1.0, 3, (), 0)
+ASKED = request([1], max_new_tokens=3, stop=())
 
 
 def ask(*answers, **options):
@@ -290,7 +289,7 @@ def ask(*answers, **options):
         async with serving(answer) as url:
             engine = SglangServerEngine(HttpService([url], **options), 10)
             try:
-                (block,) = await engine.generate([1], 1, ASKED)
+                (block,) = await engine.generate(*ASKED)
             finally:
                 await engine.close()
             return block, len(times)
@@ -355,9 +354,9 @@ def test_what_a_server_serves_is_compared_with_what_was_asked_for(caplog):
 
 def test_a_server_that_is_not_there_is_named_at_the_start(models):
     url = f"http://127.0.0.1:{free_port()}"
-    settings = EngineSettings("sglang_server", urls=(url,))
+    flags = EngineFlags("sglang_server", sglang_url=(url,))
     with pytest.raises(InputError, match=rf"{url}/server_info: .*refused; scripts/serve_policy"):
-        open_engine(settings, str(models / "policy"), "--piref_model", torch.device("cpu"))
+        open_engine(flags, str(models / "policy"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

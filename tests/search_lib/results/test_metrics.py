@@ -3,7 +3,7 @@
 import pytest
 
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import compute_metrics, format_table, grade_records
+from search_lib.results.metrics import compute_metrics, format_metrics, grade_records
 from search_lib.results.records import Record, RecordedResponse
 
 SEARCHES = {
@@ -83,7 +83,7 @@ def test_the_summary_counts():
 
 
 def test_the_table_has_a_line_a_method_and_a_column_a_budget():
-    lines = format_table(list(table().values())).splitlines()
+    lines = format_metrics(list(table().values())).splitlines()
     assert lines[0].split() == ["budget", "4", "8", "16"]
     assert [line.split()[0] for line in lines[2:]] == ["MV", "WMV", "BoN", "pass@1", "pass@k", "n"]
     assert lines[-1].split() == ["n", *"2x4 2x2 2x1".replace("x", " x ").split()]

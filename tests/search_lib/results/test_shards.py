@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from run_lib.commands import InputError
+from run_lib.files import write_json
 from search_lib.results import shards
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse, RecordFile, read_records
-from search_lib.results.run_config import RunConfig
+from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.results.shards import merge, searches_of, shard_path
 from search_lib.results.summary import report
 from search_lib.strategies import Node
+from tests.support.paths import ROOT
 
 PROBLEMS = ["b", "a", "c", "d"]  # an order that sorting would change
 REPETITIONS = 2
@@ -38,7 +40,7 @@ def make_config(**flags) -> RunConfig:
             "piref_model": "policy",
             "classifier_ckpt_path": "value_model",
             "seed": 7,
-            "batch_size": 32,
+            "max_concurrent": 32,
             "shard": None,
             "output_path": "out.jsonl",
             **flags,
@@ -46,6 +48,10 @@ def make_config(**flags) -> RunConfig:
         {"benchmark": "digest of mine"},
         PROBLEMS,
     )
+
+
+def save(config: RunConfig, folder: Path) -> None:
+    write_json(folder / CONFIG_NAME, config.document())
 
 
 def make_record(problem_id: str, repetition: int) -> Record:
@@ -63,7 +69,7 @@ def make_record(problem_id: str, repetition: int) -> Record:
 
 
 def write_run(folder: Path, count: int, **flags) -> list[Path]:
-    """The files of a run of ``count`` shards, each in an order of its own."""
+    """The files of a run of `count` shards, each in an order of its own."""
     paths = []
     for index in range(count):
         path = shard_path(folder / "out.jsonl", index, count)
@@ -73,7 +79,7 @@ def write_run(folder: Path, count: int, **flags) -> list[Path]:
         for key in random.Random(index).sample(searches, len(searches)):
             records.append(make_record(*key))
         records.close()
-        make_config(shard=f"{index}/{count}", batch_size=index, **flags).save(path.parent)
+        save(make_config(shard=f"{index}/{count}", max_concurrent=index, **flags), path.parent)
     return paths
 
 
@@ -107,7 +113,7 @@ def test_merged_shards_are_one_run_in_the_order_of_the_benchmark(tmp_path, count
     assert merge_run(paths, output) == whole.read_bytes()
     metrics = whole.with_name("metrics.json").read_bytes()
     assert output.with_name("metrics.json").read_bytes() == metrics
-    expected = make_config(output_path="all.jsonl", batch_size=0)
+    expected = make_config(output_path="all.jsonl", max_concurrent=0)
     assert RunConfig.load(tmp_path / "run") == expected
 
 
@@ -121,8 +127,8 @@ def test_merging_twice_changes_nothing_and_other_records_are_not_replaced(tmp_pa
     with pytest.raises(InputError, match=r"out.jsonl holds other records; remove it"):
         merge_run(paths, output)
     assert output.read_bytes() == b"".join(other)
-    make_config(seed=8).save(tmp_path)
-    with pytest.raises(InputError, match=r"differing: --seed \(was 8, now 7\)"):
+    save(make_config(seed=8), tmp_path)
+    with pytest.raises(InputError, match=r"with other settings: --seed \(was 8, now 7\)\."):
         merge_run(paths, output)
     assert output.read_bytes() == b"".join(other)
 
@@ -177,13 +183,13 @@ def mix_two_splits(paths):
 
 
 def change_flags(paths):
-    make_config(shard="1/3", seed=9, max_length=5, batch_size=99).save(paths[1].parent)
+    save(make_config(shard="1/3", seed=9, max_length=5, max_concurrent=99), paths[1].parent)
 
 
 def change_content(paths):
     config = RunConfig.load(paths[1].parent)
     config.fingerprints["benchmark"] = "another"
-    config.save(paths[1].parent)
+    save(config, paths[1].parent)
 
 
 def lose_the_configuration(paths):
@@ -219,7 +225,7 @@ def write_something_else(paths):
         (copy_a_shard, r"shard 1/3 .*shard-1-of-3.* is there twice, also as .*copy/out.jsonl"),
         (mix_two_splits, "shard 0/3 .* and shard 1/4 .* are of different numbers of shards"),
         (change_flags, r"differing: --seed \(7 and 9\), --max_length \(None and 5\)$"),
-        (change_content, r"differing: --benchmark \(the content of mine differs\)$"),
+        (change_content, r"differing: --benchmark \(its content has changed\)$"),
         (lose_the_configuration, "no run_config.json beside it says what run it is of"),
         (damage_the_configuration, "run_config.json is damaged, or of another version"),
         (name_a_folder, "shard-1-of-3: there is no such file of records"),
@@ -235,17 +241,16 @@ def test_what_is_not_one_run_is_refused(tmp_path, fault, message):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
-def test_many_lacking_searches_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "NAMED", 2)
+def test_many_lacking_searches_are_counted(tmp_path):
     paths = write_run(tmp_path, 1)
     paths[0].write_bytes(b"")
-    message = r"lacks 8 searches: problem b, repetition 0; problem b, repetition 1; and 6 more\."
+    message = r"lacks 8 searches: (problem \w, repetition \d; ){5}and 3 more\."
     with pytest.raises(InputError, match=message):
         merge_run(paths, tmp_path / "out.jsonl")
 
 
 def merge_until(paths: tuple[Path, ...], output_path: Path, steps: int) -> None:
-    """Merges, and is killed before the file operation number ``steps``."""
+    """Merges, and is killed before the file operation number `steps`."""
     left = [steps]
 
     def count(event: str, arguments: tuple) -> None:
@@ -307,7 +312,7 @@ def test_the_command_line(tmp_path, capsys):
     command = ["merge", *map(str, paths), "--output_path", str(output)]
     done = subprocess.run(
         [sys.executable, "-m", "search_lib.results.shards", *command],
-        cwd=Path(shards.__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -321,5 +326,5 @@ def test_the_command_line(tmp_path, capsys):
         shards.main(["merge", str(paths[0]), "--output_path", str(output)])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "search_lib.results.records: error: 1 of 2 shards are missing: 1/2\n"
+        "python -m search_lib.results.shards: error: 1 of 2 shards are missing: 1/2\n"
     )

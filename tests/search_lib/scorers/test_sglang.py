@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -15,17 +14,20 @@ from aiohttp import ClientSession, web
 
 import inference_eval
 from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier
-from inference_eval import Args
 from run_lib.commands import InputError
-from search_lib import http_service
-from search_lib.engines.base import Block, EngineUnavailable
-from search_lib.http_service import BadReply, HttpService
+from search_lib.engines import http_service
+from search_lib.engines.base import Block, EngineUnavailable, Sampling
+from search_lib.engines.flags import EngineFlags
+from search_lib.engines.http_service import BadReply, HttpService
 from search_lib.results.records import read_records
 from search_lib.scorers import factory, sglang
-from search_lib.scorers.factory import ScorerSettings, check_scorer, max_path_length, open_scorer
+from search_lib.scorers.factory import Place, open_scorer
+from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.sglang import SglangScorer
 from search_lib.scorers.sglang_server import SglangServerScorer, parse_scores
 from search_lib.scorers.value_server import ValueServer, last_error
+from search_lib.search_args import Args
+from tests.support.flags import replace_flags
 from tests.support.http_servers import in_turn, serving
 from tests.support.tiny_models import save_tiny_policy
 from tests.support.value_servers import TOLERANCE, Tree, class_probabilities
@@ -47,7 +49,7 @@ def reference(value_model_folder) -> Qwen2ForClassifier:
 
 
 def with_scorer(urls, body, **options):
-    """Runs ``await body(scorer)`` with a scorer over these URLs."""
+    """Runs `await body(scorer)` with a scorer over these URLs."""
 
     async def run():
         scorer = SglangServerScorer(HttpService(urls, **options), VOCAB_SIZE)
@@ -113,10 +115,9 @@ def search_args(policy, value_model_folder) -> Args:
         num_repetitions=2,
         block_size=8,
         max_length=32,
-        temperature=1.0,
-        top_p=1.0,
+        sampling=Sampling(1.0, 1.0),
         max_problems=3,
-        attention_impl="sdpa",
+        engine_flags=EngineFlags(attention_impl="sdpa"),
     )
 
 
@@ -145,7 +146,7 @@ def run_recorded(args, folder, monkeypatch, **changes):
         return recorders[-1]
 
     monkeypatch.setattr(inference_eval, "open_scorer", open_recorded)
-    args = dataclasses.replace(args, output_path=folder / "records.jsonl", **changes)
+    args = replace_flags(args, output_path=folder / "records.jsonl", **changes)
     assert inference_eval.main(args) == 0
     return {record.key: record for record in read_records(args.output_path)}, recorders[0].calls
 
@@ -380,8 +381,8 @@ def test_a_path_that_is_too_long_for_the_server_says_so(value_server):
 
     with pytest.raises(ValueError, match="longer than the model's context length"):
         with_scorer([value_server.url], body)
-    assert max_path_length(ScorerSettings("sglang"), 128) == 127
-    assert max_path_length(ScorerSettings("hf"), 128) == 128
+    assert ScorerFlags("sglang").max_path_length(128) == 127
+    assert ScorerFlags("hf").max_path_length(128) == 128
 
 
 def test_a_server_of_ones_own_that_has_ended_says_why(tmp_path, monkeypatch):
@@ -408,29 +409,35 @@ def test_a_server_of_ones_own_that_has_ended_says_why(tmp_path, monkeypatch):
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path, policy):
-    server = ValueServer(str(policy), "--classifier_ckpt_path", tmp_path / "log")
-    with pytest.raises(InputError, match=r"--classifier_ckpt_path .*policy.* ended while it st.*: "
+    server = ValueServer(str(policy), tmp_path / "log")
+    with pytest.raises(ValueError, match=r"^.*policy0: the value server ended while it st.*: "
                        r"classifier_lib.serve: error: --model .* not a value model"):  # fmt: skip
         server.wait_until_ready()
     server.stop()
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("flags", "message"),
     [
-        (ScorerSettings("sglang_server"), "--scorer sglang_server needs --scorer_url"),
-        (ScorerSettings("hf", urls=("http://a:1",)), "--scorer_url is for --scorer sglang_server"),
-        (ScorerSettings("sglang_server", urls=("a:1",)), "--scorer_url 'a:1' is not of the form"),
+        (ScorerFlags("sglang_server"), "--scorer sglang_server needs --scorer_url"),
+        (
+            ScorerFlags("hf", scorer_url=("http://a:1",)),
+            "--scorer_url is for --scorer sglang_server",
+        ),
+        (
+            ScorerFlags("sglang_server", scorer_url=("a:1",)),
+            "--scorer_url 'a:1' is not of the form",
+        ),
     ],
 )
-def test_scorers_that_cannot_be_opened_name_their_flags(settings, message):
+def test_scorers_that_cannot_be_opened_name_their_flags(flags, message):
     with pytest.raises(InputError, match=message):
-        check_scorer(settings)
+        flags.check()
 
 
 def test_a_missing_sglang_is_named_at_the_start(search_args, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    args = dataclasses.replace(search_args, scorer="sglang", output_path=tmp_path / "r.jsonl")
+    args = replace_flags(search_args, scorer="sglang", output_path=tmp_path / "r.jsonl")
     with pytest.raises(InputError, match="--scorer sglang needs SGLang: pip install -r req"):
         inference_eval.main(args)
 
@@ -438,16 +445,16 @@ def test_a_missing_sglang_is_named_at_the_start(search_args, tmp_path, monkeypat
 def test_servers_must_serve_the_value_model(value_model_folder, policy):
     model = str(value_model_folder)
 
-    def open_served(info, flag="--classifier_ckpt_path"):
+    place = Place(torch.device("cpu"), "sdpa", policy)
+
+    def open_served(info):
         async def answer(request):
             return web.json_response(info) if info else web.Response(status=404)
 
         async def body():
             async with serving(answer) as url:
-                settings = ScorerSettings("sglang_server", urls=(url,))
-                return await asyncio.to_thread(
-                    open_scorer, settings, model, flag, torch.device("cpu"), policy
-                )
+                flags = ScorerFlags("sglang_server", scorer_url=(url,))
+                return await asyncio.to_thread(open_scorer, flags, model, place)
 
         return asyncio.run(body())
 
@@ -455,12 +462,12 @@ def test_servers_must_serve_the_value_model(value_model_folder, policy):
     assert isinstance(open_served(served), SglangServerScorer)
     named = served | {"model_path": "/mnt/step_5", "served_model_name": model}
     assert isinstance(open_served(named), SglangServerScorer)
-    with pytest.raises(InputError, match=r"serves /mnt/step_5, not the model of --classifier_ckpt"):
+    with pytest.raises(InputError, match=r"serves /mnt/step_5, not /.*; if they are the same"):
         open_served(served | {"model_path": "/mnt/step_5"})
     with pytest.raises(InputError, match=r"serves .* \(Qwen2ForCausalLM\), which is no value mod"):
         open_served(served | {"architectures": ["Qwen2ForCausalLM"]})
     with pytest.raises(InputError, match="is no SGLang server, nor its router"):
         open_served(None)
-    settings = ScorerSettings("sglang_server", urls=("http://127.0.0.1:9",))
+    flags = ScorerFlags("sglang_server", scorer_url=("http://127.0.0.1:9",))
     with pytest.raises(InputError, match=r"--scorer_url http://127.0.0.1:9/.*refused"):
-        open_scorer(settings, model, "--classifier_ckpt_path", torch.device("cpu"), policy)
+        open_scorer(flags, model, place)

@@ -1,4 +1,4 @@
-"""A client of model servers over HTTP that outlives their faults."""
+"""A client of model servers over HTTP that survives their faults."""
 
 import asyncio
 import hashlib
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from run_lib.text import shorten
 from search_lib.engines.base import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -25,25 +26,25 @@ Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10.0
 FIRST_DELAY, LONGEST_DELAY = 0.25, 20.0
-"""Seconds before the first repetition, and before the later ones at most."""
+"""Seconds before the first retry, and the most before later ones."""
 MAX_BAD_REPLIES = 5
 ROUTING_HEADER = "X-SMG-Routing-Key"
-"""By which SGLang's router keeps requests on one server, whatever it knows of their text."""
+"""Header by which SGLang's router keeps requests on one server without reading their text."""
 SPARE_FILES = 256
 """Open files that connections leave to the rest of the process."""
 
 
 class BadReply(RuntimeError):
-    """The server's reply is not what was asked for; the message says what came back."""
+    """The server's reply does not fit the request; the message holds the reply."""
 
 
 class _Fault(Exception):
-    """What went wrong in one attempt, and may go well in the next.
+    """A fault of one attempt that the next one may not have.
 
     Args:
-        message: for the user.
-        away: the server may be gone; other requests had better try another one first.
-        wait: seconds that the server asks for.
+        message: Message for the user.
+        away: Whether the server may be gone, so that other requests try another one first.
+        wait: Seconds that the server asks for.
     """
 
     def __init__(self, message: str, away: bool = False, wait: float = 0.0):
@@ -56,19 +57,19 @@ class HttpService:
     """One service behind one or several base URLs: a server, a router, or equal servers.
 
     A request that fails for reasons that may pass (refused, reset, timed out, 429, 5xx) is made
-    again, at the next URL or after a pause that grows, for ``patience`` seconds. With several URLs
+    again, at the next URL or after a pause that grows, for `patience` seconds. With several URLs
     each key has a URL of its own as long as that answers, so that requests that share a prefix find
-    it in that server's cache.
+    it in that server's cache. Opening a service raises the process's limit of open files.
 
     Args:
-        urls: ``http://host:port``, one or several.
-        patience: seconds from a request's first failure until it is given up.
-        request_timeout: seconds for one attempt, the time in the server's queue included.
-        max_connections: requests in flight; the others wait here. Lowered to what the limit of
-            open files allows.
+        urls: `http://host:port`, one or several.
+        patience: Seconds from a request's first failure until it is given up.
+        request_timeout: Seconds for one attempt, the time in the server's queue included.
+        max_connections: Requests in flight; the others wait here. Lowered to the number that the
+            limit of open files allows.
 
     Raises:
-        ValueError: for a URL that is none.
+        ValueError: If one of them is no URL of a server.
     """
 
     def __init__(
@@ -88,20 +89,20 @@ class HttpService:
     async def post(
         self, path: str, payload: Any, parse: Callable[[Any], Result], key: str = ""
     ) -> Result:
-        """Sends JSON, and returns what ``parse`` makes of the JSON that comes back.
+        """Sends JSON, and returns the parsed JSON of the reply.
 
         Args:
-            path: below the URL, with its slash.
-            payload: of JSON types.
-            parse: raises ``BadReply`` for a reply that the server must not give; the request is
-                then made again, ``MAX_BAD_REPLIES`` times in all.
-            key: requests with equal keys go to the same URL, and behind a router with the policy
-                ``manual`` to the same server.
+            path: Path below the URL, with its slash.
+            payload: The request, of JSON types.
+            parse: Turns the reply into the result; raises `BadReply` for one that the server must
+                not give. The request is then made again, `MAX_BAD_REPLIES` times in all.
+            key: Requests with equal keys go to the same URL, and behind a router with the policy
+                `manual` to the same server.
 
         Raises:
-            EngineUnavailable: if the service stays away longer than ``patience``.
-            BadReply: if bad replies don't stop.
-            ValueError: if the server refuses the request (4xx), with its message.
+            EngineUnavailable: If the service stays away longer than `patience`.
+            BadReply: If bad replies don't stop.
+            ValueError: If the server refuses the request (4xx), with its message.
         """
         body = json.dumps(payload).encode()
         deadline = 0.0  # until the first failure
@@ -136,7 +137,7 @@ class HttpService:
             await self._session.close()
 
     def _in_order(self, key: str) -> list[str]:
-        """The key's URLs by rendezvous hashing, those that were away of late at the end."""
+        """Returns the URLs in the key's order (rendezvous hashing), absent servers last."""
         now = time.monotonic()
 
         def rank(url: str) -> tuple[bool, bytes]:
@@ -190,7 +191,7 @@ class HttpService:
 
 
 def make_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices within two minutes that the other machine is gone."""
+    """Returns a socket that notices within two minutes that the other machine is gone."""
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -201,7 +202,7 @@ def make_socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 def check_url(url: str) -> str:
-    """The URL without its last slash; ValueError if it is none of a server."""
+    """Returns the URL without its last slash; raises ValueError if it is no URL of a server."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise ValueError(f"{url!r} is not of the form http://host:port")
@@ -209,10 +210,10 @@ def check_url(url: str) -> str:
 
 
 def get_json(url: str) -> Any:
-    """One GET without repetition, for questions at the start; None where there is no such page.
+    """Returns the JSON of a page, asked for once; None where there is no such page.
 
     Raises:
-        EngineUnavailable: if nothing listens there, or what listens fails.
+        EngineUnavailable: If nothing listens there, or the server fails.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -229,7 +230,7 @@ def get_json(url: str) -> Any:
 
 
 def allow_connections(wanted: int) -> int:
-    """Raises the limit of open files for so many connections; returns how many there may be."""
+    """Raises the limit of open files for `wanted` connections; returns how many it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted + SPARE_FILES:
         raised = wanted + SPARE_FILES
@@ -239,7 +240,7 @@ def allow_connections(wanted: int) -> int:
 
 
 def seconds_of(retry_after: str) -> float:
-    """Seconds that a Retry-After header asks for, given as a number or a date; else 0."""
+    """Returns the seconds that a Retry-After header asks for, a number or a date; else 0."""
     try:
         return max(0.0, float(retry_after))
     except ValueError:
@@ -248,10 +249,3 @@ def seconds_of(retry_after: str) -> float:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, TypeError):
         return 0.0
-
-
-def shorten(content: Any, length: int = 300) -> str:
-    """What came back, as one line that fits into a message."""
-    text = content.decode(errors="replace") if isinstance(content, bytes) else str(content)
-    text = " ".join(text.split())
-    return text if len(text) <= length else f"{text[:length]} ..."

@@ -3,14 +3,15 @@
 import asyncio
 import email.utils
 import json
+import resource
 import time
 
 import pytest
 from aiohttp import web
 
-from search_lib import http_service
+from search_lib.engines import http_service
 from search_lib.engines.base import EngineUnavailable
-from search_lib.http_service import BadReply, HttpService, get_json, seconds_of
+from search_lib.engines.http_service import BadReply, HttpService, get_json, seconds_of
 from tests.support.http_servers import free_port, in_turn, serving
 
 
@@ -208,6 +209,17 @@ def test_no_more_requests_are_in_flight_than_allowed():
         return most
 
     assert asyncio.run(body()) == 3
+
+
+def test_opening_a_service_raises_the_limit_of_open_files():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        HttpService(["http://127.0.0.1:1"], max_connections=10)
+        raised = 10 + http_service.SPARE_FILES
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (raised, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("url", ["localhost:30000", "ftp://host", "http://", "http://h/?a=b", ""])

@@ -1,0 +1,100 @@
+"""The folder of a run: one process group at a time, and never two settings in one."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from classifier_lib.training.args import TrainArgs
+from classifier_lib.training.checkpoints import newest_checkpoint, remove_leftovers
+from run_lib.commands import InputError, naming
+from run_lib.files import lock_file, write_json
+from run_lib.fingerprints import DATA_FILES, MODEL_FILES, fingerprint
+from run_lib.processes import Processes
+from run_lib.settings import Settings, SettingsFile, as_json, free_flags
+
+CONFIG_FILE = "config.json"
+FINAL_FOLDER = "final"
+LOCK_FILE = ".run.lock"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, as it was found.
+
+    Attributes:
+        path: The folder.
+        config: Flags of the run as they are saved, with digests of the contents of its inputs.
+        checkpoint: Newest complete checkpoint; None for a run to start.
+        is_finished: Whether the final model is there.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    checkpoint: Path | None
+    is_finished: bool
+
+    @property
+    def final(self) -> Path:
+        """Folder of the final model."""
+        return self.path / FINAL_FOLDER
+
+    def prepare(self) -> None:
+        """Removes the leftovers of a killed run and saves the settings; rank 0 calls this."""
+        remove_leftovers(self.path)
+        write_json(self.path / CONFIG_FILE, self.config)
+
+
+@contextlib.contextmanager
+def open_run(args: TrainArgs, processes: Processes) -> Iterator[RunFolder]:
+    """Finds the folder of a run and keeps other starts of the run out; every process calls this.
+
+    Raises:
+        InputError: On every process, if the machines don't share the folder, or its checkpoints are
+            of flags that train other weights; on rank 0, if another start of the run is in it.
+    """
+    path = args.output_dir / args.run_name
+    settings = run_settings(args)
+    with _locked(path) if processes.rank == 0 else contextlib.nullcontext():
+        # Rank 0 looks for all: a shared file system may show others an older state.
+        found = newest_checkpoint(path), (path / FINAL_FOLDER).exists()
+        checkpoint, is_finished = processes.from_main(found)
+        if not all(processes.all_gather_objects((path / LOCK_FILE).exists())):
+            raise InputError(
+                f"--output_dir {args.output_dir} is not shared by the machines: some don't see "
+                f"{path / LOCK_FILE}"
+            )
+        if checkpoint or is_finished:
+            advice = "Use another --run_name for another run"
+            file = SettingsFile(path / CONFIG_FILE, path, advice, free_flags(TrainArgs))
+            file.check(settings)
+        yield RunFolder(path, settings.document(), checkpoint, is_finished)
+
+
+def run_settings(args: TrainArgs) -> Settings:
+    """Returns the flags of a run, with digests by which new policies and data are told apart."""
+    contents = {
+        "model_path": fingerprint(args.model_path, MODEL_FILES),
+        "data_path": fingerprint(args.data_path, DATA_FILES),
+    }
+    return Settings(as_json(args), contents)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Makes the folder of a run and locks it; in the end removes one that has stayed empty.
+
+    Raises:
+        InputError: If another process holds the lock, or the folder can't be made.
+    """
+    with naming("--output_dir", OSError):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(path / LOCK_FILE, f"another process trains in {path}")
+    with lock:
+        try:
+            yield
+        finally:
+            if [entry.name for entry in path.iterdir()] == [LOCK_FILE]:
+                shutil.rmtree(path)

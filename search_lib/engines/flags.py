@@ -1,0 +1,69 @@
+"""The flags of the engine that generates, the same for every command that has one."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from run_lib.commands import InputError, at_least, naming
+from run_lib.settings import free
+from search_lib.engines.http_service import check_url
+from search_lib.engines.sglang_arguments import check_installed, server_arguments
+
+EngineName = Literal["hf", "sglang", "sglang_server"]
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """How blocks are generated, whatever the model."""
+
+    engine: EngineName = "hf"
+    """What generates: hf runs transformers in this process, sglang runs SGLang in it, sglang_server
+    asks SGLang servers (scripts/serve_policy.sh)."""
+    attention_impl: str = free("flash_attention_2")
+    """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
+    sglang_url: tyro.conf.UseAppendAction[tuple[str, ...]] = free(())
+    """Of sglang_server: http://host:port of a server or router, or of several equal servers, given
+    once for each. By default this machine's at --sglang_port."""
+    sglang_patience: float = free(600.0)
+    """Of sglang_server: seconds until a request to a service that stays away is given up."""
+    use_sglang_server: bool = False
+    """Published spelling of --engine sglang_server."""
+    sglang_port: int = free(30000)
+    """Of sglang_server: the port where --sglang_url is not given."""
+    gpu_util: Annotated[float, tyro.conf.arg(aliases=["--piref_gpu_util"])] = free(0.75)
+    """Of sglang: share of GPU memory for weights and key-value states, in (0, 1). The published
+    spelling works, too."""
+    tp_size: int = free(1)
+    """Of sglang: GPUs that share one copy of the policy."""
+    dp_size: int = free(1)
+    """Of sglang: copies of the policy. Many GPUs do better behind the router of
+    scripts/serve_policy.sh, which sends a search where its prefixes are."""
+    engine_args: tuple[str, ...] = ()
+    """Of sglang: key=value for any other argument of its ServerArgs."""
+
+    @property
+    def kind(self) -> EngineName:
+        """The engine asked for, by either spelling."""
+        return "sglang_server" if self.use_sglang_server else self.engine
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Addresses of the servers of sglang_server."""
+        return self.sglang_url or (f"http://127.0.0.1:{self.sglang_port}",)
+
+    def check(self) -> None:
+        """Raises InputError for an engine that can't be opened, before anything is loaded."""
+        if self.kind == "sglang":
+            check_installed("--engine sglang")
+            if not 0 < self.gpu_util < 1:
+                raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
+            at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
+            server_arguments(self.engine_args)
+        elif self.engine_args:
+            raise InputError(f"--engine_args are of --engine sglang, not of {self.kind}")
+        if self.kind == "sglang_server":
+            with naming("--sglang_url"):
+                for url in self.urls:
+                    check_url(url)
+            at_least(0, sglang_patience=self.sglang_patience)

@@ -1,0 +1,52 @@
+"""The flags of the scorer that values blocks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from run_lib.commands import InputError, at_least, naming
+from run_lib.settings import free
+from search_lib.engines.http_service import check_url
+from search_lib.engines.sglang_arguments import check_installed
+
+ScorerName = Literal["hf", "sglang", "sglang_server"]
+
+
+@dataclass(frozen=True)
+class ScorerFlags:
+    """How blocks are valued, whatever the value model."""
+
+    scorer: ScorerName = free("hf")
+    """What values blocks: hf runs transformers in this process, sglang starts an SGLang server for
+    this run, sglang_server uses those at --scorer_url (scripts/serve_value_model.sh)."""
+    scorer_url: tyro.conf.UseAppendAction[tuple[str, ...]] = free(())
+    """Of --scorer sglang_server: http://host:port of a value server or its router, or of several
+    equal ones, given once for each."""
+    value_cache_tokens: int = free(262_144)
+    """Tokens whose key-value states the hf value model keeps between blocks: 28 KiB each for
+    DeepSeek-VM-1.5B in bfloat16. All beams of all searches in flight should fit; else prefixes are
+    computed again, which tokens_scored in metrics.json shows."""
+
+    def check(self) -> None:
+        """Raises InputError for a scorer that can't be opened, before anything is loaded."""
+        if self.scorer == "sglang":
+            check_installed("--scorer sglang")
+        if self.scorer == "sglang_server" and not self.scorer_url:
+            raise InputError(
+                "--scorer sglang_server needs --scorer_url, where scripts/serve_value_model.sh "
+                "serves"
+            )
+        if self.scorer != "sglang_server" and self.scorer_url:
+            raise InputError(f"--scorer_url is for --scorer sglang_server, not {self.scorer}")
+        with naming("--scorer_url"):
+            for url in self.scorer_url:
+                check_url(url)
+        at_least(0, value_cache_tokens=self.value_cache_tokens)
+
+    def max_path_length(self, context: int) -> int:
+        """Returns the most tokens of a path, for a value model with a context of so many.
+
+        SGLang keeps room for one more token, even where none is generated.
+        """
+        return context if self.scorer == "hf" else context - 1

@@ -1,0 +1,108 @@
+"""The flags of `inference_eval.py`, and what they must satisfy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from run_lib.commands import InputError, at_least, naming, parse_shard
+from run_lib.settings import free
+from search_lib.benchmarks import (
+    BenchmarkSource,
+    MissingColumn,
+    Problem,
+    find_benchmark,
+    load_problems,
+)
+from search_lib.engines.base import Sampling
+from search_lib.engines.flags import EngineFlags
+from search_lib.scorers.flags import ScorerFlags
+
+
+@dataclass(frozen=True)
+class Args:
+    """Value-guided search on a benchmark. Budget = num_blocks x num_repetitions."""
+
+    benchmark: str
+    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, toy; a .jsonl or .parquet file; or a Hub data
+    set owner/name."""
+    piref_model: str
+    """The policy that generates: Hub id or folder."""
+    classifier_ckpt_path: str
+    """The value model that guides and weighs: Hub id or folder."""
+    output_path: Path = Path("inference_outputs.jsonl")
+    """Records go here, one JSON line a search. Its folder also gets run_config.json and
+    metrics.json."""
+    search_type: str = "beam2"
+    """beam<w> (width w), bfs (one beam), bon (independent full samples), random<w> (ablation:
+    survivors drawn at random, w = 2 if left out)."""
+    num_blocks: int = 8
+    """Blocks (or samples, for bon) of one tree: the budget N."""
+    num_repetitions: int = 1
+    """Independent trees a problem (DVTS). Metrics are given for every power of two of them."""
+    block_size: int = 4096
+    """Most tokens of a block."""
+    max_length: int = 16384
+    """Most tokens of a response."""
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    """Every random draw derives from this, the problem, the repetition and the round."""
+    max_concurrent: Annotated[int | None, tyro.conf.arg(aliases=["--batch_size"])] = free(None)
+    """Searches in flight at once: the next one starts as soon as one ends. Default 32 with --engine
+    hf, 256 else. The published spelling works, too."""
+    engine_flags: EngineFlags = EngineFlags()
+    scorer_flags: ScorerFlags = ScorerFlags()
+    shard: str | None = None
+    """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
+    go to the folder shard-i-of-n below that of --output_path; python -m search_lib.results.shards
+    merge joins them and computes the metrics."""
+    max_problems: int | None = None
+    """Only the first so many problems of the benchmark."""
+    split: str | None = None
+    """Split of a Hub data set, if not its usual one."""
+    problem_column: str | None = None
+    """Column of the questions, if not the benchmark's usual one."""
+    answer_column: str | None = None
+    """Column of the reference answers, if not the benchmark's usual one."""
+    neptune_project: str | None = free(None)
+    """Also logs the metrics to this neptune project (offline without NEPTUNE_API_TOKEN)."""
+
+    @property
+    def window(self) -> int:
+        """Searches in flight at once."""
+        if self.max_concurrent is None:
+            return 32 if self.engine_flags.kind == "hf" else 256
+        return self.max_concurrent
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        self.engine_flags.check()
+        self.scorer_flags.check()
+        self.sampling.check()
+        at_least(
+            1,
+            num_repetitions=self.num_repetitions,
+            max_concurrent=self.max_concurrent,
+            max_problems=self.max_problems,
+        )
+        if self.output_path.suffix != ".jsonl":
+            raise InputError(f"--output_path must end in .jsonl, got {self.output_path}")
+        parse_shard(self.shard or "0/1")
+
+
+def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
+    """Loads the problems that are to be searched.
+
+    Raises:
+        InputError: Naming the flag and, if it is one, the row at fault.
+    """
+    with naming("--benchmark"):
+        source = find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
+        try:
+            return source, load_problems(source)[: args.max_problems]
+        except MissingColumn as error:
+            raise InputError(
+                f"--benchmark {error}: name the right ones with --problem_column and "
+                "--answer_column"
+            ) from error

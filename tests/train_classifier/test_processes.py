@@ -1,0 +1,167 @@
+"""Training on several processes gives the weights of one, whatever happens to them."""
+
+import os
+import shutil
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train_classifier
+from classifier_lib.losses import LOSSES
+from run_lib.commands import InputError
+from run_lib.processes import StopRequest, distributed
+from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
+from tests.support.training import (
+    check_close,
+    check_equal,
+    command_line,
+    final_weights,
+    losses,
+    read_evaluation,
+    read_metrics,
+)
+
+
+def train_poisoned(argv: list[str], calls_before: int | None) -> None:
+    """Trains with a loss that isn't a number in one micro batch of this process."""
+    loss, calls = LOSSES["cross_entropy"], 0
+
+    def poisoned(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss.function(*args) * (float("nan") if calls == calls_before else 1)
+
+    LOSSES["cross_entropy"] = loss._replace(function=poisoned)
+    train_classifier.main(argv)
+
+
+def train_poisoned_on_rank_1(argv: list[str]) -> None:
+    train_poisoned(argv, 4 if os.environ["RANK"] == "1" else None)
+
+
+# Two micro batches a step for each of two processes, four for a single one: the fourth of rank 1 is
+# the eighth in all.
+SHARED = {"micro_batch_size": 2, "packing": "padded"}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, tiny_policy, rollout_folder) -> Path:
+    """A run of one process with a bad step; dropout on, uneven evaluation data."""
+    folder = tmp_path_factory.mktemp("one")
+    argv = command_line(
+        tiny_policy, rollout_folder, folder, **SHARED, eval_data_path=rollout_folder
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LOSSES, "cross_entropy", LOSSES["cross_entropy"])  # put back in the end
+        train_poisoned(argv, 8)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two(request, tmp_path_factory, tiny_policy, rollout_folder) -> Path:
+    """The same run on two processes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    changes = {**SHARED, "eval_data_path": rollout_folder, "parallel": request.param}
+    argv = command_line(tiny_policy, rollout_folder, folder, **changes)
+    run_distributed(folder, train_poisoned_on_rank_1, argv)
+    return folder / "run"
+
+
+def test_two_processes_train_the_weights_of_one(one, two):
+    check_close(final_weights(one), final_weights(two))
+
+
+def test_two_processes_log_the_metrics_of_one(one, two):
+    for left, right in zip(read_metrics(one), read_metrics(two), strict=True):
+        for name in left.keys() - {"time"}:
+            if not name.startswith("train/tokens_per_second"):
+                assert left[name] == (
+                    None if right[name] is None else pytest.approx(right[name], 1e-3, 1e-5)
+                ), name
+
+
+def test_a_bad_step_of_one_process_is_skipped_by_all(two):
+    assert [line["train/skipped_steps"] for line in read_metrics(two)[:4]] == [0, 1, 1, 1]
+
+
+def test_two_processes_evaluate_as_one(one, two):
+    evaluations = [read_evaluation(run) for run in (one, two)]
+    assert evaluations[0]["num_tokens"] == evaluations[1]["num_tokens"]
+    for name in ("loss", "accuracy", "auroc", "brier", "calibration_error"):
+        assert evaluations[0][name] == pytest.approx(evaluations[1][name], abs=1e-3)
+
+
+def error_of_training(argv: list[str]) -> str:
+    """The error of this process, which raises no other."""
+    args = train_classifier.parse_args(argv)
+    with distributed() as processes, StopRequest() as stop:
+        with pytest.raises(InputError) as info:
+            train_classifier.train(args, processes, stop)
+        return str(info.value)
+
+
+def test_changed_settings_are_refused_by_all(two, tiny_policy, rollout_folder, tmp_path):
+    argv = command_line(tiny_policy, rollout_folder, two.parent, **SHARED, max_lr=0.5)
+    errors = run_distributed(tmp_path, error_of_training, argv)
+    assert errors[0] == errors[1]
+    assert "was made with other settings: --max_lr (was 0.001, now 0.5)" in errors[0]
+
+
+def train_and_tell(connection: Connection, argv: list[str]) -> None:
+    """Trains, and tells of each step that is done."""
+    original = train_classifier.train_step
+
+    def step(*args: Any) -> Any:
+        result = original(*args)
+        connection.send(result.loss)
+        return result
+
+    train_classifier.train_step = step
+    train_classifier.main(argv)
+
+
+def kill_after(step: int, folder: Path, argv: list[str], world_size: int) -> None:
+    """Starts a run on several processes and kills them all when a step is done."""
+    store = host_store()
+    environment = torchrun_environment(store.port, world_size, local_world_size=1)
+    with Job(folder, train_and_tell, [(argv,)] * world_size, environment) as job:
+        for _ in range(step):
+            job.receive(0)
+        for rank in range(world_size):
+            job.signal(rank, signal.SIGKILL)
+        assert [job.exit_code(rank) for rank in range(world_size)] == [-signal.SIGKILL] * world_size
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "hsdp"])
+def test_killed_processes_continue_to_the_same_weights(flags, tmp_path, parallel):
+    settings = {
+        "num_steps": 12,
+        "save_every": 2,
+        "parallel": parallel,
+        "attention_dropout": 0,
+        "max_keep_ckpts": 30,
+    }
+    # hsdp copies weights to two machines of one process each.
+    kill_after(7, tmp_path, flags(**settings), world_size=2)
+    killed = tmp_path / "run"
+    assert (killed / "step_4").exists()
+    assert not (killed / "step_8").exists()
+    shutil.copytree(killed, tmp_path / "resharded" / "run")
+    for output_dir in (tmp_path, tmp_path / "other"):
+        argv = flags(**settings, output_dir=output_dir)
+        run_distributed(tmp_path, train_classifier.main, argv, local_world_size=1)
+    undisturbed = tmp_path / "other" / "run"
+    check_equal(final_weights(killed), final_weights(undisturbed))
+    assert losses(killed) == losses(undisturbed)
+
+    # The same checkpoint goes on with another number of processes, in another mode.
+    mode, world_size = {"ddp": ("hsdp", 4), "fsdp": ("ddp", 1), "hsdp": ("fsdp", 4)}[parallel]
+    argv = flags(**{**settings, "parallel": mode}, output_dir=tmp_path / "resharded")
+    run_distributed(
+        tmp_path, train_classifier.main, argv, world_size=world_size, local_world_size=world_size
+    )
+    check_close(final_weights(tmp_path / "resharded" / "run"), final_weights(undisturbed))

@@ -1,0 +1,270 @@
+"""A run that was killed, stopped or failed goes on to the same weights, and to no others."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import train_classifier
+from classifier_lib.training.run_folder import LOCK_FILE
+from run_lib.files import lock_file
+from tests.support.training import (
+    ENVIRONMENT,
+    SCRIPT,
+    Stop,
+    check_equal,
+    final_weights,
+    losses,
+    read_evaluation,
+    step_weights,
+    stop_after,
+)
+
+
+def start(argv: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", SCRIPT, *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def signal_at_step(process: subprocess.Popen[str], step: int, number: signal.Signals) -> str:
+    """Signals a run when it tells of a step; returns what it writes until its end."""
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if line.startswith(f"step {step}/"):
+            process.send_signal(number)
+    return output
+
+
+# Kills and stops.
+
+
+@pytest.mark.parametrize("packing", ["packed", "shared_prefix"])
+def test_killed_run_continues_to_the_same_weights(flags, tmp_path, packing):
+    settings = {"num_steps": 60, "save_every": 3, "max_keep_ckpts": 30, "packing": packing}
+    command = flags(**settings)
+    with start(command) as process:
+        signal_at_step(process, 8, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    killed = tmp_path / "run"
+    assert not (killed / "final").exists()
+    assert (killed / "step_3").exists()
+    # As if the kill had come while the next checkpoint was being written.
+    shutil.copytree(killed / "step_3", killed / ".step_6.tmp", dirs_exist_ok=True)
+    (killed / ".step_6.tmp" / "trainer_state.json").unlink()
+
+    train_classifier.main(command)
+    train_classifier.main(flags(**settings, output_dir=tmp_path / "other"))
+    check_equal(final_weights(killed), final_weights(tmp_path / "other" / "run"))
+    assert [path.name for path in killed.glob(".*")] == [".run.lock"]
+    assert losses(killed) == losses(tmp_path / "other" / "run")
+
+
+def test_a_run_told_to_stop_saves_and_goes_on(flags, tmp_path):
+    command = flags(num_steps=200)
+    with start(command) as process:
+        output = signal_at_step(process, 3, signal.SIGTERM)
+    assert process.returncode == 0
+    run_dir = tmp_path / "run"
+    assert not (run_dir / "final").exists()
+    (saved,) = run_dir.glob("step_*")
+    assert f"told to stop: saved step {saved.name.removeprefix('step_')};" in output
+    train_classifier.main(command)
+    train_classifier.main(flags(num_steps=200, output_dir=tmp_path / "other"))
+    check_equal(final_weights(run_dir), final_weights(tmp_path / "other" / "run"))
+
+
+def test_an_interrupted_run_completes_its_checkpoint(flags, tmp_path):
+    """Ctrl-C comes while a checkpoint is being written."""
+    child = """
+import os, signal, sys, threading
+import train_classifier
+from classifier_lib.training.checkpoints import Checkpointer
+
+is_closing = threading.Event()
+close, write = Checkpointer.close, train_classifier.write_files
+
+def close_later(self):
+    is_closing.set()
+    close(self)
+
+def interrupt(folder, files):
+    os.kill(os.getpid(), signal.SIGINT)
+    assert is_closing.wait(60)  # the main thread is past its last step
+    write(folder, files)
+
+Checkpointer.close = close_later
+train_classifier.write_files = interrupt
+train_classifier.main(sys.argv[1:])
+"""
+    argv = flags(num_steps=100_000, save_every=2)
+    result = subprocess.run(
+        [sys.executable, "-c", child, *argv],
+        cwd=Path(SCRIPT).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert json.loads((tmp_path / "run" / "step_2" / "trainer_state.json").read_text())["step"] == 2
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> Callable[..., None]:
+    """Lets some of the writes of checkpoints fail, counted from 1."""
+    original = train_classifier.write_files
+
+    def fill(*bad_calls: int) -> None:
+        calls = 0
+
+        def write(*args: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls in bad_calls:
+                raise OSError("no space left on device")
+            original(*args)
+
+        monkeypatch.setattr(train_classifier, "write_files", write)
+
+    return fill
+
+
+def test_a_failed_save_is_not_the_end(flags, tmp_path, full_disk, capsys):
+    full_disk(2)
+    train_classifier.main(flags(save_every=1, max_keep_ckpts=9))
+    assert "step_2 failed: OSError: no space left on device; training" in capsys.readouterr().out
+    saved = sorted(path.name for path in (tmp_path / "run").glob("step_*"))
+    assert saved == ["step_1", "step_3", "step_4"]
+
+
+def test_two_consecutive_failed_saves_stop_the_run(flags, tmp_path, full_disk, train_stop):
+    full_disk(2, 3)
+    line = train_stop(flags(save_every=1))
+    assert "step_3 failed: OSError: no space left on device" in line
+    assert (tmp_path / "run" / "step_1").exists()
+
+
+def test_a_run_stopped_after_its_last_step_is_completed(
+    flags, tiny_policy, rollout_folder, tmp_path, monkeypatch
+):
+    def stop(*args: object) -> None:
+        raise Stop
+
+    policy = shutil.copytree(tiny_policy, tmp_path / "policy")
+    command = flags(model_path=policy, eval_data_path=rollout_folder)
+    monkeypatch.setattr(train_classifier, "evaluate", stop)
+    with pytest.raises(Stop):
+        train_classifier.main(command)
+    monkeypatch.undo()
+    shutil.rmtree(policy)  # a checkpoint needs nothing else to go on
+    train_classifier.main(command)
+    run_dir = tmp_path / "run"
+    check_equal(step_weights(run_dir, 4), final_weights(run_dir))
+    assert (run_dir / "final" / "tokenizer_config.json").exists()
+    assert read_evaluation(run_dir)["step"] == 4
+
+
+def test_weights_in_bfloat16_resume(flags, tmp_path):
+    settings = {"param_dtype": "bfloat16", "packing": "shared_prefix", "num_steps": 6}
+    command = flags(save_every=3, **settings)
+    train_classifier.main(command)
+    weights = final_weights(tmp_path / "run")
+    for name in ("final", "step_6"):
+        shutil.rmtree(tmp_path / "run" / name)
+    train_classifier.main(command)
+    check_equal(weights, final_weights(tmp_path / "run"))
+
+
+# Other starts and other settings.
+
+
+def test_a_second_start_of_a_run_is_refused(flags, tmp_path, train_error):
+    (tmp_path / "run").mkdir()
+    with lock_file(tmp_path / "run" / LOCK_FILE, "busy"):
+        assert f"another process trains in {tmp_path / 'run'}" in train_error(flags())
+    train_classifier.main(flags())
+
+
+@pytest.fixture
+def half_run(flags, monkeypatch) -> None:
+    """A run that failed after its third step; it has saved the second one."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stop):
+            train_classifier.main(flags(save_every=2))
+
+
+@pytest.mark.usefixtures("half_run")
+def test_changed_settings_are_refused(flags, tmp_path, train_error):
+    line = train_error(flags(save_every=2, max_lr=5e-3, seed=1, log_every=2))
+    assert line.endswith(
+        f"{tmp_path / 'run'} was made with other settings: --max_lr (was 0.001, now 0.005), "
+        "--seed (was 0, now 1). Use another --run_name for another run"
+    )
+
+
+@pytest.mark.usefixtures("half_run")
+def test_flags_that_leave_the_weights_may_change(flags, tmp_path):
+    train_classifier.main(flags(save_every=1, micro_batch_size=2, log_every=2, packing="padded"))
+    assert (tmp_path / "run" / "final").exists()
+
+
+@pytest.mark.usefixtures("half_run")
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_settings_are_refused(flags, tmp_path, train_error, content):
+    path = tmp_path / "run" / "config.json"
+    path.write_text(content)
+    assert f"{path} is damaged" in train_error(flags())
+
+
+@pytest.mark.usefixtures("half_run")
+def test_a_run_of_unknown_settings_is_refused(flags, tmp_path, train_error):
+    (tmp_path / "run" / "config.json").unlink()
+    assert f"{tmp_path / 'run'} is not empty, and no config.json" in train_error(flags())
+
+
+def retrain(policy: Path) -> None:
+    weights = load_file(policy / "model.safetensors")
+    changed = {name: tensor + torch.ones(1) for name, tensor in weights.items()}
+    save_file(changed, policy / "model.safetensors")
+
+
+def test_a_retrained_policy_is_another_run(flags, tiny_policy, tmp_path, train_error):
+    policy = shutil.copytree(tiny_policy, tmp_path / "policy")
+    command = flags(model_path=policy)
+    train_classifier.main(command)
+    retrain(policy)
+    assert "--model_path (its content has changed)" in train_error(command)
+
+
+def test_a_moved_policy_is_the_same_run(flags, tiny_policy, tmp_path, capsys):
+    policy = shutil.copytree(tiny_policy, tmp_path / "policy")
+    train_classifier.main(flags(model_path=policy))
+    moved = policy.rename(tmp_path / "moved")
+    train_classifier.main(flags(model_path=moved))
+    assert "the run is finished" in capsys.readouterr().out
+
+
+def test_a_run_without_a_checkpoint_starts_again(flags, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 1)
+    with pytest.raises(Stop):
+        train_classifier.main(flags())
+    monkeypatch.undo()
+    train_classifier.main(flags(max_lr=5e-4))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["max_lr"] == 5e-4
+
+
+def test_a_refused_run_leaves_no_folder(flags, tmp_path, train_error):
+    train_error(flags(model_path="/absent/model"))
+    assert not (tmp_path / "run").exists()
