@@ -34,61 +34,31 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A-%a.out
 set -euo pipefail
+program=data_slurm.sh
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}" # Slurm runs a copy of this file
+[ -f scripts/lib/slurm.sh ] ||
+    { echo "$program: error: submit it from the root of the repository, not $PWD" >&2 && exit 2; }
+source scripts/lib/slurm.sh
 
-fail() {
-    echo "data_slurm.sh: error: $1" >&2
-    exit 2
-}
-
-[ -n "${SLURM_ARRAY_TASK_ID:-}" ] || fail "not a task of a Slurm array; start it with sbatch"
-# Slurm runs a copy of this file.
-cd "$SLURM_SUBMIT_DIR"
-[ -d data_prep ] || fail "submit it from the root of the repository, not $PWD"
+require_array_task
 stage=${1:-}
 case $stage in
 clean | roll_in | roll_out | label) shift ;;
 *) fail "the first argument is clean, roll_in, roll_out or label, not '$stage'" ;;
 esac
-python=$PWD/.venv/bin/python
-[ -x "$python" ] || python=python
-
-[ "$SLURM_ARRAY_TASK_MIN" -eq 0 ] && [ "$SLURM_ARRAY_TASK_MAX" -eq $((SLURM_ARRAY_TASK_COUNT - 1)) ] ||
-    fail "the array must be 0-N; what is done already is skipped"
-
-output=
-for ((i = 1; i <= $#; i++)); do
-    value=${!i#*=}
-    if [[ ${!i} != *=* ]]; then
-        next=$((i + 1))
-        value=${!next:-}
-    fi
-    case ${!i%%=*} in
-    --output) output=$value ;;
-    --shard) fail "--shard follows from the array" ;;
-    esac
-done
+is_whole_array || fail "the array must be 0-N; what is done already is skipped"
+refuse_shard "$@"
+output=$(flag_value output "" "$@")
 [ -n "$output" ] || fail "no --output"
+find_python
 
 # Lines of the stage's log of this shard: a file each, in all folders of the stage.
-num_files() {
+progress() {
     local name=.shard-$SLURM_ARRAY_TASK_ID-of-$SLURM_ARRAY_TASK_COUNT.lock
     { find "$output" -name "$name" -exec cat {} + 2>/dev/null || true; } | wc -l
 }
 
-before=$(num_files)
-status=0
-srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
-    "$python" -u -m "data_prep.$stage" "$@" \
-    --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" || status=$?
-after=$(num_files)
-
-if [ "$status" -eq 0 ]; then
-    echo "data_slurm.sh: finished with $((after - before)) new files"
-elif [ "$status" -ne 2 ] && [ "$after" -gt "$before" ]; then
-    echo "data_slurm.sh: not finished, back into the queue with $((after - before)) new files"
-    # Not by SLURM_JOB_ID: for one of the tasks that is the whole array. Slurm ends this script.
-    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-else
-    echo "data_slurm.sh: failed, $((after - before)) new files, exit status $status" >&2
-fi
-exit "$status"
+run_step "$python" -u -m "data_prep.$stage" "$@" \
+    --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+new="$((after - before)) new files"
+end_array_task "finished with $new" "$new" "$new"

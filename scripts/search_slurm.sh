@@ -34,55 +34,24 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A-%a.out
 set -euo pipefail
+program=search_slurm.sh
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}" # Slurm runs a copy of this file
+[ -f scripts/lib/slurm.sh ] ||
+    { echo "$program: error: submit it from the root of the repository, not $PWD" >&2 && exit 2; }
+source scripts/lib/slurm.sh
 
-fail() {
-    echo "search_slurm.sh: error: $1" >&2
-    exit 2
-}
-
-[ -n "${SLURM_ARRAY_TASK_ID:-}" ] || fail "not a task of a Slurm array; start it with sbatch"
-# Slurm runs a copy of this file.
-cd "$SLURM_SUBMIT_DIR"
-[ -f inference_eval.py ] || fail "submit it from the root of the repository, not $PWD"
-python=$PWD/.venv/bin/python
-[ -x "$python" ] || python=python
-
+require_array_task
 if [ -z "${NUM_SHARDS:-}" ]; then
-    # Of an array like 3,5 Slurm tells that it has two tasks: that is not how many shards there are.
-    [ "$SLURM_ARRAY_TASK_MIN" -eq 0 ] && [ "$SLURM_ARRAY_TASK_MAX" -eq $((SLURM_ARRAY_TASK_COUNT - 1)) ] ||
+    is_whole_array ||
         fail "the array is not 0-$((SLURM_ARRAY_TASK_COUNT - 1)); say NUM_SHARDS=<of the whole run>"
     NUM_SHARDS=$SLURM_ARRAY_TASK_COUNT
 fi
-
-output=inference_outputs.jsonl
-for ((i = 1; i <= $#; i++)); do
-    value=${!i#*=}
-    if [[ ${!i} != *=* ]]; then
-        next=$((i + 1))
-        value=${!next:-}
-    fi
-    case ${!i%%=*} in
-    --output[_-]path) output=$value ;;
-    --shard) fail "--shard follows from the array" ;;
-    esac
-done
+refuse_shard "$@"
+output=$(flag_value output_path inference_outputs.jsonl "$@")
 records=$(dirname "$output")/shard-$SLURM_ARRAY_TASK_ID-of-$NUM_SHARDS/$(basename "$output")
+find_python
 
-num_records() { if [ -f "$records" ]; then wc -l <"$records"; else echo 0; fi; }
+progress() { if [ -f "$records" ]; then wc -l <"$records"; else echo 0; fi; }
 
-before=$(num_records)
-status=0
-srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
-    "$python" -u inference_eval.py "$@" --shard "$SLURM_ARRAY_TASK_ID/$NUM_SHARDS" || status=$?
-after=$(num_records)
-
-if [ "$status" -eq 0 ]; then
-    echo "search_slurm.sh: finished, $after records"
-elif [ "$status" -ne 2 ] && [ "$after" -gt "$before" ]; then
-    echo "search_slurm.sh: not finished, back into the queue with $after records"
-    # Not by SLURM_JOB_ID: for one of the tasks that is the whole array. Slurm ends this script.
-    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-else
-    echo "search_slurm.sh: failed, $((after - before)) new records, exit status $status" >&2
-fi
-exit "$status"
+run_step "$python" -u inference_eval.py "$@" --shard "$SLURM_ARRAY_TASK_ID/$NUM_SHARDS"
+end_array_task "finished, $after records" "$after records" "$((after - before)) new records"

@@ -8,6 +8,7 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/lint-imports --no-cache --no-logo
 .venv/bin/mypy
 # Tests of one xdist_group share what is slow to start, and so a process.
 .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"

@@ -41,20 +41,13 @@
 #   status is not 0, and the same command goes on from there. Send it to all machines: one that
 #   doesn't get it takes the job for done, and ends five minutes later with status 0.
 set -euo pipefail
-
-fail() {
-    echo "train_multinode.sh: error: $1" >&2
-    exit 2
-}
+program=train_multinode.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 [ -n "${NNODES:-}" ] || fail "NNODES is not set: the number of machines"
 [ -n "${RDZV_ENDPOINT:-}" ] || fail "RDZV_ENDPOINT is not set: host[:port] of one of the machines"
 [ $# -gt 0 ] || fail "no arguments for train_classifier.py"
-
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=$root/.venv/bin/python
-[ -x "$python" ] || python=python
-command -v "$python" >/dev/null || fail "there is neither $root/.venv/bin/python nor python"
+find_python
 
 if [ -z "${NPROC_PER_NODE:-}" ]; then
     # By the device files, so that GPUs that don't work are torchrun's error instead of a slow

@@ -31,34 +31,19 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
 set -euo pipefail
-
-fail() {
-    echo "train_slurm.sh: error: $1" >&2
-    exit 2
-}
+program=train_slurm.sh
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}" # Slurm runs a copy of this file
+[ -f scripts/lib/slurm.sh ] ||
+    { echo "$program: error: submit it from the root of the repository, not $PWD" >&2 && exit 2; }
+source scripts/lib/slurm.sh
 
 [ -n "${SLURM_JOB_ID:-}" ] || fail "not in a Slurm job; start it with sbatch"
-# Slurm runs a copy of this file.
-cd "$SLURM_SUBMIT_DIR"
-[ -x scripts/train_multinode.sh ] || fail "submit it from the root of the repository, not $PWD"
-
-output_dir=outputs run_name=
-for ((i = 1; i <= $#; i++)); do
-    value=${!i#*=}
-    if [[ ${!i} != *=* ]]; then
-        next=$((i + 1))
-        value=${!next:-}
-    fi
-    case ${!i%%=*} in
-    --output[_-]dir) output_dir=$value ;;
-    --run[_-]name) run_name=$value ;;
-    esac
-done
+run_name=$(flag_value run_name "" "$@")
 [ -n "$run_name" ] || fail "no --run_name"
-run_dir=$output_dir/$run_name
+run_dir=$(flag_value output_dir outputs "$@")/$run_name
 
 # The names of the complete checkpoints and of the finished model.
-saved() { (cd "$run_dir" 2>/dev/null && ls -d step_* final 2>/dev/null) || true; }
+progress() { (cd "$run_dir" 2>/dev/null && ls -d step_* final 2>/dev/null) || true; }
 
 # Ranks follow the names of the machines: rank 0, whose work ends last, is where all meet.
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | LC_ALL=C sort)
@@ -68,19 +53,15 @@ export RDZV_ID=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 # No machine comes back within a job.
 export JOIN_TIMEOUT=${JOIN_TIMEOUT:-600}
 
-before=$(saved)
-status=0
-# One that ends early doesn't end the others, which may be saving, whatever the site's defaults are.
-srun --kill-on-bad-exit=0 --wait=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
-    scripts/train_multinode.sh "$@" || status=$?
-after=$(saved)
+# A process that ends early doesn't end the others, which may be saving, whatever the site's
+# defaults are.
+run_step --kill-on-bad-exit=0 --wait=0 scripts/train_multinode.sh "$@"
 
 if [ -d "$run_dir/final" ]; then
-    echo "train_slurm.sh: finished, exit status $status"
+    echo "$program: finished, exit status $status"
 elif [ "$after" != "$before" ]; then
-    echo "train_slurm.sh: not finished, back into the queue with ${after//$'\n'/ }"
-    scontrol requeue "$SLURM_JOB_ID" # Slurm ends this script
+    put_back "$SLURM_JOB_ID" "${after//$'\n'/ }"
 else
-    echo "train_slurm.sh: failed before a checkpoint was written, exit status $status" >&2
+    echo "$program: failed before a checkpoint was written, exit status $status" >&2
 fi
 exit "$status"

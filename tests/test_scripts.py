@@ -1,34 +1,48 @@
-"""What the README and the scripts promise: their commands parse, their snippets run."""
+"""What README, docs and scripts promise: their commands parse, their snippets run."""
 
+import functools
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import pytest
 import tyro
 
 import inference_eval
 import train_classifier
+from classifier_lib import score
 from classifier_lib.training.args import check_flags
 from data_prep import clean, label, roll_in, roll_out
-from run_lib.commands import InputError
+from data_prep.toy import problems
+from run_lib.commands import InputError, parse_command_line
 from scripts import compare_runs
+from scripts.bench import scheduling
+from search_lib.results import shards
+from search_lib.search_args import Args as SearchArgs
 from tests.support.tiny_models import save_tiny_classifier
 
 ROOT = Path(inference_eval.__file__).parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+DOCUMENTATION = "\n".join([README, *PAGES.values()])
+
+
+def joined(text: str) -> str:
+    """Shell text with a line for every command."""
+    return text.replace("\\\n", " ")
 
 
 def commands(text: str, program: str) -> list[list[str]]:
     """The arguments of every call of a program in shell text."""
-    joined = text.replace("\\\n", " ")
-    lines = [line for line in joined.splitlines() if re.search(rf"(?<=[ ]){program} +--", line)]
+    lines = [
+        line for line in joined(text).splitlines() if re.search(rf"(?<=[ ]){program} +--", line)
+    ]
     return [shlex.split(line.split(program, 1)[1]) for line in lines]
 
 
@@ -50,22 +64,19 @@ def test_the_evaluation_commands_of_the_documentation_parse():
         "^# ?", "", (ROOT / "scripts" / "search_slurm.sh").read_text(), flags=re.MULTILINE
     )
     found = [
-        *commands(README, "inference_eval.py"),
+        *commands(DOCUMENTATION, "inference_eval.py"),
+        *commands(DOCUMENTATION, "scripts/search_slurm.sh"),
         *commands(inference_eval.__doc__, "inference_eval.py"),
         *commands(script, "scripts/search_slurm.sh"),
     ]
-    assert len(found) == 4
+    assert len(found) == 7
     for arguments in found:
-        args = tyro.cli(
-            Annotated[inference_eval.Args, tyro.conf.FlagCreatePairsOff],
-            args=arguments,
-            use_underscores=True,
-        )
+        args = parse_command_line(SearchArgs, "inference_eval.py", None, arguments)
         assert args.num_repetitions > 1
 
 
 def test_the_training_commands_of_the_documentation_parse():
-    text = README + train_classifier.__doc__
+    text = DOCUMENTATION + train_classifier.__doc__
     for script in sorted(ROOT.glob("scripts/**/*.sh")):
         text += re.sub("^# ?", "", script.read_text(), flags=re.MULTILINE)
     on_one_machine = commands(text, "train_classifier.py")
@@ -73,7 +84,7 @@ def test_the_training_commands_of_the_documentation_parse():
         *commands(text, "scripts/train_multinode.sh"),
         *commands(text, "scripts/train_slurm.sh"),
     ]
-    assert (len(on_one_machine), len(on_many)) == (5, 3)
+    assert (len(on_one_machine), len(on_many)) == (7, 3)
     for found, world_size in ((on_one_machine, 4), (on_many, 16 * 8)):
         for arguments in found:
             check_flags(train_classifier.parse_args(arguments), world_size)
@@ -243,6 +254,27 @@ def test_a_slurm_stage_is_told_what_is_missing(slurm_data, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("train_slurm.sh", "not in a Slurm job; start it with sbatch"),
+        ("data_slurm.sh", "not a task of a Slurm array; start it with sbatch"),
+        ("search_slurm.sh", "not a task of a Slurm array; start it with sbatch"),
+    ],
+)
+def test_the_copy_that_slurm_runs_finds_its_library_where_it_was_submitted(
+    script, message, tmp_path
+):
+    copy = shutil.copy(ROOT / "scripts" / script, tmp_path / "slurm_script")
+    elsewhere = f"submit it from the root of the repository, not {tmp_path}"
+    for submitted_from, expected in ((ROOT, message), (tmp_path, elsewhere)):
+        environment = {**os.environ, "SLURM_SUBMIT_DIR": str(submitted_from)}
+        result = subprocess.run(
+            ["bash", copy], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (result.returncode, result.stderr) == (2, f"{script}: error: {expected}\n")
+
+
 STAGES = {
     "clean": clean.CleanArgs,
     "roll_in": roll_in.RollInArgs,
@@ -253,7 +285,7 @@ STAGES = {
 
 def test_the_data_commands_of_the_documentation_parse():
     slurm = (ROOT / "scripts" / "data_slurm.sh").read_text()
-    text = README + re.sub("^# ?", "", slurm, flags=re.MULTILINE)
+    text = DOCUMENTATION + re.sub("^# ?", "", slurm, flags=re.MULTILINE)
     text = text.replace("scripts/data_slurm.sh ", " -m data_prep.")
     for stage, stage_args in STAGES.items():
         text += sys.modules[stage_args.__module__].__doc__ or ""
@@ -262,11 +294,73 @@ def test_the_data_commands_of_the_documentation_parse():
         found = commands(text, f"data_prep.{stage}")
         assert len(found) == 4  # on a CPU, the paper's, under Slurm, in the docstring
         for arguments in found:
-            tyro.cli(
-                Annotated[stage_args, tyro.conf.FlagCreatePairsOff],
-                args=arguments,
-                use_underscores=True,
-            )
+            parse_command_line(stage_args, stage, None, arguments)
+
+
+OTHERS = {
+    "classifier_lib.score": score.ScoreArgs,
+    "data_prep.toy.problems": problems.ProblemsConfig,
+    "scripts.bench.scheduling": scheduling.Args,
+    "scripts.compare_runs": compare_runs.Args,
+}
+
+
+@pytest.mark.parametrize("module", OTHERS)
+def test_the_other_commands_of_the_documentation_parse(module):
+    found = commands(DOCUMENTATION, module)
+    assert found
+    for arguments in found:
+        parse_command_line(OTHERS[module], module, None, arguments)
+
+
+def test_the_merge_of_shards_of_the_documentation_parses():
+    parsed = []
+
+    @functools.wraps(shards.merge)
+    def merge(*args, **kwargs):
+        parsed.append((args, kwargs))
+
+    found = re.findall(r"python -m search_lib.results.shards (merge .*)", joined(DOCUMENTATION))
+    for arguments in found:
+        tyro.extras.subcommand_cli_from_dict(
+            {"merge": merge}, args=shlex.split(arguments), use_underscores=True
+        )
+    assert len(parsed) == len(found) == 1
+
+
+def test_every_command_of_the_documentation_is_parsed_by_a_test():
+    programs = {
+        *("inference_eval.py", "train_classifier.py", "scripts/train_multinode.sh"),
+        *("scripts/search_slurm.sh", "scripts/quickstart.sh", "scripts/test.sh"),
+        *(f"data_prep.{stage}" for stage in STAGES),
+        *("search_lib.results.shards", *OTHERS),
+    }
+    for block in re.findall(r"```bash\n(.*?)```", DOCUMENTATION, re.DOTALL):
+        for line in joined(block).splitlines():
+            if not line.startswith(("echo ", "export ", "source ")):
+                assert programs & set(line.split()), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_opens_with_a_command_for_the_models_of_the_quickstart(page):
+    first_block = re.search(r"```(\w*)\n(.*?)```", PAGES[page], re.DOTALL)
+    assert first_block[1] == "bash"
+    assert "quickstart" in first_block[2]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_links_lead_to_files_and_headings(page):
+    path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
+    for target in re.findall(r"\]\((?!https:)([^)]+)\)", path.read_text()):
+        name, _, heading = target.partition("#")
+        assert (path.parent / name).is_file(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", (path.parent / name).read_text(), re.MULTILINE)
+            assert heading in [line.lower().replace(" ", "-") for line in headings], target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 @pytest.fixture
@@ -441,9 +535,5 @@ def test_serve_value_model_names_what_does_not_fit(arguments, environment, messa
 def test_the_search_on_a_value_server_that_its_script_shows_parses():
     text = (ROOT / "scripts" / "serve_value_model.sh").read_text()
     (arguments,) = commands(re.sub("^# ?", "", text, flags=re.MULTILINE), "inference_eval.py")
-    args = tyro.cli(
-        Annotated[inference_eval.Args, tyro.conf.FlagCreatePairsOff],
-        args=arguments,
-        use_underscores=True,
-    )
-    assert (args.scorer, args.scorer_url) == ("sglang_server", ("http://localhost:30100",))
+    flags = parse_command_line(SearchArgs, "inference_eval.py", None, arguments).scorer_flags
+    assert (flags.scorer, flags.scorer_url) == ("sglang_server", ("http://localhost:30100",))
