@@ -21,10 +21,9 @@ import torch
 
 from classifier_lib.loading import load_value_config
 from classifier_lib.modeling import Qwen2ForClassifier
-from run_lib.commands import InputError, check_installed, naming, run_command
+from run_lib.commands import GPU_REQUIREMENTS, InputError, check_installed, naming, run_command
 
 PROGRAM = "classifier_lib.serve"
-HOW_TO_INSTALL = "pip install -r requirements-gpu.txt -c constraints.txt"
 MODEL_PACKAGE = "classifier_lib.sglang_model"
 
 
@@ -85,7 +84,7 @@ def main(arguments: list[str]) -> None:
         help="end when the process that started this one does, however that ends",
     )
     args, rest = parser.parse_known_args(arguments)
-    check_installed("SGLang", "serving a value model", HOW_TO_INSTALL)
+    check_installed("SGLang", "serving a value model", GPU_REQUIREMENTS)
     with naming("--model"):
         load_value_config(args.model)
     if args.end_with_parent:

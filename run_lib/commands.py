@@ -15,6 +15,9 @@ from run_lib.text import one_line
 
 Args = TypeVar("Args")
 
+GPU_REQUIREMENTS = "pip install -r requirements-gpu.txt -c constraints.txt"
+"""How to get what needs a GPU, for messages."""
+
 
 class InputError(ValueError):
     """The user's input is at fault; the message names the flag, file, line or row."""

@@ -1,4 +1,4 @@
-"""The benchmarks run, and end in the one line that tells how much better ours is."""
+"""The benchmarks run, and end in one line with the ratio of the published way to ours."""
 
 import asyncio
 import dataclasses

@@ -111,7 +111,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Timing:
-    """One way to run all searches.
+    """Measurements of one way to run all searches.
 
     Attributes:
         seconds: Seconds of the whole run: CPU time where it is measured, else virtual wall time.

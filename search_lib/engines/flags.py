@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from run_lib.commands import InputError, at_least, naming
+from run_lib.commands import GPU_REQUIREMENTS, InputError, at_least, check_installed, naming
 from run_lib.settings import free
 from search_lib.engines.http_service import check_url
-from search_lib.engines.sglang_arguments import check_installed, server_arguments
+from search_lib.engines.sglang_arguments import server_arguments
 
 EngineName = Literal["hf", "sglang", "sglang_server"]
 
@@ -55,7 +55,7 @@ class EngineFlags:
     def check(self) -> None:
         """Raises InputError for an engine that can't be opened, before anything is loaded."""
         if self.kind == "sglang":
-            check_installed("--engine sglang")
+            check_installed("SGLang", "--engine sglang", GPU_REQUIREMENTS)
             if not 0 < self.gpu_util < 1:
                 raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
             at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)

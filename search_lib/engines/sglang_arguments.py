@@ -1,7 +1,6 @@
 """SGLang's own arguments as flags: which there are, and their types."""
 
 import difflib
-import importlib.util
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -15,18 +14,6 @@ OWN_FLAGS = {
     "dp_size": "--dp_size",
 }
 """Arguments that `--engine_args` must not set, because they have a flag."""
-
-
-def check_installed(what: str) -> None:
-    """Raises InputError, with what to install, where there is no SGLang.
-
-    Args:
-        what: What needs it, for the message.
-    """
-    if importlib.util.find_spec("sglang") is None:
-        raise InputError(
-            f"{what} needs SGLang: pip install -r requirements-gpu.txt -c constraints.txt"
-        )
 
 
 def server_arguments(settings: Sequence[str]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _Request = tuple[str, ...]  # a pair to compare, in sorted order, or one answer 
 
 @dataclass
 class GradingStatistics:
-    """How the pairs and answers given to a `Grader` were decided, as counts of them.
+    """Counts of the pairs and answers given to a `Grader`, by the way each was decided.
 
     Attributes:
         checked: Sent to a worker; includes `timed_out` and `crashed`.

@@ -5,10 +5,9 @@ from typing import Literal
 
 import tyro
 
-from run_lib.commands import InputError, at_least, naming
+from run_lib.commands import GPU_REQUIREMENTS, InputError, at_least, check_installed, naming
 from run_lib.settings import free
 from search_lib.engines.http_service import check_url
-from search_lib.engines.sglang_arguments import check_installed
 
 ScorerName = Literal["hf", "sglang", "sglang_server"]
 
@@ -31,7 +30,7 @@ class ScorerFlags:
     def check(self) -> None:
         """Raises InputError for a scorer that can't be opened, before anything is loaded."""
         if self.scorer == "sglang":
-            check_installed("--scorer sglang")
+            check_installed("SGLang", "--scorer sglang", GPU_REQUIREMENTS)
         if self.scorer == "sglang_server" and not self.scorer_url:
             raise InputError(
                 "--scorer sglang_server needs --scorer_url, where scripts/serve_value_model.sh "

@@ -1,4 +1,4 @@
-"""The batcher: what it puts together, and what happens when a batch fails."""
+"""The batcher: which requests share a batch, and the failure of a batch."""
 
 import asyncio
 import threading

@@ -20,7 +20,7 @@ def equal_strings(pairs):
 
 
 def reference_vote(answers, weights, reference):
-    """Argmax over answer strings of the summed weight; a tie is broken by lot."""
+    """Argmax over answer strings of the summed weight; ties are broken at random."""
     totals = {}
     for answer, weight in zip(answers, weights, strict=True):
         if answer is not None:

@@ -38,7 +38,7 @@ async def cut(request):
 
 
 def post_once(*answers, parse=lambda reply: reply, **options):
-    """What one request gets, and the times of its attempts."""
+    """The reply to one request, and the times of its attempts."""
 
     async def body():
         answer, times = in_turn(*answers)

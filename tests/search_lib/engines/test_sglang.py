@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 import inference_eval
 from run_lib.commands import InputError
-from search_lib.engines import sglang_arguments
 from search_lib.engines.base import Block, Sampling
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
@@ -267,7 +266,7 @@ def test_samples_of_a_request_have_seeds_of_their_own():
 
 
 def test_a_missing_sglang_is_named_at_the_start(monkeypatch):
-    monkeypatch.setattr(sglang_arguments.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--engine sglang needs SGLang: pip install -r requirem"):
         EngineFlags("sglang").check()
 

@@ -1,4 +1,4 @@
-"""What searches take, against contexts listed one by one and times set by hand."""
+"""Costs of searches, against contexts listed one by one and times set by hand."""
 
 import dataclasses
 import json

@@ -110,6 +110,19 @@ def test_a_second_process_is_refused(tmp_path):
     RecordFile(path).close()
 
 
+def test_the_folder_is_released_when_the_work_fails(tmp_path):
+    def work():
+        with RecordFile(tmp_path / "out.jsonl") as records:
+            records.append(make_record("p"))
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        work()
+    with RecordFile(tmp_path / "out.jsonl") as records:
+        assert records.recover() == 0
+        assert records.finished == {("p", 0)}
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"--output_path .*out.jsonl cannot be written"):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,6 @@ import pytest
 
 from run_lib.commands import InputError
 from run_lib.files import write_json
-from search_lib.results import shards
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse, RecordFile, read_records
 from search_lib.results.run_config import CONFIG_NAME, RunConfig
@@ -306,25 +306,42 @@ def test_one_record_at_a_time_is_in_memory(tmp_path):
     assert peak < 6 * size  # what parsing one takes
 
 
-def test_the_command_line(tmp_path, capsys):
-    paths = write_run(tmp_path, 2)
-    output = tmp_path / "out.jsonl"
-    command = ["merge", *map(str, paths), "--output_path", str(output)]
-    done = subprocess.run(
-        [sys.executable, "-m", "search_lib.results.shards", *command],
+def run_command(
+    *arguments: str | Path, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *options, "-m", "search_lib.results.shards", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_command_line_merges_and_reports(tmp_path):
+    output = tmp_path / "out.jsonl"
+    done = run_command("merge", *write_run(tmp_path, 2), "--output_path", output)
     assert done.returncode == 0, done.stderr
     assert "8 searches of 2 shards" in done.stdout
     assert "4 of 4 problems complete, 4 blocks x up to 2 trees" in done.stdout
     assert [record.key for record in read_records(output)] == WHOLE
 
-    with pytest.raises(SystemExit) as ended:
-        shards.main(["merge", str(paths[0]), "--output_path", str(output)])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == (
-        "python -m search_lib.results.shards: error: 1 of 2 shards are missing: 1/2\n"
+
+def test_the_command_line_refuses_in_one_line(tmp_path):
+    first, _ = write_run(tmp_path, 2)
+    done = run_command("merge", first, "--output_path", tmp_path / "out.jsonl")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "python -m search_lib.results.shards: error: 1 of 2 shards are missing: 1/2\n",
     )
+
+
+def test_the_command_line_refuses_before_it_imports_torch(tmp_path):
+    first, _ = write_run(tmp_path, 2)
+    output = tmp_path / "out.jsonl"
+    done = run_command("merge", first, "--output_path", output, options=("-X", "importtime"))
+    imported = set(re.findall(r"^import time:.*\|\s+(\S+)$", done.stderr, re.MULTILINE))
+    assert done.returncode == 2
+    assert "search_lib.results.records" in imported
+    assert not imported & {"torch", "transformers"}
