@@ -47,7 +47,7 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
 from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Block
-from search_lib.prompts import build_prompt
+from search_lib.prompts import ControlTokensInProblem, build_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,10 @@ class RollInRecipe:
         policy = sampler.policy
         max_length = self._args.sampling.max_length
         with naming(policy.flag):
-            prompt = build_prompt(policy.tokenizer, problem.problem, self._args.instruction)
+            try:
+                prompt = build_prompt(policy.tokenizer, problem.problem, self._args.instruction)
+            except ControlTokensInProblem as error:
+                return left_out(problem.id, "control tokens", str(error))
         excess = policy.excess(prompt, max_length)
         if excess is not None:
             return left_out(problem.id, "prompt too long", excess)

@@ -1,7 +1,12 @@
-"""Prompt templates by model family."""
+"""Prompt templates by model family, and problems in them as plain text."""
 
+import json
+import re
+import secrets
 import unicodedata
+from collections.abc import Callable
 
+from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 THOUGHT_BEGIN = "<think>"
@@ -11,12 +16,20 @@ R1_BEGIN = "<｜begin▁of▁sentence｜>"
 R1_USER = "<｜User｜>"
 R1_ASSISTANT = "<｜Assistant｜>"
 
+_MARKUP = re.compile(r"\s*(<[|｜].*[|｜]>|</?(think|tool_call|tool_response)>)\s*", re.DOTALL)
+"""Control tokens that many tokenizers have among the tokens that aren't special."""
+
+
+class ControlTokensInProblem(ValueError):
+    """A problem holds control tokens, and can't be encoded without them."""
+
 
 def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:
     """Returns the token ids of a prompt that ends where the policy's thought begins.
 
     A tokenizer with DeepSeek-R1's role tokens gets the template of the VGS paper; any other one
-    its own chat template.
+    its own chat template. Control tokens are the template's and the instruction's: where a problem
+    has the text of one, it is encoded as plain text.
 
     Args:
         tokenizer: Tokenizer of the policy.
@@ -24,23 +37,132 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
         instruction: Appended to the question (`benchmarks.MATH_INSTRUCTION` for mathematics).
 
     Raises:
-        ValueError: If the tokenizer has neither; begins with its name.
+        ControlTokensInProblem: If the problem has the text of a control token, and can't be found
+            in its chat template or encoded without the token. Begins with the tokenizer's name.
+        ValueError: If the tokenizer has neither kind of template; begins with its name.
     """
-    question = problem + instruction
-    if all(_is_token(tokenizer, token) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
-        text = f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}<think>\n"
-    elif tokenizer.chat_template:
-        text = str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+    fill = _find_template(tokenizer)
+    text = fill(problem + instruction)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    control = _control_tokens(tokenizer)
+    stand_in = f"problem{secrets.token_hex(8)}"
+    frame = fill(stand_in + instruction)
+    expected = _only(control, tokenizer.encode(frame, add_special_tokens=False))
+    if _only(control, ids) != expected:
+        ids = _encode_plainly(tokenizer, text, frame.split(stand_in), control)
+        if _only(control, ids) != expected:
+            raise ControlTokensInProblem(
+                f"{tokenizer.name_or_path}: its tokenizer can't encode the control tokens in a "
+                "problem as plain text"
             )
-        )
-    else:
+    return ids
+
+
+def _find_template(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+    """Returns the function that puts a question into the template of a tokenizer."""
+    if all(_is_token(tokenizer, token) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
+        return lambda question: f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}{THOUGHT_BEGIN}\n"
+    if not tokenizer.chat_template:
         raise ValueError(
             f"{tokenizer.name_or_path}: its tokenizer has no chat template and is not of the "
             "DeepSeek-R1 family: no prompt template fits it"
         )
-    return tokenizer.encode(text, add_special_tokens=False)
+    return lambda question: str(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+    )
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Returns the texts of the tokens that no problem may hold, by id.
+
+    They are the special tokens, and role tokens and tags that aren't declared as such. Further
+    added tokens are words like any other (the toy task's symbols), and so is a special token of one
+    character.
+    """
+    return {
+        index: token.content
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if (token.special and len(token.content) > 1) or _MARKUP.fullmatch(token.content)
+    }
+
+
+def _only(control: dict[int, str], ids: list[int]) -> list[int]:
+    return [index for index in ids if index in control]
+
+
+def _encode_plainly(
+    tokenizer: PreTrainedTokenizerBase, text: str, frame: list[str], control: dict[int, str]
+) -> list[int]:
+    """Encodes a prompt whose problem has the text of control tokens.
+
+    The control tokens of the template are given new names that no problem can hold, in the text
+    and in a copy of the tokenizer. All else is encoded as ever, in one piece.
+
+    Args:
+        tokenizer: Tokenizer of the policy.
+        text: The prompt.
+        frame: The prompt around the problem: the parts before, between and after its occurrences.
+        control: Texts of the control tokens, by id.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    problem = _find_problem(text, frame)
+    if backend is None or problem is None:
+        raise ControlTokensInProblem(
+            f"{tokenizer.name_or_path}: its chat template changes a problem that has the text of "
+            "control tokens, or its tokenizer is not one of the tokenizers package"
+        )
+    nonce = secrets.token_hex(8)
+    names = {content: f"<{nonce}-{index}>" for index, content in control.items()}
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    parts = [pattern.sub(lambda match: names[match[0]], part) for part in frame]
+    renamed = _rename_tokens(backend.to_str(), names)
+    return renamed.encode(problem.join(parts), add_special_tokens=False).ids
+
+
+def _find_problem(text: str, frame: list[str]) -> str | None:
+    """Returns what a template has made of the problem, such as without white space around it.
+
+    Args:
+        text: The prompt.
+        frame: See `_encode_plainly`.
+
+    Returns:
+        The text that fills the frame; None if none does.
+    """
+    first, *rest = map(re.escape, frame)
+    if not rest:
+        return None
+    # A template may have the problem several times.
+    pattern = f"{first}(.*){rest[0]}" + "".join(rf"\1{part}" for part in rest[1:])
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    return found[1] if found else None
+
+
+def _rename_tokens(backend: str, names: dict[str, str]) -> Tokenizer:
+    """Returns a tokenizer in which tokens have other texts and the same ids.
+
+    Args:
+        backend: The tokenizer, serialized.
+        names: New text by old text.
+    """
+    content = json.loads(backend)
+    for token in content["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    # Some are tokens of the model, too.
+    model = content["model"]
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {names.get(text, text): index for text, index in vocab.items()}
+    else:
+        model["vocab"] = [[names.get(text, text), *more] for text, *more in vocab]
+    if "unk_token" in model:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    # What adds tokens around a text knows them by their old names, and isn't used.
+    content["post_processor"] = content["truncation"] = content["padding"] = None
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def prompt_holds(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], problem: str) -> bool:

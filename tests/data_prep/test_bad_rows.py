@@ -87,6 +87,18 @@ def test_a_refused_problem_is_named(bad_problems, hasty_policy, tokenizer, tmp_p
     assert bad_rows(folder)["refused by the engine"] == ["row-4"]
 
 
+def test_a_problem_that_can_not_be_plain_text_is_named(hasty_policy, tokenizer, tmp_path):
+    policy = shutil.copytree(hasty_policy, tmp_path / "policy")
+    template = "{{ messages[0].content | length }} {{ messages[0].content }}<think>"
+    (policy / "chat_template.jinja").write_text(template)
+    write_problems(tmp_path / "in", {2: {"problem": "start 7 </think> *9"}})
+    folder = roll_in_problems(
+        tmp_path / "in", policy, tmp_path / "out", ScriptedEngine(tokenizer, 20)
+    )
+    assert bad_rows(folder) == {"control tokens": ["row-2"]}
+    assert len(read_rows(folder)) == 5
+
+
 def test_problems_with_one_id_are_told_apart_by_their_rows(
     hasty_policy, tokenizer, tmp_path, monkeypatch
 ):

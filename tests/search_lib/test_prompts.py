@@ -1,7 +1,20 @@
 """Prompts by model family."""
 
+from functools import cache
+
 import pytest
-from tokenizers import AddedToken
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
 
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.hub import load_tokenizer
@@ -10,7 +23,9 @@ from search_lib.prompts import (
     R1_ASSISTANT,
     R1_BEGIN,
     R1_USER,
+    ControlTokensInProblem,
     build_prompt,
+    prompt_holds,
     stop_token_ids,
     thought_mark,
 )
@@ -76,3 +91,178 @@ def test_a_model_without_a_usable_tokenizer_is_named(tmp_path):
             load_tokenizer(str(folder))
     with pytest.raises(ValueError, match=rf"^{without}: no tokenizer"):
         load_tokenizer(str(without))
+
+
+CHAT_TEMPLATE = (
+    "<|im_start|>system\nBe brief = good.<|im_end|>\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+R1_TOKENS = (R1_BEGIN, R1_USER, R1_ASSISTANT)
+CONTROL = (*R1_TOKENS, "<think>", "</think>", "<|im_start|>", "<|im_end|>", "[SEP]")
+
+
+@cache
+def byte_level_bpe():
+    """A tokenizer of DeepSeek's kind, in small; think tags and two roles are not special there."""
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    corpus = ["Find the sum of </ and think > or </think and <| im_end |> in 1 + 1 = 2."] * 9
+    trainer = trainers.BpeTrainer(
+        # One that is a token of the model as well.
+        vocab_size=330,
+        initial_alphabet=alphabet,
+        special_tokens=["<|im_end|>"],
+    )
+    backend.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    tokenizer.add_tokens(
+        [
+            AddedToken("<|im_start|>", special=True, rstrip=True),
+            AddedToken("[SEP]", special=True, lstrip=True),
+            AddedToken(R1_BEGIN, special=True),
+            AddedToken(R1_USER, special=False, normalized=False),
+            AddedToken(R1_ASSISTANT, special=False, normalized=False),
+            AddedToken("<think>", special=False, lstrip=True),
+            AddedToken("</think>", special=False, rstrip=True),
+            AddedToken(" = ", special=False, normalized=False),
+            AddedToken("sum", special=False, single_word=True),
+        ]
+    )
+    return tokenizer
+
+
+@cache
+def tokenizers():
+    """By name: toy and BPE, each with both kinds of template."""
+    toy = build_tokenizer()
+    toy_r1 = build_tokenizer()
+    toy_r1.add_tokens([AddedToken(token, special=True) for token in R1_TOKENS])
+    chat = byte_level_bpe().__class__(
+        tokenizer_object=without_r1(byte_level_bpe().backend_tokenizer), eos_token="<|im_end|>"
+    )
+    chat.chat_template = CHAT_TEMPLATE
+    return {"toy": toy, "toy, R1": toy_r1, "BPE, chat": chat, "BPE, R1": byte_level_bpe()}
+
+
+def without_r1(backend):
+    """The same tokenizer with another name for a role, so that its chat template is used."""
+    return Tokenizer.from_str(backend.to_str().replace(R1_USER, "<｜Person｜>"))
+
+
+ORDINARY = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "Find ",
+                "the sum",
+                "sum",
+                " = ",
+                " +4",
+                "\n",
+                "  ",
+                "<",
+                ">",
+                "</",
+                "think",
+                "|",
+                "é",
+                "e\u0301",
+                "1 + 1",
+                "start 3",
+                " ok",
+                "\\boxed{",
+                "<b>",
+                "[SE",
+                "｜",
+            ]
+        ),
+        max_size=12,
+    ).map("".join),
+).filter(lambda text: not any(token.strip() in text for token in [*CONTROL, "<|", "<｜"]))
+HOSTILE = st.lists(st.one_of(st.sampled_from(CONTROL), ORDINARY), min_size=1, max_size=6).map(
+    "".join
+)
+
+
+def as_before(tokenizer, problem, instruction):
+    """Ids of the whole rendered prompt, in one piece and without a thought of what is in it."""
+    question = problem + instruction
+    if tokenizer.chat_template and R1_USER not in tokenizer.get_vocab():
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+    else:
+        text = f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}<think>\n"
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def control_ids(tokenizer, ids):
+    control = {
+        tokenizer.convert_tokens_to_ids(token) for token in (*CONTROL, "<|end|>", "<|begin|>")
+    }
+    return [index for index in ids if index in control]
+
+
+@pytest.mark.parametrize("name", ["toy", "toy, R1", "BPE, chat", "BPE, R1"])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problem=ORDINARY)
+def test_an_ordinary_problem_is_encoded_with_its_template_in_one_piece(name, problem):
+    tokenizer = tokenizers()[name]
+    ids = build_prompt(tokenizer, problem, MATH_INSTRUCTION)
+    assert ids == as_before(tokenizer, problem, MATH_INSTRUCTION)
+
+
+@pytest.mark.parametrize("name", ["toy", "toy, R1", "BPE, chat", "BPE, R1"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problem=HOSTILE)
+def test_no_problem_adds_or_removes_a_control_token(name, problem):
+    tokenizer = tokenizers()[name]
+    ids = build_prompt(tokenizer, problem, MATH_INSTRUCTION)
+    template = as_before(tokenizer, "Q", MATH_INSTRUCTION)
+    assert control_ids(tokenizer, ids) == control_ids(tokenizer, template)
+    assert prompt_holds(tokenizer, ids, problem)
+
+
+@pytest.mark.parametrize("name", ["toy", "toy, R1", "BPE, chat", "BPE, R1"])
+@pytest.mark.parametrize("token", ["</think>", "<think>"])
+def test_only_the_control_tokens_are_encoded_in_another_way(name, token):
+    tokenizer = tokenizers()[name]
+    problem = f"start 3 +4 = 7 sum{token}  Find the sum = 2"
+    ids = build_prompt(tokenizer, problem, "")
+    other = f"start 3 +4 = 7 sum{token.replace('k', 'K')}  Find the sum = 2"
+    expected = build_prompt(tokenizer, other, "")
+    plain = tokenizer.backend_tokenizer.encode(token[1:-1], add_special_tokens=False).ids
+    changed = tokenizer.backend_tokenizer.encode(
+        token[1:-1].replace("k", "K"), add_special_tokens=False
+    ).ids
+    start = next(i for i, pair in enumerate(zip(ids, expected, strict=False)) if len(set(pair)) > 1)
+    assert tokenizer.decode(ids) == tokenizer.decode(expected).replace("thinK", "think")
+    assert len(ids) - len(expected) == len(plain) - len(changed)
+    assert ids[:start] == expected[:start]
+    assert ids[start + len(plain) :] == expected[start + len(changed) :]
+
+
+def test_control_tokens_of_an_instruction_are_meant():
+    tokenizer = tokenizers()["BPE, chat"]
+    ids = build_prompt(tokenizer, "1 + 1 </think>", " <think>")
+    assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == 2
+    assert tokenizer.convert_tokens_to_ids("</think>") not in ids
+
+
+def test_a_problem_is_found_in_what_its_template_makes_of_it():
+    tokenizer = build_tokenizer()
+    template = "[{{ messages[0].content | trim }}] again: {{ messages[0].content | trim }}<think>"
+    tokenizer.chat_template = template
+    ids = build_prompt(tokenizer, "  a</think>b  ", "")
+    assert tokenizer.decode(ids) == "[a</think>b] again: a</think>b<think>"
+    assert control_ids(tokenizer, ids) == [tokenizer.convert_tokens_to_ids("<think>")]
+    tokenizer.chat_template = "{{ messages[0].content | length }}:{{ messages[0].content }}"
+    assert tokenizer.decode(build_prompt(tokenizer, "a", "")) == "1:a"
+    with pytest.raises(ControlTokensInProblem, match="changes a problem"):
+        build_prompt(tokenizer, "a</think>b", "")
