@@ -77,10 +77,11 @@ def model_size(model: str) -> ModelSize | None:
     from classifier_lib.modeling import Qwen2ForClassifier
 
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):
             if Qwen2ForClassifier.__name__ in (config.architectures or []):
                 return ModelSize.of(Qwen2ForClassifier(config))
-            return ModelSize.of(AutoModelForCausalLM.from_config(config))
+            language_model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return ModelSize.of(language_model)
     except Exception:  # an absent, damaged or foreign config raises anything
         return None

@@ -49,6 +49,7 @@ def load_value_model(
             path,
             attn_implementation=attention_impl,
             dtype=dtype,
+            trust_remote_code=False,
             use_cache=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are named below
@@ -125,6 +126,7 @@ def initialize_from_policy(
             config=config,
             attn_implementation=attn_implementation,
             dtype=dtype,
+            trust_remote_code=False,
             output_loading_info=True,
         )
     new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}

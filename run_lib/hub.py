@@ -38,6 +38,9 @@ def quiet_transformers() -> None:
 def loading(path: str | Path, failure: str = "no model could be loaded") -> Iterator[None]:
     """Gives one kind of error to whatever transformers comes up with for a folder or a Hub id.
 
+    The code of a model folder is never run: loaders within the block say `trust_remote_code=False`,
+    as transformers asks on the terminal otherwise.
+
     Args:
         path: What the block loads from.
         failure: What it means for the user that the block failed.
@@ -48,20 +51,25 @@ def loading(path: str | Path, failure: str = "no model could be loaded") -> Iter
     try:
         yield
     except Exception as error:
-        place = "" if Path(path).exists() else "no such folder, and from the Hub: "
-        raise ValueError(
-            f"{path}: {failure}: {place}{type(error).__name__}: {one_line(error)}"
-        ) from error
+        raise ValueError(f"{path}: {failure}: {_reason(path, error)}") from error
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):  # transformers has no error of its own for this
+        return "it comes with code of its own, which is not run"
+    place = "" if Path(path).exists() else "no such folder, and from the Hub: "
+    return f"{place}{type(error).__name__}: {one_line(error)}"
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Loads a tokenizer from a folder or the Hub.
 
     Raises:
-        ValueError: If there is none or its files are damaged; one line that begins with the path.
+        ValueError: If there is none, its files are damaged, or it needs code of its own; one line
+            that begins with the path.
     """
     with loading(path, "no tokenizer could be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     # Of a folder with a Qwen2 config.json and no tokenizer, transformers makes one that knows the
     # end of text only, and turns every text into nothing.
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
@@ -73,10 +81,11 @@ def load_config(path: str) -> Any:
     """Loads the transformers configuration of a model from a folder or the Hub.
 
     Raises:
-        ValueError: If there is none or it is damaged; one line that begins with the path.
+        ValueError: If there is none, it is damaged, or it needs code of its own; one line that
+            begins with the path.
     """
     with loading(path, "no model could be found"):
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

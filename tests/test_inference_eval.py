@@ -24,7 +24,7 @@ from search_lib.results.shards import merge
 from search_lib.search_args import Args
 from tests.support.flags import replace_flags
 from tests.support.searches import as_command, make_args, responses
-from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
+from tests.support.tiny_models import add_code, save_tiny_classifier, save_tiny_policy
 
 
 @pytest.fixture(scope="module")
@@ -419,6 +419,16 @@ def test_a_damaged_config_is_refused(models, tmp_path, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(InputError, match=rf"--classifier_ckpt_path {folder}: no model"):
         inference_eval.main(make_args(models, tmp_path, classifier_ckpt_path=str(folder)))
+
+
+def test_a_model_that_needs_its_own_code_is_refused(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference_eval, "open_engine", None)
+    for flag, folder in (("piref_model", "policy"), ("classifier_ckpt_path", "value_model")):
+        copy = shutil.copytree(models / folder, tmp_path / folder)
+        add_code(copy, tmp_path / "ran", model_type="mystery")
+        with pytest.raises(InputError, match=rf"^--{flag} {copy}: no .* code of its own"):
+            inference_eval.main(make_args(models, tmp_path, **{flag: str(copy)}))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_empty_benchmark_is_refused(models, tmp_path):

@@ -125,12 +125,16 @@ class HfEngine:
             max_batch_rows: See the class.
 
         Raises:
-            ValueError: If there is no such model or its files are damaged; begins with the path.
+            ValueError: If there is no such model, its files are damaged, or it needs code of its
+                own; begins with the path.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with loading(model_path):
             model: Any = AutoModelForCausalLM.from_pretrained(
-                model_path, attn_implementation=resolve_attention(attention_impl), dtype="auto"
+                model_path,
+                attn_implementation=resolve_attention(attention_impl),
+                dtype="auto",
+                trust_remote_code=False,
             )
         model = model.to(device).eval()
         pad = model.config.pad_token_id

@@ -7,7 +7,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 
+from classifier_lib.flops import model_size
+from classifier_lib.loading import initialize_from_policy, load_value_config, load_value_model
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib import hub
 from run_lib.hub import (
@@ -21,6 +24,9 @@ from run_lib.hub import (
     push_folder,
     read_tokenizer,
 )
+from search_lib.engines.hf import HfEngine
+from search_lib.prompts import stop_token_ids
+from tests.support.tiny_models import add_code, save_tiny_classifier, save_tiny_policy
 
 
 def test_tokenizer_files_are_read_as_they_are(tiny_policy, tmp_path):
@@ -153,3 +159,41 @@ def test_a_vocabulary_may_have_some_padding(extra, fits):
     size = len(tokenizer) + extra
     with contextlib.nullcontext() if fits else pytest.raises(ValueError, match=f" of {size} tok"):
         check_vocabulary(tokenizer, size)
+
+
+@pytest.fixture
+def no_answer(monkeypatch):
+    """Fails where transformers asks on the terminal whether to run code."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+
+
+@pytest.mark.parametrize(
+    "load", [load_tokenizer, load_config, HfEngine.load, load_value_config, initialize_from_policy]
+)
+def test_the_code_of_a_folder_is_not_run_and_is_named(tmp_path, no_answer, load):
+    folder = add_code(save_tiny_policy(tmp_path / "m"), tmp_path / "ran", model_type="mystery")
+    more = (3, 0.0) if load is initialize_from_policy else ()
+    with pytest.raises(ValueError, match=f"^{folder}: no .* it comes with code of its own"):
+        load(str(folder), *more)
+    assert model_size(str(folder)) is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_with_code_that_is_not_needed_loads_without_it(tmp_path, no_answer):
+    marker = tmp_path / "ran"
+    policy = str(add_code(save_tiny_policy(tmp_path / "policy"), marker, model_type=None))
+    tokenizer = load_tokenizer(policy)
+    assert stop_token_ids(policy, tokenizer) == (tokenizer.eos_token_id,)
+    assert load_config(policy).model_type == "qwen2"
+    assert len(tokenizer) == len(build_tokenizer())
+    HfEngine.load(policy, device="cpu")
+    initialize_from_policy(policy, 3, 0.0)
+
+    published = save_tiny_classifier(tmp_path / "value_model")
+    assert "auto_map" in (published / "config.json").read_text()
+    value_model = str(add_code(published, marker, model_type=None))
+    load_value_config(value_model)
+    load_value_model(value_model, "sdpa", torch.float32, torch.device("cpu"))
+    assert model_size(policy) is not None
+    assert model_size(value_model) is not None
+    assert not marker.exists()

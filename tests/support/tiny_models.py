@@ -1,5 +1,6 @@
 """Small random models in Hugging Face form, laid out as on the hub."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -49,4 +50,33 @@ def save_tiny_classifier(folder: Path, seed: int = 1, vocab_size: int | None = N
     torch.manual_seed(seed)
     size = vocab_size or len(build_tokenizer())
     Qwen2ForClassifier(tiny_config(size, num_labels=3)).save_pretrained(folder)
+    return folder
+
+
+def add_code(folder: Path, marker: Path, model_type: str | None) -> Path:
+    """Gives a folder of a policy code of its own, for all that loads, which writes a marker.
+
+    Args:
+        folder: Folder of the policy.
+        marker: File that the code writes.
+        model_type: A type that transformers doesn't know, so that the code is needed; or None.
+    """
+    for name in ("configuration", "modeling", "tokenization"):
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate/generate.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "configuration.C",
+        "AutoModelForCausalLM": "modeling.M",
+        "AutoModelForTokenClassification": "modeling.M",
+    }
+    config["model_type"] = model_type or config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        content = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["t.T", "t.T"]}}
+        if model_type:
+            content["tokenizer_class"] = "T"
+        path.write_text(json.dumps(content).replace("t.T", "tokenization.T"))
     return folder
