@@ -147,7 +147,8 @@ async def search(
     with naming("--piref_model"):
         engine = open_engine(args.engine_flags, args.piref_model, device, shared)
     log_path = args.output_path.with_name(SERVER_LOG_NAME)
-    place = Place(device, args.engine_flags.attention_impl, log_path, shared)
+    flags = args.engine_flags
+    place = Place(device, flags.attention_impl, log_path, shared, flags.api_key)
     with naming("--classifier_ckpt_path"):
         scorer = open_scorer(args.scorer_flags, args.classifier_ckpt_path, place)
 

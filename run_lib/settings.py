@@ -152,16 +152,14 @@ def read_document(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> Pars
         ) from error
 
 
-_FREE = {"free": True}
-
-
-def free(default: Any = MISSING) -> Any:
+def free(default: Any = MISSING, secret: bool = False) -> Any:
     """Declares a flag that changes no result: it may differ between two starts of one run.
 
     Args:
         default: Value of the flag where it is left out; without one it must be given.
+        secret: Whether its value, such as a key, is neither saved nor shown.
     """
-    return field(default=default, metadata=_FREE)
+    return field(default=default, metadata={"free": True, "secret": secret}, repr=not secret)
 
 
 def free_flags(args: type | Any) -> frozenset[str]:
@@ -179,11 +177,12 @@ def as_json(value: Any) -> Any:
     """Returns flags as JSON types: dataclasses as flat objects, paths as text, tuples as lists.
 
     The fields of a dataclass within a dataclass stand among those of the outer one, as its flags do
-    on the command line.
+    on the command line. Secret ones are left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
         flat: dict[str, Any] = {}
-        for name in (entry.name for entry in fields(value)):
+        shown = [entry for entry in fields(value) if not entry.metadata.get("secret")]
+        for name in (entry.name for entry in shown):
             content = getattr(value, name)
             if is_dataclass(content):
                 flat |= as_json(content)

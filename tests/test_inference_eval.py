@@ -136,8 +136,24 @@ def test_flags_that_change_no_result_are_declared_where_they_stand():
     assert free_flags(Args) == {
         *("max_concurrent", "value_cache_tokens", "attention_impl", "scorer", "scorer_url"),
         *("sglang_url", "sglang_patience", "sglang_port", "tp_size", "dp_size", "gpu_util"),
-        "neptune_project",
+        *("neptune_project", "api_key"),
     }
+
+
+def test_a_key_is_neither_saved_nor_shown(models, tmp_path, capsys):
+    command = [*REQUIRED, "--api_key", "s3cret"]
+    parsed = parse_command_line(Args, "inference_eval.py", None, command)
+    assert parsed.engine_flags.api_key == "s3cret"
+    assert "s3cret" not in repr(parsed)
+    args = make_args(models, tmp_path, api_key="s3cret")
+    assert inference_eval.main(args) == 0
+    assert inference_eval.main(replace_flags(args, api_key="another")) == 0
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    shown = capsys.readouterr()
+    assert "s3cret" not in written + shown.out + shown.err
+    assert "api_key" not in (tmp_path / "run_config.json").read_text()
+    with pytest.raises(InputError, match=r"^--api_key must be visible ASCII[^3]*$"):
+        inference_eval.main(replace_flags(args, api_key="s3 cret"))
 
 
 def test_a_result_does_not_depend_on_how_many_searches_share_the_models(models, tmp_path):

@@ -43,7 +43,9 @@ def open_engine(
         }
         return SglangEngine.load(model, vocab_size, arguments)
     try:
-        return SglangServerEngine.open(flags.urls, model, vocab_size, flags.sglang_patience)
+        return SglangServerEngine.open(
+            flags.urls, model, vocab_size, flags.sglang_patience, flags.api_key
+        )
     except EngineUnavailable as error:
         raise InputError(
             f"--engine sglang_server: {error}; scripts/serve_policy.sh starts one, --sglang_url "

@@ -1,5 +1,6 @@
 """The flags of the engine that generates, the same for every command that has one."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -27,6 +28,9 @@ class EngineFlags:
     once for each. By default this machine's at --sglang_port."""
     sglang_patience: float = free(600.0)
     """Of sglang_server: seconds until a request to a service that stays away is given up."""
+    api_key: str | None = free(None, secret=True)
+    """Of servers that want one, of the policy as of the value model: sent as Authorization: Bearer.
+    It is not saved."""
     use_sglang_server: bool = False
     """Published spelling of --engine sglang_server."""
     sglang_port: int = free(30000)
@@ -67,3 +71,5 @@ class EngineFlags:
                 for url in self.urls:
                     check_url(url)
             at_least(0, sglang_patience=self.sglang_patience)
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise InputError("--api_key must be visible ASCII characters without blanks")

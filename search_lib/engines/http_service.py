@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import http.client
 import json
 import logging
+import math
 import random
 import resource
 import socket
@@ -28,6 +30,10 @@ CONNECT_SECONDS = 10.0
 FIRST_DELAY, LONGEST_DELAY = 0.25, 20.0
 """Seconds before the first retry, and the most before later ones."""
 MAX_BAD_REPLIES = 5
+MAX_BODY = 64 * 2**20
+"""Most bytes of a reply, unpacked. One with 100,000 token ids has less than one MiB."""
+LEAST_BODY_SECONDS = 1.0
+"""Seconds that the body of a reply may take, however small the patience."""
 ROUTING_HEADER = "X-SMG-Routing-Key"
 """Header by which SGLang's router keeps requests on one server without reading their text."""
 SPARE_FILES = 256
@@ -61,12 +67,17 @@ class HttpService:
     each key has a URL of its own as long as that answers, so that requests that share a prefix find
     it in that server's cache. Opening a service raises the process's limit of open files.
 
+    A server may keep a request in its queue for `request_timeout`. From the first line of its reply
+    on it has `patience`, so that one whose reply drips is a fault. Redirections aren't followed:
+    neither prompts nor the key go to a server that wasn't named.
+
     Args:
         urls: `http://host:port`, one or several.
         patience: Seconds from a request's first failure until it is given up.
         request_timeout: Seconds for one attempt, the time in the server's queue included.
         max_connections: Requests in flight; the others wait here. Lowered to the number that the
             limit of open files allows.
+        api_key: Key of the servers, sent as `Authorization: Bearer`; None without one.
 
     Raises:
         ValueError: If one of them is no URL of a server.
@@ -78,11 +89,13 @@ class HttpService:
         patience: float = 600.0,
         request_timeout: float = 3600.0,
         max_connections: int = 4096,
+        api_key: str | None = None,
     ):
         self.urls = [check_url(url) for url in urls]
         self.patience = patience
         self.request_timeout = request_timeout
         self._slots = asyncio.Semaphore(allow_connections(max_connections))
+        self._headers = {"Content-Type": "application/json", **_authorization(api_key)}
         self._session: aiohttp.ClientSession | None = None
         self._away_until = dict.fromkeys(self.urls, 0.0)
 
@@ -113,7 +126,7 @@ class HttpService:
             for url in self._in_order(key):
                 try:
                     reply = await self._post_once(url, path, body, key)
-                    return parse(reply)
+                    return _parse(reply, parse)
                 except BadReply as error:
                     bad_replies += 1
                     last = f"{url}{path}: {error}"
@@ -151,17 +164,20 @@ class HttpService:
                 self._session = aiohttp.ClientSession(
                     # The slots are the limit.
                     connector=aiohttp.TCPConnector(limit=0, socket_factory=make_socket),
-                    headers={"Content-Type": "application/json"},
+                    headers=self._headers,
                     timeout=aiohttp.ClientTimeout(
                         total=self.request_timeout, sock_connect=CONNECT_SECONDS
                     ),
                 )
             try:
                 async with self._session.post(
-                    f"{url}{path}", data=body, headers={ROUTING_HEADER: key} if key else None
+                    f"{url}{path}",
+                    data=body,
+                    headers={ROUTING_HEADER: key} if key else None,
+                    allow_redirects=False,
                 ) as response:
                     status, headers = response.status, response.headers
-                    content = await response.read()
+                    content = await self._read_body(response)
             except TimeoutError as error:
                 raise _Fault(
                     str(error) or f"no answer within {self.request_timeout:g} s", away=True
@@ -177,10 +193,33 @@ class HttpService:
             )
         if status >= 400:
             raise ValueError(f"{url}{path} refuses, status {status}: {shorten(content)}")
+        if status >= 300:
+            raise _Fault(f"status {status}, to {shorten(headers.get('Location'))}: not followed")
         try:
-            return json.loads(content)
-        except ValueError as error:  # not UTF-8, too
+            return parse_json(content)
+        except ValueError as error:
             raise BadReply(f"no JSON: {shorten(content)}") from error
+
+    async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
+        """Returns the unpacked body of a reply.
+
+        Raises:
+            BadReply: If it has more than `MAX_BODY` bytes.
+            _Fault: If it doesn't end within the patience.
+        """
+        seconds = max(self.patience, LEAST_BODY_SECONDS)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                async for piece in response.content.iter_any():
+                    body += piece
+                    if max(len(body), response.content_length or 0) > MAX_BODY:
+                        raise BadReply(
+                            f"more than {MAX_BODY:,} bytes: {shorten(bytes(body[:1000]))}"
+                        )
+        except TimeoutError as error:
+            raise _Fault(f"a reply that did not end within {seconds:g} s", away=True) from error
+        return bytes(body)
 
     def _note(self, url: str, fault: _Fault) -> None:
         now = time.monotonic()
@@ -209,24 +248,78 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def get_json(url: str) -> Any:
-    """Returns the JSON of a page, asked for once; None where there is no such page.
+def parse_json(content: bytes) -> Any:
+    """Returns the content of JSON of finite numbers.
 
     Raises:
-        EngineUnavailable: If nothing listens there, or the server fails.
+        ValueError: If it is anything else: not UTF-8, nested too deeply, with NaN or infinity.
     """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def read_float(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text} is not finite")
+        return number
+
     try:
-        with opener.open(url, timeout=CONNECT_SECONDS) as reply:
-            return json.loads(reply.read())
+        return json.loads(content, parse_float=read_float, parse_constant=read_float)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _parse(reply: Any, parse: Callable[[Any], Result]) -> Result:
+    try:
+        return parse(reply)
+    except RecursionError as error:  # of a message that quotes a deep reply
+        raise BadReply("nested too deeply") from error
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Makes the redirection an error of its status."""
+
+
+def get_json(url: str, api_key: str | None = None) -> Any:
+    """Returns the JSON of a page, asked for once; None where there is no such page.
+
+    Args:
+        url: Address of the page.
+        api_key: See `HttpService`.
+
+    Raises:
+        EngineUnavailable: If nothing listens there, the server fails or redirects, wants another
+            key, or sends more than `MAX_BODY` bytes or more slowly than in `CONNECT_SECONDS`.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
+    request = urllib.request.Request(url, headers=_authorization(api_key))
+    try:
+        with opener.open(request, timeout=CONNECT_SECONDS) as reply:
+            return parse_json(_read_page(reply))
     except urllib.error.HTTPError as error:
-        if 400 <= error.code < 500:
+        if 400 <= error.code < 500 and error.code not in (401, 403):
             return None
-        raise EngineUnavailable(f"{url}: status {error.code}: {shorten(error.read())}") from error
+        said = shorten(error.headers.get("Location") or error.read(1000))
+        raise EngineUnavailable(f"{url}: status {error.code}: {said}") from error
     except ValueError:
         return None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise EngineUnavailable(f"{url}: {getattr(error, 'reason', error)}") from error
+
+
+def _read_page(reply: http.client.HTTPResponse) -> bytes:
+    """Returns a body; raises OSError for one that is too large or too slow."""
+    give_up = time.monotonic() + CONNECT_SECONDS
+    body = bytearray()
+    while piece := reply.read1(2**16):
+        body += piece
+        if len(body) > MAX_BODY:
+            raise OSError(f"more than {MAX_BODY:,} bytes")
+        if time.monotonic() > give_up:
+            raise OSError(f"a reply that did not end within {CONNECT_SECONDS:g} s")
+    return bytes(body)
 
 
 def allow_connections(wanted: int) -> int:

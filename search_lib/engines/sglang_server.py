@@ -29,7 +29,12 @@ class SglangServerEngine(SglangSamples):
 
     @classmethod
     def open(
-        cls, urls: Sequence[str], model_path: str, vocab_size: int, patience: float
+        cls,
+        urls: Sequence[str],
+        model_path: str,
+        vocab_size: int,
+        patience: float,
+        api_key: str | None = None,
     ) -> "SglangServerEngine":
         """Asks every server for its model, and warns of all that differs from what was asked for.
 
@@ -38,14 +43,15 @@ class SglangServerEngine(SglangSamples):
             model_path: Folder or Hub id of the policy.
             vocab_size: Vocabulary of the policy.
             patience: See `HttpService`.
+            api_key: See `HttpService`.
 
         Raises:
-            EngineUnavailable: If nothing listens at one of them.
+            EngineUnavailable: If nothing listens at one of them, or it wants another key.
             ValueError: For a URL that is none.
         """
-        service = HttpService(urls, patience)
+        service = HttpService(urls, patience, api_key=api_key)
         for url in service.urls:
-            check_server(url, model_path)
+            check_server(url, model_path, api_key)
         return cls(service, vocab_size)
 
     async def close(self) -> None:
@@ -65,15 +71,15 @@ class SglangServerEngine(SglangSamples):
         )
 
 
-def check_server(url: str, model_path: str) -> None:
+def check_server(url: str, model_path: str, api_key: str | None = None) -> None:
     """Warns if a server serves another model than asked for, or draws without our seeds.
 
     Raises:
-        EngineUnavailable: If nothing listens there.
+        EngineUnavailable: If nothing listens there, or it wants another key.
     """
-    info = get_json(f"{url}/server_info")
+    info = get_json(f"{url}/server_info", api_key)
     if not isinstance(info, dict):
-        info = get_json(f"{url}/get_model_info")  # a router, which passes this on
+        info = get_json(f"{url}/get_model_info", api_key)  # a router, which passes this on
     if not isinstance(info, dict):
         return
     served: Any = info.get("model_path")

@@ -2,7 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,12 +30,14 @@ class Place:
         attention_impl: transformers' `attn_implementation` of an hf scorer.
         log_path: Output of the server that the sglang scorer starts.
         executor: The thread that runs an hf scorer, where it shares one.
+        api_key: Key of the servers of sglang_server.
     """
 
     device: torch.device
     attention_impl: str
     log_path: Path
     executor: ThreadPoolExecutor | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer:
@@ -73,9 +75,9 @@ def _open_sglang(flags: ScorerFlags, model: str, place: Place) -> Scorer:
 
 def _open_sglang_server(flags: ScorerFlags, model: str, place: Place) -> Scorer:
     vocab_size = load_value_config(model).vocab_size
-    service = HttpService(flags.scorer_url)
+    service = HttpService(flags.scorer_url, api_key=place.api_key)
     for url in service.urls:
-        check_served_model(url, model)
+        check_served_model(url, model, place.api_key)
     return SglangServerScorer(service, vocab_size)
 
 
@@ -83,10 +85,10 @@ SCORERS = {"hf": _open_hf, "sglang": _open_sglang, "sglang_server": _open_sglang
 """How each scorer is opened."""
 
 
-def check_served_model(url: str, model: str) -> None:
+def check_served_model(url: str, model: str, api_key: str | None = None) -> None:
     """Raises InputError unless a server, or the servers of a router, serve this value model."""
     try:
-        served = get_json(f"{url}/get_model_info")
+        served = get_json(f"{url}/get_model_info", api_key)
     except EngineUnavailable as error:
         raise InputError(f"--scorer_url {error}") from error
     if not isinstance(served, dict) or "model_path" not in served:

@@ -103,9 +103,14 @@ def parse_scores(reply: Any, count: int) -> Scores:
     A server that `classifier_lib.serve` did not start doesn't report the number of cached tokens.
 
     Raises:
-        BadReply: Unless it holds class probabilities for each path.
+        BadReply: Unless it holds class probabilities for each path, with its number from 0.
     """
     try:
+        places = [item["index"] for item in reply["data"]]
+        if len(places) != count:
+            raise BadReply(f"values of {len(places)} paths instead of {count}")
+        if any(type(place) is not int for place in places) or {*places} != {*range(count)}:
+            raise BadReply(f"values with the numbers {shorten(places)} for {count} paths")
         rows = [item["embedding"] for item in sorted(reply["data"], key=lambda item: item["index"])]
         are_probabilities = all(
             all(0.0 <= probability <= 1.0 for probability in row[:3])  # also refuses NaN
@@ -117,7 +122,5 @@ def parse_scores(reply: Any, count: int) -> Scores:
         raise BadReply(f"no class probabilities: {shorten(reply)}") from error
     if not are_probabilities or any(not 3 <= len(row) <= 4 for row in rows):
         raise BadReply(f"no class probabilities: {shorten(reply)}")
-    if len(rows) != count:
-        raise BadReply(f"values of {len(rows)} paths instead of {count}")
     values = [row[SUCCESS_CLASS] for row in rows]
     return Scores(values, sum(cached) if len(cached) == count else None)

@@ -2,16 +2,25 @@
 
 import asyncio
 import email.utils
+import gzip
 import json
+import re
 import resource
 import time
+import zlib
 
 import pytest
 from aiohttp import web
 
 from search_lib.engines import http_service
 from search_lib.engines.base import EngineUnavailable
-from search_lib.engines.http_service import BadReply, HttpService, get_json, seconds_of
+from search_lib.engines.http_service import (
+    BadReply,
+    HttpService,
+    get_json,
+    parse_json,
+    seconds_of,
+)
 from tests.support.http_servers import free_port, in_turn, serving
 
 
@@ -246,3 +255,143 @@ def test_a_question_at_the_start_fails_at_once():
     assert asyncio.run(body()) == (json.loads('{"model": "a"}'), None)
     with pytest.raises(EngineUnavailable, match="refused"):
         get_json(f"http://127.0.0.1:{free_port()}/info")
+
+
+def test_no_redirection_is_followed():
+    visits = []
+
+    async def elsewhere(request):
+        visits.append(dict(request.headers))
+        return web.json_response({"n": 1})
+
+    async def body():
+        async with serving(elsewhere) as other:
+
+            async def redirect(request):
+                status = int(request.path[1:] or 302)
+                return web.Response(status=status, headers={"Location": f"{other}/there"})
+
+            async with serving(redirect) as url:
+                service = HttpService([url], patience=0.05, api_key="key")
+                for status in (301, 302, 303, 307, 308):
+                    message = f"^{url}/{status}: status {status}, to {other}/there: not followed"
+                    with pytest.raises(EngineUnavailable, match=message):
+                        await service.post(f"/{status}", {}, lambda reply: reply)
+                    with pytest.raises(EngineUnavailable, match=f"{url}/{status}: status {status}"):
+                        await asyncio.to_thread(get_json, f"{url}/{status}", "key")
+                await service.close()
+
+    asyncio.run(body())
+    assert not visits
+
+
+def packed(content, encoding):
+    return {"body": content, "headers": {"Content-Encoding": encoding}}
+
+
+@pytest.mark.parametrize("pack", ["none", "gzip", "deflate", "chunked"])
+def test_a_body_without_end_is_not_read_to_its_end(monkeypatch, pack):
+    monkeypatch.setattr(http_service, "MAX_BODY", 10_000)
+    large = b"[" + b"1," * 10_000 + b"1]"
+    sent = []
+
+    async def endless(request):
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        while True:
+            await response.write(large)
+            sent.append(len(large))
+
+    answer = {
+        "none": {"body": large},
+        "gzip": packed(gzip.compress(large), "gzip"),
+        "deflate": packed(zlib.compress(large), "deflate"),
+        "chunked": endless,
+    }[pack]
+    with pytest.raises(BadReply, match=r"http://\S+/generate: more than 10,000 bytes: \[1,1,"):
+        post_once(answer, patience=60)
+    assert sum(sent) < 10**8
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_packed_reply_is_unpacked(encoding):
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    reply, _ = post_once(packed(pack(b'{"n": 1}'), encoding))
+    assert reply == {"n": 1}
+
+
+async def drip(request):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+def test_a_reply_that_drips_is_given_up(monkeypatch):
+    monkeypatch.setattr(http_service, "LEAST_BODY_SECONDS", 0.1)
+    monkeypatch.setattr(http_service, "CONNECT_SECONDS", 0.2)
+    started = time.monotonic()
+    with pytest.raises(
+        EngineUnavailable, match=r"/generate: a reply that did not end within 0\.2 s"
+    ):
+        post_once(drip, patience=0.2)
+    reply, times = post_once(drip, echo, patience=0.2)
+    assert (reply, len(times)) == ({"n": 1}, 2)
+
+    async def ask():
+        async with serving(drip) as url:
+            with pytest.raises(EngineUnavailable, match=f"^{url}/info: a reply that did not end"):
+                await asyncio.to_thread(get_json, f"{url}/info")
+
+    asyncio.run(ask())
+    assert time.monotonic() - started < 10
+
+
+ODD_JSON = ["[" * 10**5 + "]" * 10**5, '{"a":' * 10**5, "[NaN]", "[-Infinity]", '{"n": 1e999}']
+
+
+@pytest.mark.parametrize("text", ODD_JSON)
+def test_deep_and_infinite_json_is_a_bad_reply(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text.encode())
+    reply, times = post_once({"text": text}, echo)
+    assert (reply, len(times)) == ({"n": 1}, 2)
+    beginning = re.escape(text[:20])
+    with pytest.raises(
+        BadReply, match=rf"http://\S+/generate: no JSON: {beginning}.*\(5 bad replies\)"
+    ):
+        post_once({"text": text}, patience=60)
+
+
+def test_a_reply_too_deep_to_quote_is_a_bad_reply():
+    def parse(reply):
+        raise RecursionError
+
+    with pytest.raises(BadReply, match="nested too deeply"):
+        post_once(echo, parse=parse, patience=60)
+
+
+def test_a_key_goes_to_the_servers_that_were_named():
+    seen = []
+
+    async def answer(request):
+        seen.append(request.headers.get("Authorization"))
+        return web.json_response(None, status=200 if seen[-1] == "Bearer s3cret" else 401)
+
+    async def body():
+        async with serving(answer) as url:
+            service = HttpService([url], api_key="s3cret")
+            await service.post("/generate", {}, lambda reply: reply)
+            await service.close()
+            await asyncio.to_thread(get_json, f"{url}/info", "s3cret")
+            keyless = HttpService([url])
+            with pytest.raises(ValueError, match="refuses, status 401"):
+                await keyless.post("/generate", {}, lambda reply: reply)
+            await keyless.close()
+            with pytest.raises(EngineUnavailable, match="/info: status 401"):
+                await asyncio.to_thread(get_json, f"{url}/info")
+
+    asyncio.run(body())
+    assert seen == ["Bearer s3cret", "Bearer s3cret", None, None]

@@ -359,6 +359,27 @@ def test_a_server_that_is_not_there_is_named_at_the_start(models):
         open_engine(flags, str(models / "policy"), torch.device("cpu"))
 
 
+def test_servers_of_the_policy_get_the_key(models):
+    async def answer(request):
+        if request.headers.get("Authorization") != "Bearer s3cret":
+            return web.Response(status=401, text="no such key")
+        return web.json_response({"model_path": "policy"})
+
+    async def body(api_key):
+        async with serving(answer) as url:
+            flags = EngineFlags("sglang_server", sglang_url=(url,), api_key=api_key)
+            device = torch.device("cpu")
+            engine = await asyncio.to_thread(open_engine, flags, str(models / "policy"), device)
+            try:
+                return await engine._service.post("/generate", {}, lambda reply: reply)
+            finally:
+                await engine.close()
+
+    assert asyncio.run(body("s3cret")) == {"model_path": "policy"}
+    with pytest.raises(InputError, match=r"/server_info: status 401: no such key"):
+        asyncio.run(body("old"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [

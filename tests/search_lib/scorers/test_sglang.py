@@ -304,6 +304,10 @@ BAD_REPLIES = {
     "sum": rows([0.1, 0.1, 0.1]),
     "an embedding": rows([0.1] * 32),
     "two classes": rows([0.5, 0.5]),
+    "an endless cache": rows([*GOOD, float("inf")]),
+    "another number": {"data": [{"index": 1, "embedding": GOOD}]},
+    "a truth value for a number": {"data": [{"index": False, "embedding": GOOD}]},
+    "no number": {"data": [{"embedding": GOOD}]},
     "too few": rows(),
     "too many": rows(GOOD, GOOD),
     "no data": {"error": "none"},
@@ -329,8 +333,16 @@ def test_a_reply_without_values_is_asked_for_again_then_an_error(reply):
     bad, good = {"text": json.dumps(reply)}, {"text": json.dumps(rows(GOOD))}
     (values, _), attempts = ask(bad, bad, {"status": 500}, good)
     assert (values, attempts) == ([0.5], 5)  # the prompt's last one, and the block's
-    with pytest.raises(BadReply, match=r"/v1/embeddings: (no class prob|values of \d paths inst)"):
+    with pytest.raises(BadReply, match=r"/v1/embeddings: (no class prob|no JSON|values )"):
         ask(bad)
+
+
+def test_each_path_has_one_row():
+    twice = {"data": [{"index": 0, "embedding": GOOD}, {"index": 0, "embedding": GOOD}]}
+    with pytest.raises(BadReply, match=r"values with the numbers \[0, 0\] for 2 paths"):
+        parse_scores(twice, 2)
+    with pytest.raises(BadReply, match="values of 2 paths instead of 1"):
+        parse_scores(rows(GOOD, GOOD), 1)
 
 
 def test_all_requests_of_a_prompt_carry_its_key():
@@ -471,3 +483,24 @@ def test_servers_must_serve_the_value_model(value_model_folder, policy):
     flags = ScorerFlags("sglang_server", scorer_url=("http://127.0.0.1:9",))
     with pytest.raises(InputError, match=r"--scorer_url http://127.0.0.1:9/.*refused"):
         open_scorer(flags, model, place)
+
+
+def test_servers_of_the_value_model_get_the_key(value_model_folder, policy):
+    served = {"model_path": str(value_model_folder), "architectures": ["Qwen2ForClassifier"]}
+    seen = []
+
+    async def answer(request):
+        seen.append(request.headers.get("Authorization"))
+        return web.json_response(served if request.method == "GET" else rows(GOOD))
+
+    async def body():
+        async with serving(answer) as url:
+            flags = ScorerFlags("sglang_server", scorer_url=(url,))
+            place = Place(torch.device("cpu"), "sdpa", policy, api_key="s3cret")
+            assert "s3cret" not in repr(place)
+            scorer = await asyncio.to_thread(open_scorer, flags, str(value_model_folder), place)
+            await scorer.score([1, 2], [Block([3], "length")])
+            await scorer.close()
+
+    asyncio.run(body())
+    assert set(seen) == {"Bearer s3cret"}
