@@ -1,9 +1,14 @@
 """Problem sets: the paper's benchmarks, the toy task, and any local file or Hub data set."""
 
+import csv
 import hashlib
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,7 @@ class BenchmarkSource:
     """A problem set and how to read it.
 
     Attributes:
-        path: Hub id of a data set, or path of a `.jsonl` or `.parquet` file.
+        path: Hub id of a data set, or path of a file in one of `LOCAL_FORMATS`.
         split: Split of a Hub data set.
         problem_column: Column of the questions.
         answer_column: Column of the reference answers.
@@ -50,6 +55,10 @@ class MissingColumn(ValueError):
     """A problem set has no column of the name that is asked for."""
 
 
+class RepeatedId(ValueError):
+    """Two problems of a set have one id."""
+
+
 TOY_PROBLEMS = Path(__file__).parent.parent / "data_prep" / "toy" / "test_problems.jsonl"
 
 BENCHMARKS: Mapping[str, BenchmarkSource] = {
@@ -62,7 +71,13 @@ BENCHMARKS: Mapping[str, BenchmarkSource] = {
     "toy": BenchmarkSource(str(TOY_PROBLEMS), instruction=""),
 }
 
-LOCAL_FORMATS = (".jsonl", ".parquet")
+LOCAL_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+
+_FINAL_ANSWER = re.compile(r"(?<!#)####\s*([^\n#]*[^\s#])\s*\Z")
+"""The end of a worked solution in the form of GSM8K."""
+
+_NO_ANSWER = frozenset({"None", "nan", "NaN", "null", "NULL", "<NA>"})
+"""What other programs write for a value that is missing."""
 
 
 def find_benchmark(
@@ -74,7 +89,7 @@ def find_benchmark(
     """Returns the source of a problem set.
 
     Args:
-        name: Key of `BENCHMARKS`, `.jsonl` or `.parquet` file, or Hub id `owner/name`.
+        name: Key of `BENCHMARKS`, file in one of `LOCAL_FORMATS`, or Hub id `owner/name`.
         split: Overrides the source's split.
         problem_column: Overrides the source's column.
         answer_column: Overrides the source's column.
@@ -92,21 +107,29 @@ def find_benchmark(
     else:
         raise ValueError(
             f"{name} is not known; known are {', '.join(BENCHMARKS)}, "
-            f"a local file ({' or '.join(LOCAL_FORMATS)}), or a Hub data set owner/name"
+            f"a local file ({', '.join(LOCAL_FORMATS)}), or a Hub data set owner/name"
         )
     overrides = {"split": split, "problem_column": problem_column, "answer_column": answer_column}
     return replace(source, **{key: value for key, value in overrides.items() if value is not None})
 
 
-def load_problems(source: BenchmarkSource) -> list[Problem]:
+def load_problems(source: BenchmarkSource, number_repeated: bool = False) -> list[Problem]:
     """Returns all problems of a source, in its order.
 
-    The id of a problem is its `id` column, where there is one, else its row number from 0.
+    Questions and answers are texts or numbers; a list of one is taken for its item. Of a worked
+    solution that ends in `#### 18` the answer is 18. The id of a problem is its `id` column, or its
+    row number from 0 where that is missing or empty.
+
+    Args:
+        source: Where they are and how to read them.
+        number_repeated: Whether problems whose id has occurred are told apart by a number (`7`,
+            `7#2`, `7#3`), instead of refused.
 
     Raises:
         MissingColumn: Naming the column and those that are there.
-        ValueError: For a file or data set that can't be read, rows without a question or answer,
-            repeated ids, or no rows. Both begin with the path of the source.
+        RepeatedId: Naming the id.
+        ValueError: For a file or data set that can't be read, rows without a question or answer or
+            with other types, or no rows. All begin with the path of the source.
     """
     rows = list(_read_rows(source))
     if not rows:
@@ -117,16 +140,74 @@ def load_problems(source: BenchmarkSource) -> list[Problem]:
             raise MissingColumn(f"{source.path} has no column {column!r}; it has {present}")
     problems = []
     for index, row in enumerate(rows):
-        question, answer = row.get(source.problem_column), row.get(source.answer_column)
-        if question is None or answer is None or not f"{question}".strip() or not f"{answer}":
-            raise ValueError(f"{source.path}, row {index}: no question or no answer")
-        problems.append(Problem(str(row.get("id", index)), str(question), str(answer)))
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise ValueError(f"{source.path}: the id {problem.id!r} occurs twice")
-        seen.add(problem.id)
-    return problems
+        try:
+            problems.append(_read_problem(source, index, row))
+        except ValueError as error:
+            raise ValueError(f"{source.path}, row {index}: {error}") from error
+    ids = _number([problem.id for problem in problems])
+    for problem, numbered in zip(problems, ids, strict=True):
+        if problem.id != numbered and not number_repeated:
+            raise RepeatedId(f"{source.path}: the id {problem.id!r} occurs twice")
+    return [replace(problem, id=own) for problem, own in zip(problems, ids, strict=True)]
+
+
+def _read_problem(source: BenchmarkSource, index: int, row: Mapping[str, Any]) -> Problem:
+    question, answer = _read_text(row, source.problem_column), _read_text(row, source.answer_column)
+    if not question.strip() or not answer.strip():
+        raise ValueError("no question or no answer")
+    if answer.strip() in _NO_ANSWER:
+        raise ValueError(f"no question or no answer: {answer.strip()!r} stands for none")
+    if final := _FINAL_ANSWER.search(answer):
+        answer = final[1]
+    own_id = row.get("id")
+    has_none = own_id is None or (isinstance(own_id, float) and math.isnan(own_id))
+    return Problem(
+        str(index) if has_none else _read_text(row, "id") or str(index), question, answer
+    )
+
+
+def _read_text(row: Mapping[str, Any], column: str) -> str:
+    """Returns a column of a row as text; an empty one if it is missing.
+
+    Raises:
+        ValueError: Naming the column and its type, if that is none of text, number, list of one.
+    """
+    value = row.get(column)
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        (value,) = value
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (float, Decimal)) and not math.isfinite(value):
+        raise ValueError(f"the column {column!r} is {value}, not text")
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"the column {column!r} is of type {_type_name(row[column])}, not text")
+
+
+def _type_name(value: Any) -> str:
+    """Returns the name of a type, with those of the items of a list."""
+    if not isinstance(value, (list, tuple)):
+        return type(value).__name__
+    items = dict.fromkeys(type(item).__name__ for item in value)
+    return f"list[{', '.join(items)}] ({len(value)} items)"
+
+
+def _number(ids: Sequence[str]) -> list[str]:
+    """Returns the ids with a number behind those that have occurred before."""
+    taken = set(ids)
+    counts: Counter[str] = Counter()
+    numbered = []
+    for own in ids:
+        counts[own] += 1
+        name = own if counts[own] == 1 else f"{own}#{counts[own]}"
+        while counts[own] > 1 and name in taken:
+            counts[own] += 1
+            name = f"{own}#{counts[own]}"
+        taken.add(name)
+        numbered.append(name)
+    return numbered
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:
@@ -135,9 +216,11 @@ def problems_digest(problems: Sequence[Problem]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_rows(source: BenchmarkSource) -> Iterable[dict[str, Any]]:
-    if source.path.endswith(".jsonl"):
-        return _read_jsonl(Path(source.path))
+def _read_rows(source: BenchmarkSource) -> Iterable[Mapping[str, Any]]:
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
+    reader = readers.get(Path(source.path).suffix)
+    if reader is not None:
+        return reader(Path(source.path))
     # Imported here: loading takes a second, and most local runs do without.
     import datasets
 
@@ -152,17 +235,47 @@ def _read_rows(source: BenchmarkSource) -> Iterable[dict[str, Any]]:
         ) from error
 
 
-def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
     # Split at newlines alone: JSON strings may hold other characters that Unicode ends lines with.
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+        row = _parse_json(line, f"{path}, line {number}")
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: not a JSON object")
         rows.append(row)
+    return rows
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    """Reads an array of objects; JSON lines have this ending, too."""
+    content = path.read_bytes()
+    if not content.decode("utf-8-sig", errors="replace").lstrip().startswith("["):
+        return _read_jsonl(path)
+    rows = _parse_json(content, str(path))
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {index}: not a JSON object")
+    return rows
+
+
+def _parse_json(content: bytes, place: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON: {error}") from error
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                if None in row:
+                    raise ValueError("more values than columns")
+                rows.append(row)
+        except (csv.Error, ValueError) as error:  # not UTF-8, too
+            raise ValueError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return rows

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from search_lib.benchmarks import (
     BenchmarkSource,
     MissingColumn,
     Problem,
+    RepeatedId,
     find_benchmark,
     load_problems,
 )
@@ -25,8 +26,8 @@ class Args:
     """Value-guided search on a benchmark. Budget = num_blocks x num_repetitions."""
 
     benchmark: str
-    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, toy; a .jsonl or .parquet file; or a Hub data
-    set owner/name."""
+    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, toy; a .jsonl, .json, .csv or .parquet file; or a
+    Hub data set owner/name."""
     piref_model: str
     """The policy that generates: Hub id or folder."""
     classifier_ckpt_path: str
@@ -65,6 +66,9 @@ class Args:
     """Column of the questions, if not the benchmark's usual one."""
     answer_column: str | None = None
     """Column of the reference answers, if not the benchmark's usual one."""
+    repeated_ids: Literal["number"] | None = None
+    """number: problems whose id has occurred are told apart by a number, as in 7, 7#2, 7#3. By
+    default a benchmark with repeated ids is refused."""
     neptune_project: str | None = free(None)
     """Also logs the metrics to this neptune project (offline without NEPTUNE_API_TOKEN)."""
 
@@ -100,9 +104,14 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
     with naming("--benchmark"):
         source = find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
         try:
-            return source, load_problems(source)[: args.max_problems]
+            problems = load_problems(source, number_repeated=args.repeated_ids == "number")
+            return source, problems[: args.max_problems]
         except MissingColumn as error:
             raise InputError(
                 f"--benchmark {error}: name the right ones with --problem_column and "
                 "--answer_column"
+            ) from error
+        except RepeatedId as error:
+            raise InputError(
+                f"--benchmark {error}: --repeated_ids number tells such problems apart"
             ) from error

@@ -447,6 +447,17 @@ def test_a_model_that_needs_its_own_code_is_refused(models, tmp_path, monkeypatc
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_benchmark_with_repeated_ids_names_the_flag(models, tmp_path):
+    path = tmp_path / "twice.jsonl"
+    path.write_text('{"id": 1, "problem": "start 1 +2", "answer": "3"}\n' * 2)
+    args = make_args(models, tmp_path, benchmark=str(path))
+    message = rf"^--benchmark {path}: the id '1' occurs twice: --repeated_ids number"
+    with pytest.raises(InputError, match=message):
+        inference_eval.main(args)
+    assert inference_eval.main(replace_flags(args, repeated_ids="number")) == 0
+    assert {key[0] for key in keys(args.output_path)} == {"1", "1#2"}
+
+
 def test_an_empty_benchmark_is_refused(models, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()

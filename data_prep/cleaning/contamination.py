@@ -95,7 +95,10 @@ def load_benchmark_words(benchmarks: Sequence[str], ngram: int) -> BenchmarkWord
         ValueError: If one can't be read; begins with its name.
     """
     problems = {
-        benchmark: [(item.id, item.problem) for item in load_problems(find_benchmark(benchmark))]
+        benchmark: [
+            (item.id, item.problem)
+            for item in load_problems(find_benchmark(benchmark), number_repeated=True)
+        ]
         for benchmark in benchmarks
     }
     return BenchmarkWords(problems, ngram)

@@ -11,6 +11,7 @@ from search_lib.benchmarks import (
     MATH_INSTRUCTION,
     BenchmarkSource,
     Problem,
+    RepeatedId,
     find_benchmark,
     load_problems,
 )
@@ -74,6 +75,21 @@ def test_an_unknown_benchmark_lists_the_known():
         ("[1]\n", "line 1: not a JSON object"),
         ('{"problem": "x", "answer": 1}\n{"problem": "y", "answer": null}\n', "row 1: no question"),
         ('{"problem": " ", "answer": "1"}\n', "row 0: no question or no answer"),
+        ('{"problem": "x", "answer": " "}\n', "row 0: no question or no answer"),
+        ('{"problem": "x", "answer": "None"}\n', "row 0: no question or no answer: 'None' stands"),
+        ('{"problem": "x", "answer": NaN}\n', "row 0: the column 'answer' is nan, not text"),
+        ('{"problem": "x", "answer": 1e999}\n', "row 0: the column 'answer' is inf, not text"),
+        ('{"problem": "x", "answer": true}\n', "row 0: the column 'answer' is of type bool"),
+        ('{"problem": "x", "answer": {"a": 1}}\n', "row 0: the column 'answer' is of type dict"),
+        ('{"problem": "x", "answer": []}\n', r"'answer' is of type list\[\] \(0 items\)"),
+        ('{"problem": "x", "answer": ["1", 2]}\n', r"is of type list\[str, int\] \(2 items\)"),
+        ('{"problem": "x", "answer": [["1"]]}\n', r"is of type list\[list\] \(1 items\)"),
+        (
+            '{"problem": [{"role": "user", "content": "x"}], "answer": "1"}\n',
+            r"row 0: the column 'problem' is of type list\[dict\] \(1 items\), not text",
+        ),
+        ('{"id": {}, "problem": "x", "answer": 1}\n', "row 0: the column 'id' is of type dict"),
+        ("[" * 100_000, "line 1: not JSON"),
         ('{"id": 1, "problem": "x", "answer": 1}\n' * 2, "id '1' occurs twice"),
     ],
 )
@@ -113,3 +129,78 @@ def test_missing_files_and_hub_faults_are_named(tmp_path, monkeypatch):
 
 def test_the_toy_file_is_where_the_data_package_keeps_it():
     assert benchmarks.TOY_PROBLEMS.is_file()
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("9 * 2 = $<<9*2=18>>18 a day.\n#### 18", "18"),
+        ("so\n#### 1,000 \n", "1,000"),
+        ("so #### x = 2", "x = 2"),
+        ("#### \\frac{1}{2}", "\\frac{1}{2}"),
+        ("#### 5\nno, wait", "#### 5\nno, wait"),
+        ("##### Answer", "##### Answer"),
+        ("####", "####"),
+        (["$\\frac{1}{2}$"], "$\\frac{1}{2}$"),
+        (["so\n#### 7"], "7"),
+        ([3], "3"),
+        (27.0, "27.0"),
+        ("none", "none"),
+    ],
+)
+def test_answers_as_people_have_them(tmp_path, answer, read):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"problem": ["x"], "answer": answer}])
+    assert load_problems(find_benchmark(path)) == [Problem("0", "x", read)]
+
+
+def test_a_row_without_an_id_has_its_number(tmp_path):
+    ids = [None, "a", float("nan"), "", 7]
+    rows = [{"id": own, "problem": "x", "answer": 1} for own in ids]
+    rows.append({"problem": "x", "answer": 1})
+    problems = load_problems(find_benchmark(write_jsonl(tmp_path / "ids.jsonl", rows)))
+    assert [problem.id for problem in problems] == ["0", "a", "2", "3", "7", "5"]
+
+
+def test_repeated_ids_are_numbered_on_request(tmp_path):
+    ids = ["60", "60", "60#2", "61", "60", "60#2"]
+    rows = [{"id": own, "problem": f"x{i}", "answer": 1} for i, own in enumerate(ids)]
+    source = find_benchmark(write_jsonl(tmp_path / "ids.jsonl", rows))
+    with pytest.raises(RepeatedId, match=r"ids.jsonl: the id '60' occurs twice"):
+        load_problems(source)
+    problems = load_problems(source, number_repeated=True)
+    assert [problem.id for problem in problems] == ["60", "60#3", "60#2", "61", "60#4", "60#2#2"]
+    assert [problem.problem for problem in problems] == [f"x{i}" for i in range(6)]
+
+
+def test_json_arrays_and_lines_and_csv(tmp_path):
+    expected = [Problem("a", 'x, "y"\nz', "2"), Problem("1", "é", "5")]
+    rows = [{"id": "a", "problem": 'x, "y"\nz', "answer": 2}, {"problem": "é", "answer": "5"}]
+    array, lines, table = (tmp_path / name for name in ("a.json", "b.json", "c.csv"))
+    array.write_text("\ufeff \n" + json.dumps(rows, indent=2))
+    write_jsonl(lines, rows)
+    table.write_text('\ufeffid,problem,answer\r\na,"x, ""y""\nz",2\r\n\r\n,é,5\r\n')
+    for path in (array, lines, table):
+        assert load_problems(find_benchmark(str(path))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[{"problem": "x", "answer": 1}, 3]', r"a.json, row 1: not a JSON object"),
+        ("a.json", b'[{"problem": ', r"a.json: not JSON"),
+        ("a.json", b"[]", "is empty"),
+        ("a.json", b"[" * 10**5, "a.json: not JSON"),
+        ("a.csv", b"problem,answer\n", "is empty"),
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"problem,answer\nx,1\ny\n", "row 1: no question or no answer"),
+        ("a.csv", b"problem,answer\nx,1,2\n", "a.csv, line 2: more values than columns"),
+        ("a.csv", b'problem,answer\n"x,1\n', "a.csv, line 2: unexpected end of data"),
+        ("a.csv", b"problem,answer\n\xff,1\n", r"a.csv, line \d: .*decode"),
+        ("a.csv", b"problem;answer\nx;1\n", r"no column 'problem'; it has \['problem;answer"),
+    ],
+)
+def test_bad_arrays_and_tables_are_refused_by_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_problems(find_benchmark(str(tmp_path / name)))
+    assert str(error.value).startswith(str(tmp_path / name))
