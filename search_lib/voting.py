@@ -5,9 +5,12 @@ numbers alone. Class 0 is the reference's: a response is correct when its class 
 second verdict of a grader can contradict the grouping.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 from search_lib.grading.answers import parse_integer
+
+logger = logging.getLogger(__name__)
 
 REFERENCE_CLASS = 0
 
@@ -20,34 +23,51 @@ def group_answers(
 ) -> list[int | None]:
     """Returns the class of each answer: 0 for the reference's, others in order of appearance.
 
-    An answer joins the first class whose first member it is equivalent to. Equal strings and
-    equal integers are compared once.
+    Which answers share a class does not depend on their order, even if the grader contradicts
+    itself. An answer is in class 0 exactly if it is equivalent to the reference. Of the others, two
+    are in one class if they are equivalent or a chain of equivalent ones joins them; a warning
+    names the first answer that joined two classes. Equal strings and equal integers are compared
+    once.
 
     Args:
         answers: Answers of the responses; None, whose class is None, for one without an answer.
         reference: The reference answer.
         equivalent: The grader.
     """
-    representatives = [reference]
-    class_of_key = {_key(reference): REFERENCE_CLASS}
-    classes: list[int | None] = []
+    spellings: dict[int | str, str] = {}
     for answer in answers:
-        if answer is None:
-            classes.append(None)
-            continue
-        key = _key(answer)
-        if key not in class_of_key:
-            # One at a time: most answers are of an early class, and an answer that the grader gives
-            # up on costs its time limit once.
-            for index, other in enumerate(representatives):
-                if equivalent([(other, answer)])[0]:
-                    class_of_key[key] = index
-                    break
-            else:
-                class_of_key[key] = len(representatives)
-                representatives.append(answer)
-        classes.append(class_of_key[key])
-    return classes
+        if answer is not None:
+            spellings.setdefault(_key(answer), answer)
+    keys = [key for key in spellings if key != _key(reference)]
+    right = equivalent([(reference, spellings[key]) for key in keys]) if keys else []
+    class_of_key = {_key(reference): REFERENCE_CLASS}
+    class_of_key.update(
+        (key, REFERENCE_CLASS) for key, is_right in zip(keys, right, strict=True) if is_right
+    )
+    wrong = {key: spellings[key] for key in keys if key not in class_of_key}
+    for number, component in enumerate(_components(wrong, equivalent), start=1):
+        class_of_key.update((key, number) for key in component)
+    return [None if answer is None else class_of_key[_key(answer)] for answer in answers]
+
+
+def _components(spellings: dict[int | str, str], equivalent: Equivalence) -> list[list[int | str]]:
+    """Returns the keys of answers that chains of equivalence join, in order of appearance."""
+    components: list[list[int | str]] = []
+    for key, answer in spellings.items():
+        earlier = [other for component in components for other in component]
+        pairs = [(spellings[other], answer) for other in earlier]
+        found = dict(zip(earlier, equivalent(pairs) if pairs else [], strict=True))
+        joined = [members for members in components if any(found[other] for other in members)]
+        if len(joined) > 1:
+            logger.warning("%r equals answers that differ from each other: one class", answer)
+        if joined:
+            for component in joined[1:]:
+                joined[0].extend(component)
+                components.remove(component)
+            joined[0].append(key)
+        else:
+            components.append([key])
+    return components
 
 
 def _key(answer: str) -> int | str:
@@ -68,7 +88,8 @@ def winners(classes: Sequence[int | None], weights: Sequence[float]) -> list[int
     if not totals:
         return []
     # Sums of the same weights in another order differ by rounding: that is a tie.
-    threshold = max(totals.values()) * (1 - 1e-9)
+    largest = max(totals.values())
+    threshold = largest - 1e-9 * abs(largest)
     return [answer_class for answer_class, total in totals.items() if total >= threshold]
 
 

@@ -3,8 +3,8 @@
     python -m scripts.bench.labelling
 
 The published way checks every answer by itself: `verify(parse(reference), parse(answer))`. Ours
-decides numbers and identical strings at once, checks every pair of strings only once, doesn't
-simplify the difference of numbers that are far apart, and has several processes.
+reads every answer only once, compares normal forms, and leaves what has none to math-verify in
+several processes.
 
 The answers are made up: 56 a problem, as in OpenR1-VM. A part of them has no box (responses that
 ran into the limit). The others are drawn from so many different strings a problem, the k-th with a
@@ -24,7 +24,8 @@ from math_verify import parse, verify
 
 from run_lib.commands import InputError, parse_command_line, run_command
 from scripts.bench import print_report
-from search_lib.grading import Grader
+from search_lib.grading import Grader, forms
+from search_lib.grading import grader as grading
 
 PROGRAM = "scripts.bench.labelling"
 
@@ -116,6 +117,8 @@ def grade_published(pairs: Sequence[Pair]) -> Timing:
 
 def grade_ours(pairs: Sequence[Pair], warm_up: Sequence[Pair], num_workers: int) -> Timing:
     """Grades all answers with a grader that has seen others, but none of these."""
+    for function in (forms.read, grading._decide_without_worker):
+        function.cache_clear()  # what an earlier round has read
     with Grader(num_workers=num_workers) as grader:
         grader.equivalent(warm_up)
         num_checked = grader.statistics.checked

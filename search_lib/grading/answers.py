@@ -2,13 +2,22 @@
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 MAX_INTEGER_DIGITS = 4_000
 """Longest integer read, in digits; Python's own limit for `int` of a string is 4,300."""
 
 # An escaped brace does not nest, so each backslash is read with the character that it escapes. The
 # optional second backslash is for models that write \\boxed{...}.
-_BRACES = re.compile(r"\\(?:(?P<box>\\?boxed\s*\{)|[\s\S])|[{}]")
+_BRACES = re.compile(
+    r"\\(?:(?P<box>\\?(?:boxed|fbox)\s*\{)"
+    r"|\\?(?:boxed|fbox)(?:\s*(?P<number>[-+]?\d+(?:[.,/]?\d)*)|\s+(?P<letter>[A-Za-z])(?![A-Za-z]))"
+    r"|[\s\S])|[{}]"
+)
+_BETWEEN_NEIGHBOURS = re.compile(
+    r"(?:[\s$]|\\[)\]])*(?:,|;|,?\s*and\b|,?\s*\\text\s*\{,?\s*and\s*\})(?:[\s$]|\\[(\[])*"
+)
+_MAX_BETWEEN = 40
 
 _THOUSANDS = re.compile(r"\{,\}|,\\!|\\,")
 
@@ -21,11 +30,24 @@ _RATIONAL = re.compile(
 _INTEGER = re.compile(r"([+-]?)\s*([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0*)?")
 
 
-def extract_answer(response: str, after: str | None = "</think>") -> str | None:
-    r"""Returns the contents of the last complete `\boxed{...}` of a response.
+class _Box(NamedTuple):
+    """Contents of a box, and where the box starts and ends in the text."""
 
-    Braces are matched; a box that is never closed does not count, and of nested boxes the inner one
-    is the last. Takes time linear in the length of the response.
+    contents: str
+    start: int
+    end: int
+
+
+def extract_answer(response: str, after: str | None = "</think>") -> str | None:
+    r"""Returns the boxed answer of a response.
+
+    - A box is `\boxed{...}` or `\fbox{...}`, with its braces matched, or `\boxed 5` with a number
+      or a single letter. A box that is never closed does not count.
+    - The last box that has something in it is the answer; of nested boxes the inner one.
+    - Neighbouring boxes with nothing but a comma or an "and" between them are one answer, a list:
+      `$\boxed{1}$ and $\boxed{2}$` is `1, 2`.
+
+    Takes time linear in the length of the response.
 
     Args:
         response: The whole text that the model wrote.
@@ -33,34 +55,52 @@ def extract_answer(response: str, after: str | None = "</think>") -> str | None:
             mark has no answer, because its thought was not finished. None reads the whole text.
 
     Returns:
-        The contents without surrounding whitespace; None if there is no box or the last is empty.
+        The contents without surrounding whitespace; None if there is no box with something in it.
     """
     if after is not None:
         _, mark, response = response.rpartition(after)
         if not mark:
             return None
-    boxes = boxed_answers(response)
-    return (boxes[-1] or None) if boxes else None
+    boxes = [box for box in _boxes(response) if box.contents]
+    if not boxes:
+        return None
+    neighbours = [boxes.pop()]
+    while boxes and _are_neighbours(response, boxes[-1], neighbours[0]):
+        neighbours.insert(0, boxes.pop())
+    return ", ".join(dict.fromkeys(box.contents for box in neighbours))
+
+
+def _are_neighbours(text: str, left: _Box, right: _Box) -> bool:
+    between = text[left.end : right.start]
+    return len(between) <= _MAX_BETWEEN and _BETWEEN_NEIGHBOURS.fullmatch(between) is not None
 
 
 def boxed_answers(text: str) -> list[str]:
-    r"""Returns the contents of all complete `\boxed{...}`, in order, of nested ones the inner.
+    r"""Returns the contents of all complete boxes, in order, of nested ones the inner.
 
-    They come without surrounding whitespace. Takes time linear in the length of the text.
+    What a box is, `extract_answer` says. Contents come without surrounding whitespace. Takes time
+    linear in the length of the text.
     """
-    boxes: list[str] = []
+    return [box.contents for box in _boxes(text)]
+
+
+def _boxes(text: str) -> list[_Box]:
+    boxes: list[_Box] = []
     last_start = -1
-    open_braces: list[int] = []  # start of the contents of a box, or -1 for any other brace
+    open_braces: list[tuple[int, int]] = []  # starts of a box and its contents; (-1, -1) for others
     for token in _BRACES.finditer(text):
         if token["box"]:
-            open_braces.append(token.end())
+            open_braces.append((token.start(), token.end()))
         elif token[0] == "{":
-            open_braces.append(-1)
+            open_braces.append((-1, -1))
         elif token[0] == "}" and open_braces:
-            start = open_braces.pop()
-            if start > last_start:
-                last_start = start
-                boxes.append(text[start : token.start()].strip())
+            start, contents = open_braces.pop()
+            if contents > last_start:
+                last_start = contents
+                boxes.append(_Box(text[contents : token.start()].strip(), start, token.end()))
+        elif bare := token["number"] or token["letter"]:
+            last_start = token.start()
+            boxes.append(_Box(bare, token.start(), token.end()))
     return boxes
 
 

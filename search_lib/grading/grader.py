@@ -1,8 +1,8 @@
 r"""Answer grading: the boxed answer of a response, and whether it equals the reference.
 
 Answers are text that a model wrote, so the check itself can hang, run out of memory or crash.
-`Grader` decides plain cases (integers, identical strings) in this process and sends the others to
-worker processes, which it kills when they overrun:
+`Grader` decides what has a normal form (`search_lib.grading.forms`) in this process and sends the
+rest to worker processes, which it kills when they overrun:
 
     with Grader(num_workers=2) as grader:
         grader.equivalent([("33", "033"), (r"\frac{1}{2}", "0.5")])  # [True, True]
@@ -24,22 +24,24 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from types import TracebackType
 from typing import IO, Self, cast
 
 from run_lib.children import child_environment
-from search_lib.grading.answers import parse_rational
-from search_lib.grading.latex_numbers import plain_value
-from search_lib.grading.worker import CLEARLY_DIFFERENT, READY_LINE
+from search_lib.grading.answers import parse_integer
+from search_lib.grading.forms import has_words, read, same
+from search_lib.grading.worker import FINE_LINE, READY_LINE
 
 MAX_ANSWER_CHARS = 2_000
 """Strings longer than this, in characters, are never checked: only an identical one is equal."""
 
 _CACHE_REQUESTS = 100_000
+_SLOW_SHARE = 0.05  # of the time limit; then another worker takes the next request
+_MAX_HELPERS = 8  # beside the workers asked for
+_LOW_PRIORITY = 15
 _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
 
 _NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z0-9\\])\s+|(?<!\\)\s+(?![A-Za-z0-9])")
@@ -53,7 +55,7 @@ class GradingStatistics:
     Attributes:
         checked: Sent to a worker; includes `timed_out` and `crashed`.
         from_cache: Seen before, in an earlier call or in the same one.
-        fast_path: Decided without a worker: integers, identical, empty or overlong strings.
+        fast_path: Decided without a worker: by normal forms, or identical, empty or overlong.
         timed_out: Called different, or unreadable, because the check took longer than the time
             limit.
         crashed: Called different, or unreadable, because the worker died during the check.
@@ -73,9 +75,9 @@ class Grader:
     from several threads take turns. Use it as a context manager, or call `close`.
 
     Args:
-        num_workers: Most worker processes at a time.
-        time_limit_s: Wall-clock seconds for one request. A pair that needs more is called
-            different, an answer unreadable.
+        num_workers: Most worker processes at a time; up to 8 more help out while some are slow.
+        time_limit_s: Wall-clock seconds for one pair; a pair that needs more is called different,
+            an answer unreadable.
         memory_limit_mb: Address space of one worker, in MiB; it needs about 70 to start. A check
             that runs out of memory calls the pair different. It is not counted as crashed, because
             math-verify catches the error and the worker lives on.
@@ -99,9 +101,7 @@ class Grader:
         self._memory_limit_mb = memory_limit_mb
         self._workers: list[_Worker] = []
         self._cache: OrderedDict[_Request, bool] = OrderedDict()
-        self._overdue: set[_Request] = set()  # requests of this call that timed out
         self._endless: set[str] = set()  # strings that cannot be read within the time limit
-        self._fine: set[str] = set()  # strings that can
         self._lock = threading.Lock()
         self._closed = False
 
@@ -144,9 +144,9 @@ class Grader:
     def readable(self, answers: Sequence[str]) -> list[bool]:
         r"""Returns for each answer whether something other than the same text can be equal to it.
 
-        Such an answer is an integer, or mathematics that math-verify parses and can compare with a
-        plain expression within the limits. A bare word counts, because math-verify reads a product
-        of letters; an empty or overlong string does not.
+        That takes a normal form, or mathematics that math-verify parses and that it can compare
+        with a plain expression within the limits. Words count, because they can differ in case;
+        an empty or overlong string does not.
 
         Raises:
             RuntimeError: As `equivalent` does.
@@ -178,7 +178,6 @@ class Grader:
                     self.statistics.checked += 1
                     unknown[request] = [position]
             new_verdicts = dict(zip(unknown, self._check(list(unknown)), strict=True))
-            self._find_endless(unknown)
             for request, verdict in new_verdicts.items():
                 if verdict is None:
                     continue
@@ -189,24 +188,6 @@ class Grader:
                     verdicts[position] = verdict
             return verdicts
 
-    def _find_endless(self, requests: Iterable[_Request]) -> None:
-        """Finds the strings at fault for the time-outs among requests that were just checked.
-
-        An answer that never ends would cost the time limit again with every string that it is
-        compared with. So each side of an overdue pair is read once by itself.
-        """
-        if len(self._fine) > _CACHE_REQUESTS:
-            self._fine.clear()  # at worst one of them is tried again
-        overdue = [request for request in requests if request in self._overdue]
-        self._fine.update(*(request for request in requests if request not in self._overdue))
-        self._endless.update(*(request for request in overdue if len(request) == 1))
-        for text in {text for pair in overdue for text in pair} - self._fine - self._endless:
-            timed_out = self.statistics.timed_out
-            self._check([(text,)])
-            self.statistics.timed_out = timed_out  # that was no request of the caller's
-            (self._endless if (text,) in self._overdue else self._fine).add(text)
-        self._overdue.clear()
-
     def _check(self, requests: list[_Request]) -> list[bool | None]:
         """Returns the workers' verdicts on requests, in order; None where the worker died."""
         verdicts: dict[int, bool | None] = {}
@@ -214,28 +195,29 @@ class Grader:
         try:
             while len(verdicts) < len(requests):
                 self._hand_out(requests, todo)
-                for worker, reply in self._wait():
+                for worker in self._wait(bool(todo)):
                     if not worker.ready:
-                        if reply != READY_LINE:
-                            self._workers.remove(worker)
-                            raise RuntimeError(f"a grading worker did not start: {worker.stop()}")
-                        worker.ready = True
-                    elif worker.task is not None:
-                        timed_out = self.statistics.timed_out
-                        verdicts[worker.task] = self._read_verdict(worker, reply)
-                        if self.statistics.timed_out > timed_out:
-                            self._overdue.add(requests[worker.task])
+                        self._welcome(worker)
+                    elif worker.task is not None and (line := worker.verdict()) != "":
+                        verdicts[worker.task] = self._read_verdict(
+                            worker, line, requests[worker.task]
+                        )
                         worker.task = None
         finally:
-            # After an exception, such as Ctrl-C, they are busy. The next call would take their
-            # replies for those to its own requests.
-            for worker in [worker for worker in self._workers if worker.task is not None]:
-                self._workers.remove(worker)
-                worker.stop()
+            # An exception, Ctrl-C say, left them busy: their replies would be read as those to the
+            # requests of the next call. Those beyond the number asked for helped out.
+            extra = self._workers[self._num_workers :]
+            for worker in list(self._workers):
+                if worker.task is not None or worker in extra:
+                    self._workers.remove(worker)
+                    worker.stop()
         return [verdicts[index] for index in range(len(requests))]
 
     def _hand_out(self, requests: list[_Request], todo: deque[int]) -> None:
-        """Gives requests to the idle workers and starts workers for the remaining requests."""
+        """Gives requests to the idle workers and starts workers for those that are left.
+
+        A worker that is slow doesn't count: answers that hang wait for their time limit together.
+        """
         for worker in list(self._workers):
             if todo and worker.ready and worker.task is None:
                 worker.task = todo.popleft()
@@ -245,34 +227,58 @@ class Grader:
                     self._workers.remove(worker)
                     worker.stop()
         starting = sum(not worker.ready for worker in self._workers)
-        for _ in range(min(self._num_workers - len(self._workers), len(todo) - starting)):
+        slow = [worker for worker in self._workers if worker.slow_at <= time.monotonic()]
+        for worker in slow:
+            worker.give_way()
+        # Where one hangs, others may: two start for each, as starting takes time.
+        counted = len(self._workers) - min(2 * len(slow), _MAX_HELPERS)
+        for _ in range(min(self._num_workers - counted, len(todo) - starting)):
             self._workers.append(_Worker(self._time_limit_s, self._memory_limit_mb))
 
-    def _wait(self) -> list[tuple["_Worker", bytes | None]]:
-        """Waits for replies; returns b"" for a worker that died, None for one past its deadline."""
+    def _wait(self, more: bool) -> list["_Worker"]:
+        """Waits for lines, deadlines and, if there are more requests, a worker that gets slow."""
         awaited = [
             worker for worker in self._workers if worker.task is not None or not worker.ready
         ]
+        now = time.monotonic()
+        moments = [worker.deadline for worker in awaited]
+        if more:
+            moments += [worker.slow_at for worker in awaited if worker.slow_at > now]
         with selectors.DefaultSelector() as selector:
             for worker in awaited:
                 selector.register(worker.replies, selectors.EVENT_READ, worker)
-            first_deadline = min(worker.deadline for worker in awaited)
-            events = selector.select(max(0.0, first_deadline - time.monotonic()))
+            events = selector.select(max(0.0, min(moments) - now))
         if events:
-            # A reply is one short line, which a pipe carries whole.
-            return [(key.data, os.read(key.fd, 4096)) for key, _ in events]
+            for key, _ in events:
+                key.data.receive()
+            return [key.data for key, _ in events]
         now = time.monotonic()
-        return [(worker, None) for worker in awaited if worker.deadline <= now]
+        return [worker for worker in awaited if worker.deadline <= now]
 
-    def _read_verdict(self, worker: "_Worker", reply: bytes | None) -> bool | None:
-        """Reads a busy worker's reply; removes the worker if it died or is overdue."""
-        if reply:
-            return bool(json.loads(reply))
+    def _welcome(self, worker: "_Worker") -> None:
+        """Takes the first line of a worker that was starting.
+
+        Raises:
+            RuntimeError: If it died, or the line did not come in time.
+        """
+        if worker.received != READY_LINE:
+            self._workers.remove(worker)
+            raise RuntimeError(f"a grading worker did not start: {worker.stop()}")
+        worker.ready = True
+
+    def _read_verdict(self, worker: "_Worker", line: str | None, request: _Request) -> bool | None:
+        """Reads a busy worker's verdict; takes the worker away if it died or is overdue."""
+        if line is not None:
+            worker.slow_at = math.inf
+            return bool(json.loads(line))
         self._workers.remove(worker)
         worker.stop()
         # Its own alarm comes first if this process was suspended meanwhile.
-        if reply is None or worker.process.returncode == -signal.SIGALRM:
+        if not worker.died or worker.process.returncode == -signal.SIGALRM:
             self.statistics.timed_out += 1
+            # An answer that never ends would cost the time limit again with every string that it
+            # is compared with.
+            self._endless.update(request[worker.num_fine : worker.num_fine + 1])
             return False
         self.statistics.crashed += 1
         return None
@@ -284,8 +290,11 @@ class _Worker:
     Attributes:
         ready: Whether it has imported what it needs.
         task: Index of the request it is checking; None when idle or starting.
-        deadline: Time to stop waiting for its next line, on the clock of `time.monotonic`.
+        deadline: When to stop waiting for its verdict, on the clock of `time.monotonic`.
+        slow_at: When to let another worker begin in its place; never while it isn't busy.
         replies: Its stdout.
+        received: What it wrote since the last request.
+        died: Whether its stdout has ended.
     """
 
     def __init__(self, time_limit_s: float, memory_limit_mb: int) -> None:
@@ -307,6 +316,33 @@ class _Worker:
         self.ready = False
         self.task: int | None = None
         self.deadline = time.monotonic() + _START_LIMIT_S
+        self.slow_at = math.inf
+        self.received = b""
+        self.died = False
+
+    @property
+    def num_fine(self) -> int:
+        """How many answers of the request it could read alone."""
+        return self.received.count(FINE_LINE)
+
+    def receive(self) -> None:
+        """Reads what it wrote; only when there is something."""
+        # A few short lines, which a pipe carries whole.
+        text = os.read(self.replies.fileno(), 4096)
+        self.received += text
+        self.died = not text
+
+    def verdict(self) -> str | None:
+        """Returns the line with the verdict; "" if there is none yet, None if it comes no more."""
+        line = self.received.replace(FINE_LINE, b"").decode()
+        if line.endswith("\n"):
+            return line
+        return None if self.died or self.deadline <= time.monotonic() else ""
+
+    def give_way(self) -> None:
+        """Lowers its priority: others shall not be late because of it."""
+        with contextlib.suppress(OSError):  # it is gone
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, _LOW_PRIORITY)
 
     def send(self, request: _Request, time_limit_s: float) -> bool:
         """Sends a request and sets its deadline; returns False if the worker is dead."""
@@ -318,7 +354,9 @@ class _Worker:
             requests.flush()
         except BrokenPipeError:
             return False
+        self.received = b""
         self.deadline = time.monotonic() + time_limit_s
+        self.slow_at = time.monotonic() + _SLOW_SHARE * time_limit_s
         return True
 
     def stop(self) -> str:
@@ -335,55 +373,43 @@ class _Worker:
 
 @lru_cache(maxsize=4096)  # the same answers recur
 def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
-    """Decides a plain request of stripped strings; returns None if it needs a worker."""
+    """Decides requests of stripped strings as far as normal forms do; None if they don't."""
     if not text or other == "":
         return False
-    if text == other or (other is not None and _squeeze(text) == _squeeze(other)):
+    if other is None:
+        return _is_readable(text)
+    if text == other or _squeeze(text) == _squeeze(other):
         return True
-    left = parse_rational(text)
-    if left is not None and other is None:
-        return True
-    right = None if other is None else parse_rational(other)
-    if left is not None and right is not None:
-        difference = abs(left - right)
-        if not difference or left.denominator == right.denominator == 1:
-            return not difference
-        # Closer than that, math-verify says how a decimal is rounded.
-        if difference > Fraction(CLEARLY_DIFFERENT) * max(abs(left), abs(right), Fraction(1)):
-            return False
-    if max(len(text), len(other or "")) > MAX_ANSWER_CHARS:
+    left, right = parse_integer(text), parse_integer(other)
+    if left is not None and right is not None:  # however long
+        return left == right
+    if max(len(text), len(other)) > MAX_ANSWER_CHARS:
         return False
-    if other is not None and _are_far_apart(text, other):
+    forms = (read(text), read(other))
+    if forms[0] is not None and forms[1] is not None:
+        return same(forms[0], forms[1])
+    # What words mean, math-verify doesn't know.
+    if any(
+        form.is_words if form else has_words(side)
+        for form, side in zip(forms, (text, other), strict=True)
+    ):
         return False
     return None
+
+
+def _is_readable(text: str) -> bool | None:
+    if parse_integer(text) is not None:
+        return True
+    if len(text) > MAX_ANSWER_CHARS:
+        return False
+    if read(text) is not None:
+        return True
+    return False if has_words(text) else None
 
 
 def _squeeze(text: str) -> str:
     """Returns a text without the spaces that LaTeX doesn't show: all but those between letters."""
     return _NEEDLESS_SPACE.sub("", text)
-
-
-def _are_far_apart(text: str, other: str) -> bool:
-    """Returns whether both are plain numbers, or points of such, that no rounding makes equal."""
-    lefts, rights = _coordinates(text), _coordinates(other)
-    if len(lefts) != len(rights):
-        return False
-    pairs = [
-        (plain_value(left), plain_value(right)) for left, right in zip(lefts, rights, strict=True)
-    ]
-    return all(None not in pair for pair in pairs) and any(
-        abs(left - right) > CLEARLY_DIFFERENT * max(abs(left), abs(right), 1.0)
-        for left, right in pairs
-        if left is not None and right is not None
-    )
-
-
-def _coordinates(text: str) -> list[str]:
-    """Returns the coordinates of a point; for any other text, the whole of it."""
-    text = text.strip("$").strip()
-    if text.startswith("(") and text.endswith(")") and text.count("(") == text.count(")") == 1:
-        return text[1:-1].split(",")
-    return [text]
 
 
 def _worker_environment() -> dict[str, str]:

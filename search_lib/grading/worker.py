@@ -3,6 +3,8 @@ r"""Worker process of `search_lib.grading.grader`: reads and compares answers wi
 Started as `python -m search_lib.grading.worker MEMORY_LIMIT_MB TIME_LIMIT_S`. It writes `ready` to
 stdout, then reads one JSON list a line from stdin and writes `true` or `false` a line, until stdin
 ends. `[reference, answer]` asks whether the two are equal, `[answer]` whether it can be read.
+Before the verdict on two it writes `fine` for each of them that it could read alone: the one after
+the last `fine` is at fault if the worker has to be killed.
 """
 
 import contextlib
@@ -17,26 +19,30 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 READY_LINE = b"ready\n"
+FINE_LINE = b"fine\n"
 
-CLEARLY_DIFFERENT = 1e-3
-"""Relative difference that no rounding bridges; math-verify rounds numbers to six decimals."""
+_DIFFERENT = 1e-9
+"""Relative; math-verify takes numbers for equal that differ after six decimals."""
 
 _ALARM_GRACE_S = 1.0
-_PLAIN = "x+1"  # every answer that can be read is compared with this at once
+_FINE_ANSWERS = 10_000
+_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
 
 
 class ReadAnswer(NamedTuple):
     """An answer as math-verify reads it.
 
-    Attributes:
-        parts: Objects of sympy, and texts as a last resort.
-        is_expression: Whether it is a single expression, and no equation, set or text.
-        number: Its value, if it is a single number.
+    Args:
+        parts: sympy objects, and texts as a last resort.
+        is_expression: whether it was read, as an expression and not an equation, a set, ...
+        number: its value, if it is a single number.
+        letters: names of its variables.
     """
 
     parts: list[Any]
     is_expression: bool
     number: complex | None
+    letters: frozenset[str]
 
 
 def load_check() -> Callable[..., bool]:
@@ -46,14 +52,27 @@ def load_check() -> Callable[..., bool]:
     answers that math-verify cannot read or compare are not equal. Given one, it returns whether
     math-verify reads it as more than text and can compare it. The check has no limits of its own.
     """
+    from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Expr, UnevaluatedExpr
 
     # Only the whole answer counts. By default math-verify goes on to look for "answer is ...", for
     # $...$ and for plain numbers inside an answer that it cannot parse, so "foo^ 7 bar_" equals 7;
-    # and ExprExtractionConfig, which finds the numbers, calls eval on them.
+    # and ExprExtractionConfig, which finds the numbers, calls eval on them. Units are ours to know:
+    # math-verify takes letters for units, and drops all that follows the first \\text.
     configuration = (
-        LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
+        LatexExtractionConfig(
+            boxed_match_priority=0,
+            try_extract_without_anchor=False,
+            normalization_config=NormalizationConfig(
+                basic_latex=True,
+                units=False,
+                malformed_operators=True,
+                nits=True,
+                boxed="all",
+                equations=False,
+            ),
+        ),
     )
 
     @lru_cache(maxsize=256)
@@ -73,30 +92,33 @@ def load_check() -> Callable[..., bool]:
             # It may be out of the range of floats, or have no value.
             with contextlib.suppress(OverflowError, TypeError, ValueError):
                 number = complex(read[0].evalf(15))
-        return ReadAnswer(parts, is_expression, number)
+        letters = frozenset(
+            str(symbol) for part in read for symbol in getattr(part, "free_symbols", ())
+        )
+        return ReadAnswer(parts, is_expression, number, letters)
 
     def equal(reference: str, answer: str) -> bool:
         left, right = read_answer(reference), read_answer(answer)
+        # math-verify finds an equation equal to one of its sides, and leftover texts to each other.
+        if left.is_expression != right.is_expression or left.letters != right.letters:
+            return False
         if left.number is not None and right.number is not None:
-            # Numbers that are far apart need not be subtracted and simplified, which takes most of
-            # the time.
-            scale = max(abs(left.number), abs(right.number), 1.0)
-            if abs(left.number - right.number) > CLEARLY_DIFFERENT * scale:
+            # Also saves the simplification of their difference, which takes most of the time.
+            scale = max(abs(left.number), abs(right.number))
+            if abs(left.number - right.number) > _DIFFERENT * scale:
                 return False
-        if verify(left.parts, right.parts, timeout_seconds=None):
-            return True
-        # An equation or a relation matches a value on one of the sides only.
-        return not (left.is_expression and right.is_expression) and verify(
-            right.parts, left.parts, timeout_seconds=None
+        return verify(left.parts, right.parts, timeout_seconds=None) or (
+            not left.is_expression and verify(right.parts, left.parts, timeout_seconds=None)
         )
 
     def check(answer: str, other: str | None = None) -> bool:
         try:
             if other is not None:
                 return equal(answer, other)
-            # Not for the verdict: an answer that parses may still take for ever to compare.
-            equal(answer, _PLAIN)
-            return not all(isinstance(part, str) for part in read_answer(answer).parts)
+            parts = read_answer(answer).parts
+            # Not for the verdict, but because what parses may still take for ever to compare.
+            verify(read_answer(_PLAIN).parts, parts, timeout_seconds=None)
+            return not all(isinstance(part, str) for part in parts)
         except Exception:
             return False
 
@@ -129,13 +151,22 @@ def main() -> None:
     # Nobody reads stderr from here on, and a full pipe would block the process.
     os.dup2(null, 1)
     os.dup2(null, 2)
+    fine: set[str] = set()
     for line in requests:
+        if len(fine) > _FINE_ANSWERS:
+            fine.clear()
         answers = json.loads(line)
         # The parent kills a worker that is late. If the parent itself was killed, a busy worker
         # does not see stdin end; the alarm, whose default action is to kill, then ends it, in the
         # middle of C code too. (PR_SET_PDEATHSIG would fire when the *thread* that started the
         # worker ends; RLIMIT_CPU counts over the whole life of the worker.)
         signal.setitimer(signal.ITIMER_REAL, time_limit_s + _ALARM_GRACE_S)
+        if len(answers) > 1:
+            for answer in answers:
+                if answer not in fine:
+                    check(answer)
+                    fine.add(answer)
+                replies.write(FINE_LINE)
         verdict = check(*answers)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(verdict).encode() + b"\n")

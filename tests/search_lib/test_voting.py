@@ -4,7 +4,10 @@ import itertools
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from search_lib.grading import Grader
 from search_lib.voting import (
     best_of_n,
     group_answers,
@@ -12,6 +15,7 @@ from search_lib.voting import (
     pass_at_1,
     pass_at_k,
     weighted_majority_vote,
+    winners,
 )
 
 
@@ -59,7 +63,7 @@ def test_values_of_zero_still_vote():
     assert weighted_majority_vote([0, None], [0.0, 0.0]) == 1.0
 
 
-def test_classes_compare_each_distinct_answer_once_with_one_member_of_each_class():
+def test_classes_compare_each_pair_of_distinct_answers_at_most_once():
     asked = []
 
     def same_letter(pairs):
@@ -70,11 +74,58 @@ def test_classes_compare_each_distinct_answer_once_with_one_member_of_each_class
     classes = group_answers(answers, "Y", same_letter)
     assert classes == [1, 1, 0, None, 1, 0, 2, 2, 2]
     assert asked == [
-        *[("Y", "x")],
-        *[("Y", "X"), ("x", "X")],
-        *[("Y", "y")],
-        *[("Y", "033"), ("x", "033")],
+        *[("Y", "x"), ("Y", "X"), ("Y", "y"), ("Y", "033")],
+        *[("x", "X"), ("x", "033"), ("X", "033")],
     ]
+
+
+ANSWERS = ["28", "0.28", r"28\%", "5 cm", "5", "5 km", "x=5", "y=5", r"\frac{10}{2}"]
+ANSWERS += ["1,2", "(1,2)"]
+
+
+@given(st.permutations(ANSWERS))
+@settings(max_examples=30, deadline=None)
+def test_classes_do_not_depend_on_the_order_of_answers(order):
+    with Grader() as grader:
+        classes = dict(zip(order, group_answers(order, "7", grader.equivalent), strict=True))
+        assert grader.worker_pids == ()
+    groups = {frozenset(a for a in ANSWERS if classes[a] == classes[b]) for b in ANSWERS}
+    assert groups == {
+        *(
+            frozenset(["28", r"28\%"]),
+            frozenset(["0.28"]),
+            frozenset(["1,2"]),
+            frozenset(["(1,2)"]),
+        ),
+        frozenset(["5", "5 cm", "5 km", "x=5", "y=5", r"\frac{10}{2}"]),
+    }
+
+
+@given(st.permutations(["a", "b", "c", "d"]), st.sets(st.sampled_from(["ab", "bc", "cd", "ar"])))
+def test_classes_of_a_contradicting_grader_do_not_depend_on_the_order(order, related):
+    def equivalent(pairs):
+        return ["".join(sorted(pair)) in related for pair in pairs]
+
+    def groups(answers):
+        classes = dict(zip(answers, group_answers(answers, "r", equivalent), strict=True))
+        return {
+            (classes[b] == 0, frozenset(a for a in answers if classes[a] == classes[b]))
+            for b in answers
+        }
+
+    assert groups(order) == groups(sorted(order))
+
+
+def test_an_answer_that_joins_two_classes_is_reported(caplog):
+    def close(pairs):
+        return [abs(float(a) - float(b)) < 1.5 for a, b in pairs]
+
+    assert group_answers(["1.5", "3.5", "2.5"], "9.5", close) == [1, 1, 1]
+    assert "2.5" in caplog.text
+
+
+def test_negative_weights_have_a_winner():
+    assert winners([1, 2], [-1.0, -2.0]) == [1]
 
 
 def test_equal_integers_need_no_grader():

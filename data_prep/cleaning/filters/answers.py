@@ -1,7 +1,6 @@
 r"""Rules about the reference: one answer, with which a program can compare others.
 
-math-verify reads one number with a unit as the number. So "5 cm" and "12 apples" are fine, but of
-`2 \text{ hours and } 30 \text{ minutes}` it reads the 2.
+The grader reads one number with a unit as the number. So "5 cm" and "12 apples" are fine.
 """
 
 import re
@@ -142,11 +141,11 @@ def point_names(row: Row) -> str | None:
     return beginning(answer) if _POINT_NAMES.fullmatch(answer) else None
 
 
-# By math-verify ----------------------------------------------------------------------------------
+# By the grader ------------------------------------------------------------------------------------
 
 
 def unverifiable_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
-    """For each row its answer, if math-verify can't read it."""
+    """For each row its answer, if the grader can't read it."""
     answers = [text(row, "answer") for row in rows]
     return [
         None if readable else beginning(answer)
@@ -162,16 +161,16 @@ _PART = re.compile(
     r"|\\[A-Za-z]+|_ ?\{?\w+"
     r"|(?P<number>\d+(?:\.\d+)?)|(?P<apart>(?<=[\s~]))?(?P<letters>[^\W\d_]+)"
 )
+_NAMES_THE_ANSWER = re.compile(r"\s*(?:_\{?\w+\}?\s*)?(?:\(\w\)\s*|\)\s*)?(?:=|\\in(?![a-z]))")
 
 
 def partly_read_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
-    r"""For each row its answer, if math-verify takes another one, clearly different, for the same.
+    r"""For each row its answer, if the grader takes another one, clearly different, for the same.
 
     It is held against itself with one of its numbers increased by one, and with a product of
-    variables left out. Of `2 \mathrm{~h}~30~\mathrm{min}` the 30 isn't read, and of "2ab" not the
-    ab, which math-verify takes for a unit. A known unit may go unread, and so may any word, and a
-    single letter after a blank if it is the only one ("5 m"); right behind a number it is a
-    variable ("3t").
+    variables left out: a grader that drops the ab of "2ab" calls too much right. A known unit may
+    go unread, and so may any word, and a single letter after a blank if it is the only one
+    ("5 m"); right behind a number it is a variable ("3t"). Names of the answer may, too (`x=5`).
     """
     answers = [text(row, "answer") for row in rows]
     pairs = [
@@ -197,6 +196,8 @@ def _altered(answer: str) -> list[str]:
         if number:
             whole, point, decimals = number.partition(".")
             other = f"{int(whole) + 1}{point}{decimals}"
+        elif letters and _NAMES_THE_ANSWER.match(answer, part.end()):
+            continue  # the grader may drop the name of what was asked for
         elif letters and not _is_unit(letters, part["apart"] is not None and num_runs == 1):
             other = ""
         else:

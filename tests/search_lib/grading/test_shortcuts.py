@@ -6,7 +6,6 @@ import sys
 import time
 
 import pytest
-from math_verify import LatexExtractionConfig, parse, verify
 
 from search_lib.grading import Grader
 from search_lib.grading import grader as grading
@@ -64,47 +63,6 @@ def test_import_stays_light() -> None:
     assert not {"torch", "math_verify", "sympy", "numpy"} & set(json.loads(result.stdout))
 
 
-SPELLINGS = (
-    *("3/4", r"\frac{3}{4}", r"-\frac{3}{4}", r"\dfrac{6}{8}", "0.75", "0.7500001", "0.751"),
-    *("1/3", "0.333333", "0.33333", "0.33", "7", "7.0", r"\frac{14}{2}", "-7", "$7$", "700%"),
-    *(r"7\%", "0.07", "7/0", r"\frac{22}{7}", r"\pi", r"3.14159265", r"\sqrt{49}", r"2\sqrt{3}"),
-    *(r"\sqrt{12}", "10^{400}", r"3+4i", r"\frac{1}{0}", "(3/4)", "x", "x=7", r"\{7\}"),
-    *("(3, 7)", "(3,7.0)", "(7,3)", "(3,7,1)", r"(\sqrt{9}, 7)", "[3, 7]", "2^3", "8", "2^{10}"),
-    *(
-        "( 3,7 )",
-        r"2 \sqrt {3}",
-        r"\sqrt 2 3",
-        r"\pi r",
-        r"\pi  r",
-        "1024",
-        r"2\frac{1}{2}",
-        "2.5",
-        "1",
-        r"1/2\pi",
-        r"\frac{1}{2\pi}",
-        r"\frac{\pi}{2}",
-    ),
-)
-
-
-def test_shortcuts_decide_as_math_verify_does() -> None:
-    # Fractions and decimals are compared in this process, numbers far apart in a worker.
-    configuration = (
-        LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
-    )
-    read = {
-        text: parse(rf"\boxed{{{text.strip('$')}}}", configuration, extraction_mode="first_match")
-        for text in SPELLINGS
-    }
-    pairs = [(a, b) for a in SPELLINGS for b in SPELLINGS if a != b]
-    expected = [verify(read[a], read[b]) or verify(read[b], read[a]) for a, b in pairs]
-    with Grader() as grader:
-        verdicts = grader.equivalent(pairs)
-        assert grader.statistics.fast_path > 250
-    assert [p for p, v, e in zip(pairs, verdicts, expected, strict=True) if v != e] == []
-    assert any(expected)
-
-
 @pytest.mark.usefixtures("fake_math_verify")
 def test_pairs_are_checked_once_in_a_call() -> None:
     with Grader() as grader:
@@ -139,7 +97,7 @@ def test_a_pair_that_timed_out_is_not_checked_again() -> None:
         assert grader.statistics == GradingStatistics(checked=1, timed_out=1, from_cache=1)
 
 
-def test_an_answer_that_never_ends_costs_its_time_limit_twice_and_no_more() -> None:
+def test_an_answer_that_never_ends_costs_its_time_limit_once() -> None:
     others = [f"x+{number}" for number in range(2, 8)]
     with Grader(time_limit_s=1.0) as grader:
         assert grader.equivalent([(others[0], BOMB)]) == [False]
@@ -151,16 +109,16 @@ def test_an_answer_that_never_ends_costs_its_time_limit_twice_and_no_more() -> N
 
 def test_a_string_compared_with_one_that_never_ends_is_not_at_fault() -> None:
     with Grader(time_limit_s=1.0) as grader:
-        assert grader.equivalent([("x+2", BOMB)]) == [False]
-        assert grader.equivalent([("x+2", "2+x")]) == [True]
+        assert grader.equivalent([("2", BOMB)]) == [False]
+        assert grader.equivalent([("2", r"\max(1,2)")]) == [True]
 
 
 def test_an_answer_that_cannot_be_read_in_time_is_known_to_be_endless() -> None:
     with Grader(time_limit_s=1.0) as grader:
-        assert grader.readable([BOMB, r"\frac12", BOMB]) == [False, True, False]
+        assert grader.readable([BOMB, r"\max(1,2)", BOMB]) == [False, True, False]
         assert grader.statistics == GradingStatistics(checked=2, timed_out=1, from_cache=1)
         start = time.monotonic()
-        assert grader.readable([BOMB, r"\frac12"]) == [False, True]
+        assert grader.readable([BOMB, r"\max(1,2)"]) == [False, True]
         assert grader.equivalent([("x+3", BOMB)]) == [False]
         assert time.monotonic() - start < 0.5
         assert grader.statistics.timed_out == 1

@@ -1,0 +1,431 @@
+r"""Normal forms of answers: what an answer means, as something that can be compared exactly.
+
+`read` turns an answer into a `Form`, `same` compares two of them. The rules:
+
+- Numbers and expressions are the same when their values are, exactly: `1/3` is not 0.333333.
+- A unit or noun from a list may be left out where it is the only one and stands behind a number or
+  an amount; two different ones differ. A percent sign is a unit, so 50% is 50 and not 0.5.
+- The name of what was asked for may be left out: `x=5`, `f(x)=5` and `x\in\{5\}` are 5, but
+  `y=5` is not `x=5`, and `2x+z=1` is no side of itself.
+- A list (`1,2`, "1 and 2", `1\pm 2`) has no order, but keeps repeated members. `\{1,1,2\}` is the
+  list `1,2`. In brackets the order counts: `(1,2)` is a point or an interval, and no list, unless
+  its members are all the same.
+- Inequalities of one variable and set-builders are their intervals.
+- Words are compared as words, without case and punctuation.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from search_lib.grading.expressions import evaluate
+from search_lib.grading.latex_tokens import GREEK
+from search_lib.grading.parts import split_top_level, strip_group, words_as_commas
+from search_lib.grading.spelling import clean
+from search_lib.grading.units import read_unit
+from search_lib.grading.values import (
+    TooLarge,
+    Unreadable,
+    Value,
+    add,
+    is_constant,
+    is_positive,
+    key,
+    multiply,
+    ratio_key,
+)
+
+MAX_CHARS = 2_000
+"""Longer answers have no normal form."""
+
+_ORDINAL = re.compile(
+    r"(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*)?\{?\s*(?:st|nd|rd|th)\s*\}?\s*\}?\s*"
+    r"(?:(?:\\text\s*\{)?\s*(?:grade|place|term|day|position)\s*\}?)?"
+)
+_UNIT_BEHIND = re.compile(
+    r"(?P<amount>.*?[\d)}\]!ie])\s*(?P<unit>\\text\s*\{[A-Za-zÅ. ].*|\\%.*"
+    r"|(?:(?<=[\d}])|(?<=[\d}] ))(?:[A-Za-z]{2,}|Å|per\b)[A-Za-zÅ /^{}\d*.-]*)",
+    re.DOTALL,
+)
+_MONEY = re.compile(r"(?P<sign>-?)\s*(?:\\\$|(?P<other>[€£¥₹]))\s*(?P<amount>[\d.].*)", re.DOTALL)
+_CURRENCIES = {"€": "euro^1", "£": "sterling^1", "¥": "yen^1", "₹": "rupee^1"}
+_NAME = re.compile(
+    r"(?:[A-Za-z]|[A-Z]{2,3}|(?:m\s*)?\\angle\s*[A-Z]{1,3}|\\(?P<greek>[A-Za-z]+)"
+    r"|\\(?:vec|bar|hat|dot|ddot|text|mathbf)\s*\{[A-Za-z]\})\s*"
+    r"(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w+?)\s*)?'*\s*(?P<arguments>\([^()=]*\))?"
+)
+_INFINITY = re.compile(r"([-+]?)\s*\\infty")
+_ORDER = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|<=?|>=?")
+_BUILDER = re.compile(r"(?:\\mid(?![A-Za-z])|\||:)")
+_MATRIX = re.compile(
+    r"\\begin\s*\{([pbvBV]?matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL
+)
+_DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")
+_WORDS = re.compile(r"[A-Za-z0-9 ,.;:'\"!?()/&-]*")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[-/:&]")
+
+_OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])")
+_SHORT = "no is in it to of on if up we be he so as at by an or"
+_SHORT_WORDS = frozenset(_SHORT.split())
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer means.
+
+    Attributes:
+        key: Equal keys mean the same, up to unit and name.
+        unit: The one unit or noun of all its numbers; empty without one.
+        name: The one name of all its values; empty without one.
+        equation: What two equations of the same curve have in common; None if it is none.
+        is_words: Whether it is words that nothing but the same words can be equal to.
+    """
+
+    key: Hashable
+    unit: str = ""
+    name: str = ""
+    equation: Hashable = None
+    is_words: bool = False
+
+
+def same(left: Form, right: Form) -> bool:
+    """Returns whether two answers mean the same; units and names may be missing on one side."""
+    if left.unit and right.unit and left.unit != right.unit:
+        return False
+    if left.equation is not None and left.equation == right.equation:
+        return True
+    if left.name and right.name and left.name != right.name:
+        return False
+    return left.key == right.key
+
+
+@lru_cache(maxsize=8192)
+def read(text: str) -> Form | None:
+    """Returns the normal form of an answer, or None if it has none."""
+    if len(text) > MAX_CHARS:
+        return None
+    cleaned = clean(text)
+    if not cleaned:
+        return None
+    if _DOTS.search(cleaned):
+        return Form(("as written", _compact(cleaned)))
+    try:
+        return _read_list(cleaned)
+    except TooLarge:
+        return Form(("as written", _compact(cleaned)))
+    except (Unreadable, RecursionError):
+        return _read_words(cleaned)
+
+
+def has_words(text: str) -> bool:
+    r"""Returns whether an answer has words in it, beside commands, subscripts and functions."""
+    cleaned = re.sub(r"_\s*(?:\{[^{}]*\}|\\text\s*\{[^{}]*\})", " ", clean(text[:MAX_CHARS]))
+    return re.search(r"\\text\s*\{[^{}]*[^\W\d_]{2}|(?<![A-Za-z\\])[a-z]{4,}", cleaned) is not None
+
+
+def _compact(text: str) -> str:
+    return re.sub(r"\s+(?![A-Za-z])|(?<![A-Za-z])\s+", "", text)
+
+
+def _read_words(text: str) -> Form | None:
+    r"""Words, in `\text` or not, with numbers among them: `Monday`, `\text{4:30 p.m.}`."""
+    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
+    if not _WORDS.fullmatch(plain) or not re.search(r"[A-Za-z]{2}|:", plain):
+        return None
+    plain = re.sub(r"\b([A-Za-z])\.\s?(?=[A-Za-z]\b)", r"\1", plain.lower())
+    words = _WORD.findall(re.sub(r"(\d)\s*([ap]m)\b", r"\1 \2", plain))
+    return Form(("words", tuple(words)), is_words=True) if words else None
+
+
+# Lists and sets -----------------------------------------------------------------------------------
+
+
+def _read_list(text: str) -> Form:
+    parts = split_top_level(words_as_commas(text), ",;")
+    if len(parts) == 1:
+        return _read_item(text)
+    forms = [_read_item(part) for part in parts if part]
+    names = {form.name for form in forms}
+    if _OR.search(text) and len(names) == 1 and names != {""} and all(map(_is_interval, forms)):
+        return Form(("union", frozenset(form.key for form in forms)), name=max(names))
+    return _combine(forms)
+
+
+def _read_item(text: str) -> Form:
+    text = text.strip()
+    if re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
+        plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
+        minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
+        return _combine([_read_list(plus), _read_list(minus)])
+    text = re.sub(r"^=\s*", "", text)
+    matrix = _MATRIX.fullmatch(text)
+    if matrix:
+        rows = [row for row in matrix[2].split(r"\\") if row.strip()]
+        cells = tuple(tuple(_read_item(cell).key for cell in row.split("&")) for row in rows)
+        return Form(("matrix", matrix[1] == "vmatrix", cells))
+    if re.search(r"\\in(?![A-Za-z])", text) and not text.startswith(r"\{"):
+        name, _, rest = re.split(r"(\\in(?![A-Za-z]))", text, maxsplit=1)
+        if not _is_name(name):
+            raise Unreadable(text)
+        return _named(_read_list(rest), name)
+    if len(split_top_level(text, "=")) > 1:
+        return _read_equation(split_top_level(text, "="))
+    if _ORDER.search(text) and not text.startswith(r"\{"):
+        return _read_inequality(text)
+    return _read_set_or_value(text)
+
+
+def _combine(forms: list[Form]) -> Form:
+    r"""The list of several values; of lists in it, such as `\pm 2`, the members."""
+    if not forms:
+        return Form(("list", ()))
+    units = {form.unit for form in forms} - {""}
+    names = {form.name for form in forms} - {""}
+    if len(units) > 1:
+        forms = [replace(form, key=("with unit", form.unit, form.key)) for form in forms]
+    if len(names) > 1 and not _all_same(forms):
+        forms = [replace(form, key=("named", form.name, form.key)) for form in forms]
+    if len({form.is_words for form in forms}) > 1:
+        raise Unreadable("words among numbers")
+    members: list[Hashable] = []
+    for form in forms:
+        members.extend(_members(form.key))
+    return Form(
+        _list_key(members),
+        unit=max(units) if len(units) == 1 else "",
+        name=max(names) if len(names) == 1 else "",
+    )
+
+
+def _all_same(forms: list[Form]) -> bool:
+    return len({form.key for form in forms}) == 1
+
+
+def _members(form_key: Hashable) -> list[Hashable]:
+    if isinstance(form_key, tuple) and form_key[:1] == ("list",):
+        return [member for member, count in form_key[1] for _ in range(count)]
+    return [form_key]
+
+
+def _list_key(members: list[Hashable]) -> Hashable:
+    """A list has no order; one of a single member is that member."""
+    if len(members) == 1:
+        return members[0]
+    return ("list", frozenset(Counter(members).items()))
+
+
+def _read_set_or_value(text: str) -> Form:
+    if text == r"\emptyset":
+        return Form(("list", frozenset()))
+    parts = re.split(r"\\cup(?![A-Za-z])", text)
+    if len(parts) > 1:
+        pieces = frozenset(_read_set_or_value(part.strip()).key for part in parts)
+        return Form(("union", pieces) if len(pieces) > 1 else next(iter(pieces)))
+    inside = strip_group(text, r"\{", r"\}")
+    if inside is not None:
+        return _read_set(inside)
+    inside = strip_group(text, "{", "}")
+    if inside is not None:
+        return _read_list(inside)
+    if text[:1] in ("(", "["):
+        brackets = _read_brackets(text)
+        if brackets is not None:
+            return brackets
+    return _read_quantity(text)
+
+
+def _read_set(text: str) -> Form:
+    if not text.strip():
+        return Form(("list", frozenset()))
+    builder = _BUILDER.split(text, maxsplit=1)
+    if len(builder) == 2 and not re.search(r"\|.*\|", text):
+        name, condition = builder[0].strip(), builder[1].strip()
+        name = re.split(r"\\in(?![A-Za-z])", name)[0].strip()
+        form = _read_item(condition)
+        if not _is_name(name) or form.name not in ("", _spelled(name)) or not _is_interval(form):
+            raise Unreadable(text)
+        return replace(form, name="")
+    form = _read_list(text)
+    return replace(form, key=_list_key(list(dict.fromkeys(_members(form.key)))))
+
+
+def _is_interval(form: Form) -> bool:
+    return isinstance(form.key, tuple) and form.key[0] in ("brackets", "union")
+
+
+def _read_brackets(text: str) -> Form | None:
+    """A point, an interval, or None for a value in brackets."""
+    inside = strip_group(text, text[0], ")]")
+    if inside is None:
+        return None
+    parts = split_top_level(inside, ",")
+    if len(parts) == 1:
+        if text[0] + text[-1] != "()":
+            return None
+        form = _read_list(inside)
+        # (x=3) or (1,2) again, but not the factor of an expression
+        return form
+    forms = [_read_end(part) for part in parts]
+    units = {form.unit for form in forms}
+    if len(units) > 1:
+        forms = [replace(form, key=("with unit", form.unit, form.key)) for form in forms]
+    if len({form.key for form in forms}) == 1 and text[0] + text[-1] == "()":
+        return replace(_combine(forms), name="")
+    brackets = ("brackets", text[0] + text[-1], tuple(form.key for form in forms))
+    return Form(brackets, unit=max(units) if len(units) == 1 else "")
+
+
+def _read_end(text: str) -> Form:
+    infinity = _INFINITY.fullmatch(text.strip())
+    if infinity:
+        return Form(("infinity", infinity[1] == "-"))
+    return _read_item(text)
+
+
+# Equations and inequalities -----------------------------------------------------------------------
+
+
+def _read_equation(parts: list[str]) -> Form:
+    """`x=5` is 5 with a name, a chain of equal constants is their value, others are curves."""
+    if not all(part.strip() for part in parts):
+        raise Unreadable("=")
+    names = [re.sub(r"\\text|[\s{}]", "", part) for part in parts]
+    if all(re.fullmatch("[A-Z]{1,5}", name) for name in names) and max(map(len, names)) > 1:
+        return Form(("same", frozenset(names)))  # of economics: MR = MC
+    first = parts[0].strip()
+    if _is_name(first) or (strip_group(first, "(", ")") is not None and "," in first):
+        forms = [_read_item(part) for part in parts[1:]]
+        if len({form.key for form in forms}) > 1:
+            raise Unreadable("=")
+        name = _NAME.fullmatch(first)
+        equation = None
+        if len(parts) == 2 and name is not None and not name["arguments"]:
+            equation = _curve(parts)
+        return replace(_named(forms[-1], first), equation=equation)
+    values = [evaluate(part)[0] for part in parts]
+    if len({key(value) for value in values}) == 1 and all(map(is_constant, values)):
+        return Form(key(values[0]))
+    equation = _curve(parts)
+    return Form(equation, equation=equation)
+
+
+def _curve(parts: list[str]) -> Hashable:
+    try:
+        values = [evaluate(part)[0] for part in parts]
+    except Unreadable:
+        return None
+    differences = [_difference(value, values[0]) for value in values[1:]]
+    return ("equation", frozenset(ratio_key(difference) for difference in differences))
+
+
+def _difference(left: Value, right: Value) -> Value:
+    return add(left, multiply(Fraction(-1), right))
+
+
+def _is_name(text: str) -> bool:
+    match = _NAME.fullmatch(text.strip())
+    return match is not None and (match["greek"] is None or match["greek"] in GREEK | {"pi"})
+
+
+def _spelled(name: str) -> str:
+    name = re.sub(r"\\(?:text|mathbf|vec)(?![A-Za-z])|[\s{}]", "", name)
+    return re.sub(r"\([^()]*\)$", "", name)
+
+
+def _named(form: Form, name: str) -> Form:
+    return replace(form, name=_spelled(name))
+
+
+def _read_inequality(text: str) -> Form:
+    signs = [_sign(sign) for sign in _ORDER.findall(text)]
+    parts = [part.strip() for part in _ORDER.split(text)]
+    if not all(parts) or ("ne" in signs and len(parts) > 2):
+        raise Unreadable(text)
+    interval = _interval(parts, signs)
+    if interval is not None:
+        return interval
+    if len(parts) == 2:
+        difference = _difference(evaluate(parts[0])[0], evaluate(parts[1])[0])
+        sign = signs[0]
+        if sign != "ne" and not is_positive(difference):
+            sign = {"<": ">", ">": "<", "le": "ge", "ge": "le"}[sign]
+        return Form(("inequality", sign, ratio_key(difference)))
+    if {sign[0] for sign in signs} <= {">", "g"}:
+        parts.reverse()
+        signs = [{">": "<", "ge": "le"}[sign] for sign in reversed(signs)]
+    return Form(("chain", tuple(signs), tuple(key(evaluate(part)[0]) for part in parts)))
+
+
+def _sign(text: str) -> str:
+    return {"<=": "le", ">=": "ge"}.get(text, text.lstrip("\\"))
+
+
+def _interval(parts: list[str], signs: list[str]) -> Form | None:
+    r"""The interval of a variable between or beside constants: `0\le x<1`, `3>x`."""
+    names = [part for part in parts if _is_name(part)]
+    if len(names) != 1 or len(parts) > 3 or (len(parts) == 3 and parts[1] != names[0]):
+        return None
+    if len({sign[0] in "<l" for sign in signs}) > 1 or "ne" in signs:
+        return None
+    ends = [None if part == names[0] else _read_end(part).key for part in parts]
+    if signs[0] in (">", "ge"):
+        ends.reverse()
+        signs = list(reversed(signs))
+    if len(ends) == 2:
+        low_open = ends[0] is None
+        ends = (
+            [("infinity", True), None, ends[1]]
+            if low_open
+            else [ends[0], None, ("infinity", False)]
+        )
+        signs = ["<", signs[0]] if low_open else [signs[0], "<"]
+    left = "[" if signs[0] in ("le", "ge") else "("
+    right = "]" if signs[1] in ("le", "ge") else ")"
+    return Form(("brackets", left + right, (ends[0], ends[2])), name=_spelled(names[0]))
+
+
+# Quantities ---------------------------------------------------------------------------------------
+
+
+def _read_quantity(text: str) -> Form:
+    money = _MONEY.fullmatch(text)
+    if money:
+        unit = _CURRENCIES.get(money["other"], "dollar^1")
+        amount = re.sub(r"\s*(?:\\text\s*\{\s*)?(?:dollars?|USD)\s*\}?$", "", money["amount"])
+        return replace(_value_form(money["sign"] + amount), unit=unit)
+    ordinal = _ORDINAL.fullmatch(text)
+    if ordinal:
+        return Form(key(Fraction(int(ordinal[1]))), unit="ordinal")
+    behind = _UNIT_BEHIND.fullmatch(text)
+    if behind:
+        unit_form = read_unit(behind["unit"])
+        if unit_form:
+            form = _value_form(behind["amount"])
+            if not form.unit and _has_no_letters(behind["amount"]):
+                return replace(form, unit=unit_form)
+    return _value_form(text)
+
+
+def _has_no_letters(text: str) -> bool:
+    return re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|\d[eE][+-]?\d", " ", text)) is None
+
+
+def _value_form(text: str) -> Form:
+    text = text.strip()
+    infinity = _INFINITY.fullmatch(text)
+    if infinity:
+        return Form(("infinity", infinity[1] == "-"))
+    if re.search(r"\\text\s*\{[A-Za-z]\}", text) and re.fullmatch(
+        r"\(?\\text\s*\{\(?[A-Z]\)?\}\)?", text
+    ):
+        text = re.sub(r"\\text|[\s{}()]", "", text)
+    choice = re.fullmatch(r"\(?\s*(?:\\text\s*\{)?\s*\(?([A-Z])\)?\s*\}?\s*\)?", text)
+    if choice:
+        text = choice[1]
+    if re.fullmatch(r"[A-Za-z]{3,}|[A-Z]{2,}", text) or text.lower() in _SHORT_WORDS:
+        raise Unreadable(text)  # a word or a name, and no product
+    value, degrees = evaluate(text)
+    return Form(key(value), unit="degree^1" if degrees else "")

@@ -1,0 +1,195 @@
+"""Normal forms: what is the same without any worker, what differs, and what has no form."""
+
+import itertools
+import random
+import time
+
+import pytest
+
+from search_lib.grading.forms import read, same
+
+SAME = {
+    "numbers": [
+        *[("2.5e-4", "0.00025"), ("6e23", r"6 \times 10^{23}"), ("1e+21", "10^{21}")],
+        *[("7 3/4", "7.75"), (r"2\frac13", r"\frac{7}{3}"), ("-1 1/2", "-1.5")],
+        *[("12,345", "12345"), (r"12{,}345", r"12\,345"), ("1 000 000", "10^6")],
+        *[("0.5", ".5"), ("3.50", "7/2"), ("-0", "0"), ("+3", "3"), (r"0.\overline{36}", "4/11")],
+        *[("12%", "12"), (r"2.5\%", "2.5"), (r"\frac12", r"\dfrac{1}{2}"), (r"\frac 59", "5/9")],
+        *[(r"\frac{1}{5!}", "1/120"), (r"\binom{5}{2}", "10"), (r"\lfloor 3.7 \rfloor", "3")],
+        (r"\sqrt[3]{-8}", "-2"),
+    ],
+    "expressions": [
+        *[("(a+b)^2", "a^2+2ab+b^2"), (r"\frac{1}{\sqrt3}", r"\frac{\sqrt3}{3}")],
+        *[(r"\sin 2x", r"2\sin x\cos x"), (r"\ln \frac{1}{x}", r"-\ln x"), ("e^{i\\pi}", "-1")],
+        *[
+            ("x_{1}+x_2", "x_2+x_1"),
+            (r"\tfrac{m}{2}", r"\frac12 m"),
+            (r"\sin^{-1} x", r"\arcsin x"),
+        ],
+        *[("3n+m", "m+3n"), ("sqrt(2)/2", r"\frac{\sqrt{2}}{2}"), (r"\log_{2} 8", "3")],
+        *[(r"\left|x\right|", "|x|"), (r"\sqrt{3}5", r"5\sqrt3")],
+    ],
+    "Unicode": [
+        *[("√5", r"\sqrt5"), ("x³", "x^3"), ("45°", r"45^\circ"), ("¾", "0.75"), ("−2", "-2")],
+        *[("2π", r"2\pi"), ("3×4", "12"), ("[1,∞)", r"[1,+\infty)"), ("a₁", "a_{1}")],
+    ],
+    "wrappings": [
+        *[(r"\textbf{(007)}", "7"), ("**42**", "42"), (r"\[ 6 \]", "6"), (r"\(6\)", "6.")],
+        *[("$2\\sqrt{3}$.", r"2\sqrt{3}"), (r"\boxed{9}", "9"), (r"\text{(B)}", "B"), ("(D)", "D")],
+        (r"\mathbf{x+1}", "1+x"),
+    ],
+    "units": [
+        *[("5 cm", "5"), (r"5\text{ cm}^2", "5"), (r"\$7.50", "7.5"), ("7.50 dollars", "7.5")],
+        *[(r"21^{\text{st}}", "21"), (r"9 \text{ m/s}^2", r"9\,\mathrm{m\,s^{-2}}")],
+        *[
+            ("3 hours", r"3\text{ h}"),
+            (r"8\mathrm{~kg}", "8 kilograms"),
+            ("12 apples", "12"),
+            ("2 Å", "2"),
+        ],
+    ],
+    "lists and sets": [
+        *[("1,2", "2,1"), ("1,2", r"\{2,1\}"), (r"1 \text{ and } 2", "2, 1"), ("1 or 2", "1,2")],
+        *[("3,3", "(3,3)"), (r"\{1,1,2\}", r"\{1,2\}"), (r"2\pm\sqrt3", r"2+\sqrt3, 2-\sqrt3")],
+        *[("(1,2),(3,4)", "(3,4),(1,2)"), (r"\emptyset", r"\varnothing"), (r"\{\}", "∅")],
+        *[("x=1, x=2", "1,2"), ("x=1,y=2", "y=2,x=1"), ("a=4, b=4", "4,4")],
+    ],
+    "intervals": [
+        *[("0<x<1", "(0,1)"), (r"x\ge 2", r"[2,\infty)"), (r"\{x \mid x<3\}", r"(-\infty,3)")],
+        (r"x<0 \text{ or } x>1", r"(-\infty,0)\cup(1,\infty)"),
+        *[("1>t", "t<1"), (r"x\in[0,1)", "[0,1)"), (r"(0,1)\cup(2,3)", r"(2,3) \cup (0,1)")],
+    ],
+    "equations": [
+        *[("x=5", "5"), ("f(x)=x+1", "1+x"), ("y=2x+3", "2x-y+3=0"), ("2x+4y=6", "x+2y=3")],
+        *[("5", "x=2+3=5"), ("MR = MC", "MC=MR"), ("AB=5", "5"), (r"T(12)=3", "3")],
+    ],
+    "words": [
+        *[
+            (r"\text{No solution}", "no solution"),
+            (r"\text{4:30 p.m.}", "4:30 pm"),
+            ("Yes.", "yes"),
+        ],
+        *[(r"T_{\text{max}}", r"T_{max}")],
+    ],
+    "matrices": [
+        (r"\begin{pmatrix}1/2\\3\end{pmatrix}", r"\begin{bmatrix}\frac12 \\ 3\end{bmatrix}"),
+    ],
+}
+DIFFERENT = {
+    "numbers": [
+        *[
+            ("0.0000003", "0.0000004"),
+            ("1/3", "0.3333333333"),
+            (r"\frac{1}{99!}", r"\frac{1}{98!}"),
+        ],
+        *[
+            ("10^{50}", "10^{50}+1"),
+            (r"\frac{12345}{12346}", r"\frac{12344}{12345}"),
+            ("2^{999}", "0"),
+        ],
+        *[("11 5/6", "8/3"), ("0.25", r"25\%"), (r"\pi", "3.141592653589793"), ("1010_2", "10")],
+        *[("12e3", "12e4"), ("1,234", "1.234"), ("10^{99999}", "10^{99998}")],
+    ],
+    "letters": [
+        *[("7t", "7"), ("3ab", "3"), ("2s", "2g"), (r"2\mathrm{e}", "2"), (r"3\pi m", r"3\pi")],
+        *[("4+2t", "4+2"), ("C", "c"), ("|x|", "x"), (r"\sqrt{x^2}", "x"), ("x", "x'")],
+        *[(r"\frac{dy}{dx}", r"\frac{y}{x}"), (r"\lfloor n/2 \rfloor", r"\lfloor n/3 \rfloor")],
+        *[("f(2)", "2f"), ("east", "seat"), ("AB", "BA"), (r"\vec{a}", "a")],
+    ],
+    "text": [
+        *[(r"T_{\text{max}}", r"T_{\text{min}}"), (r"7\text{am}", r"7\text{pm}")],
+        *[(r"40 \text{ pens}, 60 \text{ cups}", r"40 \text{ pens}, 50 \text{ cups}")],
+        *[(r"3 \text{ hours and } 20 \text{ minutes}", r"3 \text{ hours}")],
+        *[(r"\text{at least } 5", "5"), (r"5 \text{ or more}", "5"), ("5 cm", "5 km")],
+        *[(r"\$5", "5 cents"), ("12 apples", "12 pears"), (r"30^\circ", "30 cm")],
+        *[(r"\text{Monday}", r"\text{Tuesday}"), ("no", "yes"), ("5", r"\text{five}")],
+    ],
+    "structure": [
+        *[("1,1,2", "1,2,2"), ("1,1,2", "1,2"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]")],
+        *[("(1,2)", r"\{1,2\}"), ("5", "5,6"), ("x=1,y=2", "x=2,y=1"), (r"\pm 3", "3")],
+        *[
+            ("3y+z=1", "1"),
+            ("7=11a+c", "11a+c"),
+            ("x=3", "y=3"),
+            ("x^2=4", "2"),
+            ("x>1, x<0", "x>1"),
+            ("x<3", "x>3"),
+        ],
+        *[("x<3", r"x\le 3"), (r"(0,1)\cup(2,3)", r"(0,1)\cap(2,3)"), ("a<b", "b<a")],
+        *[(r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}")],
+        *[("3:4", "3/4"), (r"\infty", r"-\infty"), (r"0,1,\ldots,9", r"0,1,\ldots,8")],
+    ],
+}
+
+
+@pytest.mark.parametrize(("left", "right"), itertools.chain(*SAME.values()), ids=str)
+def test_same(left: str, right: str) -> None:
+    forms = read(left), read(right)
+    assert None not in forms
+    assert same(*forms)
+    assert same(*forms[::-1])
+
+
+@pytest.mark.parametrize(("left", "right"), itertools.chain(*DIFFERENT.values()), ids=str)
+def test_different(left: str, right: str) -> None:
+    forms = read(left), read(right)
+    assert left != right
+    assert None in forms or not (same(*forms) or same(*forms[::-1]))
+
+
+@pytest.mark.parametrize(
+    "text", ["", r"\frac{1}{", "1) 3; 2) 5", "foo^ 7 bar_", "答案", "①③", "2 3"]
+)
+def test_no_form(text: str) -> None:
+    assert read(text) is None
+
+
+def test_equal_keys_are_an_equivalence() -> None:
+    """Without units and names, which may be missing, sameness is equality of keys."""
+    texts = sorted(
+        {text for pairs in (SAME, DIFFERENT) for pair in pairs.values() for text in sum(pair, ())}
+    )
+    forms = [form for form in map(read, texts) if form and not (form.unit or form.name)]
+    for left, right in itertools.combinations(forms, 2):
+        if left.equation is None and right.equation is None:
+            assert same(left, right) == (left.key == right.key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["9^" * 300 + "9", "(" * 900 + "1" + ")" * 900, r"\frac" * 300, r"\sqrt{" * 250 + "2"],
+        *["9^{9^{9^9}}", r"(9^{9^{9}})!", r"\sin(10^{99999})", "9999!" * 50, "1000!!!!"],
+        *[r"\pm" * 600, "1," * 900 + "1", r"\text{" * 300, r"\textbf{" * 250, r"e^{e^{e^{e^e}}}"],
+        *["2^{65535}" + r"\cdot 3^{9999}" * 100, "x" * 1_900, "{" * 1_900, "|" * 1_900],
+        r"\sqrt[1000]{2}^{99999}" * 50,
+        r"\binom{10^9}{10^8}",
+    ],
+    ids=lambda text: text[:16],
+)
+def test_hostile_texts_are_read_at_once(text: str) -> None:
+    start = time.process_time()
+    read(text)
+    assert time.process_time() - start < 2.0
+
+
+def test_random_texts_never_raise() -> None:
+    draw = random.Random(0)
+    pieces = [
+        *"12x+-*/^_{}()[],|=<>!'.%$ ",
+        *[r"\frac", r"\sqrt", r"\text{", r"\pm", r"\cup", r"\{"],
+    ]
+    pieces += [
+        r"\}",
+        r"\in",
+        r"\le",
+        r"\begin{pmatrix}",
+        r"\end{pmatrix}",
+        "&",
+        r"\\",
+        "and",
+        " cm",
+    ]
+    pieces += [r"\infty", r"\sin", "°", "½", r"\$", r"\boxed{", r"\overline", "e", "i", "1/2"]
+    for _ in range(3_000):
+        read("".join(draw.choices(pieces, k=draw.randint(1, 14))))
