@@ -223,9 +223,9 @@ def test_voting_finds_the_same_winners_with_fewer_comparisons(capsys):
     assert [row["answers"] for row in table] == [
         f"{kind}, {way}" for kind in voting.KINDS for way in ("published", "ours")
     ]
-    comparisons = [number(row["comparisons"]) for row in table]
-    assert comparisons[1] == 0  # integers are told apart without math-verify
-    assert 0 < comparisons[3] < comparisons[2] / 2
+    published, ours = ([number(row["comparisons"]) for row in table[i::2]] for i in (0, 1))
+    assert min(published) > 0
+    assert ours == [0, 0]  # normal forms decide without math-verify
     assert ratio > 1
 
 

@@ -6,9 +6,9 @@ r"""Votes at all budgets of one run: from answer classes, against comparing pair
 - *published*: for every budget, and every group of samples that it votes over, the answers are
   grouped anew: each is compared by math-verify with the first answer of every class so far. Then
   MV and WMV, and their winners are compared with the reference.
-- *ours*: `metrics.grade_records` groups the answers of a problem once, and equal strings and
-  integers without math-verify; `metrics.compute_metrics` computes all five aggregations at every
-  budget from class numbers. The grader with its worker process is the real one.
+- *ours*: `metrics.grade_records` groups the answers of a problem once, by their normal forms; only
+  answers without one go to math-verify. `metrics.compute_metrics` computes all five aggregations at
+  every budget from class numbers. The grader with its worker process is the real one.
 
 Both run in this process and start from the records in memory; imports and the start of a worker are
 not timed. The run fails unless every vote has the same winners and the same accuracy on both sides.

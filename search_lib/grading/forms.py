@@ -74,7 +74,7 @@ _SHORT_WORDS = frozenset(_SHORT.split())
 
 @dataclass(frozen=True)
 class Form:
-    """What an answer means.
+    """The meaning of an answer, as a key that can be compared.
 
     Attributes:
         key: Equal keys mean the same, up to unit and name.

@@ -322,7 +322,7 @@ class _Worker:
 
     @property
     def num_fine(self) -> int:
-        """How many answers of the request it could read alone."""
+        """Number of answers of the request that it could read alone."""
         return self.received.count(FINE_LINE)
 
     def receive(self) -> None:
