@@ -26,6 +26,7 @@ from data_prep.reports import RowReport
 from data_prep.sources import open_sources
 from run_lib.commands import InputError
 from search_lib.grading import Grader
+from tests.support.grading import BOMB
 from tests.support.openr1_sample import (
     SCHEMA,
     kept_rows,
@@ -284,7 +285,7 @@ def test_killed_before_its_report_the_output_is_not_complete(
 
 def test_checks_that_time_out_are_counted(cleaned, tmp_path) -> None:
     rows, _ = read_sample()
-    endless = rows[0] | {"answer": "9^{9^{9^9}}", "solution": ""}
+    endless = rows[0] | {"answer": BOMB, "solution": ""}
     source = write_rows(tmp_path / "rows.parquet", [endless, *rows[1:4]])
     run = dataclasses.replace(
         cleaned, input=str(source), output=tmp_path / "out", num_validation=0, num_test=0
@@ -411,7 +412,7 @@ def test_too_few_kept_rows_cost_no_second_check(cleaned, tmp_path) -> None:
     run = dataclasses.replace(cleaned, output=tmp_path / "out", num_validation=40)
     shutil.copytree(cleaned.output / ".filtered", run.output / ".filtered")
     times = {path: path.stat().st_mtime_ns for path in run.output.rglob("train/*.parquet")}
-    with pytest.raises(InputError, match="40 problems that are kept are too few for --num_val"):
+    with pytest.raises(InputError, match="41 problems that are kept are too few for --num_val"):
         clean(run)
     assert clean(dataclasses.replace(run, num_validation=5)) is not None
     assert times == {path: path.stat().st_mtime_ns for path in times}
