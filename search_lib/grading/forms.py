@@ -181,7 +181,7 @@ def _read_item(text: str) -> Form:
 def _combine(forms: list[Form]) -> Form:
     r"""The list of several values; of lists in it, such as `\pm 2`, the members."""
     if not forms:
-        return Form(("list", ()))
+        raise Unreadable("commas alone")
     units = {form.unit for form in forms} - {""}
     names = {form.name for form in forms} - {""}
     if len(units) > 1:
@@ -265,9 +265,7 @@ def _read_brackets(text: str) -> Form | None:
     if len(parts) == 1:
         if text[0] + text[-1] != "()":
             return None
-        form = _read_list(inside)
-        # (x=3) or (1,2) again, but not the factor of an expression
-        return form
+        return _read_list(inside)
     forms = [_read_end(part) for part in parts]
     units = {form.unit for form in forms}
     if len(units) > 1:

@@ -76,8 +76,8 @@ class Grader:
 
     Args:
         num_workers: Most worker processes at a time; up to 8 more help out while some are slow.
-        time_limit_s: Wall-clock seconds for one pair; a pair that needs more is called different,
-            an answer unreadable.
+        time_limit_s: Wall-clock seconds for one request. A pair that needs more is called
+            different, an answer unreadable.
         memory_limit_mb: Address space of one worker, in MiB; it needs about 70 to start. A check
             that runs out of memory calls the pair different. It is not counted as crashed, because
             math-verify catches the error and the worker lives on.
@@ -144,9 +144,9 @@ class Grader:
     def readable(self, answers: Sequence[str]) -> list[bool]:
         r"""Returns for each answer whether something other than the same text can be equal to it.
 
-        That takes a normal form, or mathematics that math-verify parses and that it can compare
-        with a plain expression within the limits. Words count, because they can differ in case;
-        an empty or overlong string does not.
+        Such an answer has a normal form, or is mathematics that math-verify parses and can compare
+        with a plain expression within the limits. Words count, because they can differ in case; an
+        empty or overlong string does not.
 
         Raises:
             RuntimeError: As `equivalent` does.
@@ -204,8 +204,8 @@ class Grader:
                         )
                         worker.task = None
         finally:
-            # An exception, Ctrl-C say, left them busy: their replies would be read as those to the
-            # requests of the next call. Those beyond the number asked for helped out.
+            # After an exception, such as Ctrl-C, some are busy. The next call would take their
+            # replies for those to its own requests. Those beyond the number asked for helped out.
             extra = self._workers[self._num_workers :]
             for worker in list(self._workers):
                 if worker.task is not None or worker in extra:
@@ -214,7 +214,7 @@ class Grader:
         return [verdicts[index] for index in range(len(requests))]
 
     def _hand_out(self, requests: list[_Request], todo: deque[int]) -> None:
-        """Gives requests to the idle workers and starts workers for those that are left.
+        """Gives requests to the idle workers and starts workers for the remaining requests.
 
         A worker that is slow doesn't count: answers that hang wait for their time limit together.
         """
@@ -267,7 +267,7 @@ class Grader:
         worker.ready = True
 
     def _read_verdict(self, worker: "_Worker", line: str | None, request: _Request) -> bool | None:
-        """Reads a busy worker's verdict; takes the worker away if it died or is overdue."""
+        """Reads a busy worker's verdict; removes the worker if it died or is overdue."""
         if line is not None:
             worker.slow_at = math.inf
             return bool(json.loads(line))
@@ -293,7 +293,7 @@ class _Worker:
         deadline: When to stop waiting for its verdict, on the clock of `time.monotonic`.
         slow_at: When to let another worker begin in its place; never while it isn't busy.
         replies: Its stdout.
-        received: What it wrote since the last request.
+        received: Its output since the last request.
         died: Whether its stdout has ended.
     """
 
@@ -326,7 +326,7 @@ class _Worker:
         return self.received.count(FINE_LINE)
 
     def receive(self) -> None:
-        """Reads what it wrote; only when there is something."""
+        """Reads its output, of which there must be some."""
         # A few short lines, which a pipe carries whole.
         text = os.read(self.replies.fileno(), 4096)
         self.received += text
@@ -373,7 +373,7 @@ class _Worker:
 
 @lru_cache(maxsize=4096)  # the same answers recur
 def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
-    """Decides requests of stripped strings as far as normal forms do; None if they don't."""
+    """Decides a request of stripped strings by normal forms; returns None where they can't."""
     if not text or other == "":
         return False
     if other is None:

@@ -26,17 +26,17 @@ _DIFFERENT = 1e-9
 
 _ALARM_GRACE_S = 1.0
 _FINE_ANSWERS = 10_000
-_PLAIN = "x+1"  # what any answer that can be read at all is compared with at once
+_PLAIN = "x+1"  # every answer that can be read is compared with this at once
 
 
 class ReadAnswer(NamedTuple):
     """An answer as math-verify reads it.
 
-    Args:
-        parts: sympy objects, and texts as a last resort.
-        is_expression: whether it was read, as an expression and not an equation, a set, ...
-        number: its value, if it is a single number.
-        letters: names of its variables.
+    Attributes:
+        parts: Objects of sympy, and texts as a last resort.
+        is_expression: Whether it is a single expression, and no equation, set or text.
+        number: Its value, if it is a single number.
+        letters: Names of its variables.
     """
 
     parts: list[Any]
@@ -116,7 +116,7 @@ def load_check() -> Callable[..., bool]:
             if other is not None:
                 return equal(answer, other)
             parts = read_answer(answer).parts
-            # Not for the verdict, but because what parses may still take for ever to compare.
+            # Not for the verdict: an answer that parses may still take for ever to compare.
             verify(read_answer(_PLAIN).parts, parts, timeout_seconds=None)
             return not all(isinstance(part, str) for part in parts)
         except Exception:

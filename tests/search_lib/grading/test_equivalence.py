@@ -72,6 +72,7 @@ def test_equal(grader: Grader, reference: str, answer: str) -> None:
         (r"\{5,6\}", "(5,6)"),
         ("east", "seat"),
         ("0", "5 000"),
+        (r"\emptyset", r"\{,\}"),
         ("1010", "1010_2"),
         (r"\pi", "3.14"),
         ("x=3", "y=3"),
