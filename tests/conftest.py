@@ -18,7 +18,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from search_lib.scorers.value_server import ValueServer, free_port
+from search_lib.scorers.value_server import ValueServer
+from tests.support.http_servers import free_ports
 from tests.support.paths import ROOT
 from tests.support.sglang_processes import sglang_environment
 from tests.support.tiny_models import save_tiny_classifier
@@ -126,7 +127,7 @@ def value_router(
 ) -> Iterator[str]:
     """URL of what scripts/serve_value_model.sh serves: the router before two real servers."""
     folder = tmp_path_factory.mktemp("value_router")
-    port = free_port()
+    port = free_ports(4)  # router, two servers, metrics
     settings = {"NUM_SERVERS": "2", "PORT": str(port), "LOG_DIR": str(folder)}
     with subprocess.Popen(
         [ROOT / "scripts" / "serve_value_model.sh", value_model_folder],

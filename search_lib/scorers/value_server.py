@@ -1,5 +1,7 @@
 """A value server that one run starts on this machine and ends."""
 
+import contextlib
+import random
 import re
 import socket
 import subprocess
@@ -85,10 +87,16 @@ class ValueServer:
 
 
 def free_port() -> int:
-    """Returns a port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Returns a port of this machine that nobody has, and that nobody is given by chance.
+
+    A server binds its port many seconds later. The system's own choice of a port, for an outgoing
+    connection of any program, is from 32,768 on.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def last_error(log_path: Path) -> str:

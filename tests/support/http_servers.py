@@ -1,16 +1,23 @@
 """Small HTTP servers with every fault."""
 
+import contextlib
 import socket
 import time
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from search_lib.scorers.value_server import free_port
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring ports that nobody has."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 @asynccontextmanager

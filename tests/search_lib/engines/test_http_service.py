@@ -21,7 +21,8 @@ from search_lib.engines.http_service import (
     parse_json,
     seconds_of,
 )
-from tests.support.http_servers import free_port, in_turn, serving
+from search_lib.scorers.value_server import free_port
+from tests.support.http_servers import in_turn, serving
 
 
 @pytest.fixture(autouse=True)

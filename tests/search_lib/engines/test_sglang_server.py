@@ -1,11 +1,9 @@
 """The engine over SGLang servers: real ones and the router on a CPU, and small ones with faults."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import signal
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -27,8 +25,9 @@ from search_lib.engines.http_service import BadReply, HttpService
 from search_lib.engines.sglang_protocol import sampling_params
 from search_lib.engines.sglang_server import SglangServerEngine, check_server
 from search_lib.results.records import parse_record, read_records
+from search_lib.scorers.value_server import free_port
 from tests.support.flags import replace_flags
-from tests.support.http_servers import free_port, in_turn, serving
+from tests.support.http_servers import free_ports, in_turn, serving
 from tests.support.searches import as_command, make_args, request, responses
 from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment, wait_for
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
@@ -85,16 +84,6 @@ def served(models, tmp_path_factory):
         finally:
             script.terminate()
             script.wait(SOON)
-
-
-def free_ports(count: int) -> int:
-    """The first of so many neighbouring ports that nobody listens at."""
-    while True:
-        first = free_port()
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for port in range(first, first + count):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
 
 
 def generate_all(urls, requests, one_by_one=False):
