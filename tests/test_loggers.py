@@ -6,6 +6,7 @@ import pytest
 
 import loggers
 from loggers import TRACKERS, Tracker, open_trackers
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -163,8 +164,9 @@ def test_wandb_keeps_its_id(tmp_path):
     again.close()
     assert again.state(2) == state
     first, second = sorted((tmp_path / "wandb").glob(f"offline-run-*/run-{state['wandb']}.wandb"))
-    assert all(text in first.read_bytes() for text in (b"my_run", b"max_lr", b"train/loss"))
-    assert b"8.125" in second.read_bytes()
+    # The service of wandb writes a file to its end after it has answered that the run is finished.
+    for file, texts in ((first, (b"my_run", b"max_lr", b"train/loss")), (second, (b"8.125",))):
+        wait_for(lambda f=file, t=texts: all(text in f.read_bytes() for text in t), str(file), 30)
 
 
 def fail(*args: object, **kwargs: object) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,10 +82,3 @@ def is_running(pid: int) -> bool:
 
 def cpu_ticks(pid: int) -> int:
     return int(proc(pid, "stat").rpartition(")")[2].split()[11])
-
-
-def poll(condition: Callable[[], bool], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -28,15 +27,6 @@ def sglang_environment(**variables: str) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         **variables,
     }
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = SOON) -> None:
-    """Returns as soon as the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.05)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -29,8 +29,9 @@ from search_lib.scorers.value_server import free_port
 from tests.support.flags import replace_flags
 from tests.support.http_servers import free_ports, in_turn, serving
 from tests.support.searches import as_command, make_args, request, responses
-from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment, wait_for
+from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.xdist_group("sglang_policy")
 
@@ -212,7 +213,9 @@ def test_interrupted_a_run_leaves_whole_records_and_idle_servers(served, models,
         max_concurrent=4,
     )
     process = subprocess.Popen(as_command(args), stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: args.output_path.exists() and args.output_path.stat().st_size, "a record")
+    wait_for(
+        lambda: args.output_path.exists() and args.output_path.stat().st_size, "a record", SOON
+    )
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=SOON)
     assert process.returncode == 130
@@ -238,7 +241,9 @@ def test_a_server_killed_in_mid_run_costs_no_record(served, models, tmp_path, ca
     killed_at = []
 
     def kill():
-        wait_for(lambda: hit.output_path.exists() and hit.output_path.stat().st_size, "a record")
+        wait_for(
+            lambda: hit.output_path.exists() and hit.output_path.stat().st_size, "a record", SOON
+        )
         victim.send_signal(signal.SIGKILL)
         killed_at.append(hit.output_path.read_bytes().count(b"\n"))
 

@@ -17,11 +17,11 @@ from tests.support.grading import (
     MISBEHAVING_MATH_VERIFY,
     cpu_ticks,
     is_running,
-    poll,
     proc,
     signal_first_busy_worker,
 )
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_no_worker_outlives_a_killed_parent(state: str) -> None:
         assert pids
         if state == "busy":
             ticks = {pid: cpu_ticks(pid) for pid in pids}
-            poll(lambda: all(cpu_ticks(pid) > ticks[pid] + 10 for pid in pids), 10.0)
+            wait_for(lambda: all(cpu_ticks(pid) > ticks[pid] + 10 for pid in pids), "CPU time", 10)
         parent.kill()
-    poll(lambda: not any(is_running(pid) for pid in pids), 15.0)
+    wait_for(lambda: not any(is_running(pid) for pid in pids), "ended workers", 15)
 
 
 @pytest.mark.usefixtures("fake_math_verify")
