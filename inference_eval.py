@@ -33,6 +33,7 @@ from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
+from run_lib.text import one_line
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.factory import open_engine
 from search_lib.model_checks import check_models
@@ -101,7 +102,7 @@ def main(args: Args) -> int:
             print(f"shard {args.shard}: {len(records.finished)} searches in {args.output_path}")
 
     for failure in failures:
-        print(f"failed: {failure.name}: {type(failure.error).__name__}: {failure.error}")
+        print(one_line(f"failed: {failure.name}: {type(failure.error).__name__}: {failure.error}"))
     if failures:
         print(f"{len(failures)} searches failed; the same command tries them again")
     return 1 if failures else 0

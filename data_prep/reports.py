@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from run_lib.text import shorten
+from run_lib.text import printable, shorten
 
 NUM_EXAMPLES = 5
 _MAX_DETAIL = 200  # characters
@@ -110,5 +110,5 @@ class RowReport:
         for reason, count in self.bad_rows.most_common():
             lines.append(f"left out   {count:,} {reason}")
             for row_id, detail in self.examples.get(reason, []):
-                lines.append(f"             {row_id}{': ' if detail else ''}{detail}")
+                lines.append(printable(f"             {row_id}{': ' if detail else ''}{detail}"))
         return "\n".join(lines)

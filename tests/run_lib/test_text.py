@@ -2,7 +2,7 @@
 
 import pytest
 
-from run_lib.text import format_table, one_line, shorten, some_of
+from run_lib.text import format_table, one_line, printable, shorten, some_of
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,23 @@ from run_lib.text import format_table, one_line, shorten, some_of
 )
 def test_any_value_is_one_line(content, expected):
     assert one_line(content) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("a\r\nb\x9b31m", r"a\r\nb\x9b31m"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("half \ud800", r"half \ud800"),
+        ("π ≤ 4 \U0001f600", "π ≤ 4 \U0001f600"),
+    ],
+)
+def test_a_terminal_is_given_nothing_that_it_obeys(content, expected):
+    assert printable(content) == expected
+    assert one_line(content.replace("\r\n", "")) == expected.replace(r"\r\n", "")
+    assert some_of([content]) == expected
+    assert expected in format_table([content, "n"], [["a", "1"]])
 
 
 def test_a_short_text_stays_whole():
