@@ -18,7 +18,7 @@ Line n of the output is of line n of the input:
 `num_tokens` counts prompt and response. `--at tokens` adds `values`, the value after every response
 token; `value` is the last of them. A row that can't be scored gets `"value": null` and an `error`;
 such rows are counted and the first of them named at the end, and the exit status is 1 if no row has
-a value.
+a value. Blank lines at the end of the input are ignored, one further up is such a row.
 
 Killed at any moment, the same command goes on, and the file becomes what it would have been.
 `<output>.config.json` says what the values are of; a run that would mix in others is refused.

@@ -27,23 +27,24 @@ NUM_NAMED = 5
 
 
 def digest_lines(path: Path) -> tuple[str, int]:
-    """Returns the SHA-256 of a whole file and its number of lines.
+    """Returns the SHA-256 of a whole file and its number of lines, without blank ones at its end.
 
     Unlike `fingerprint` every byte counts: one row may be corrected between two runs.
     """
     digest = hashlib.sha256()
     num_lines = 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             digest.update(line)
-            num_lines += 1
+            if line.strip():
+                num_lines = number
     return digest.hexdigest(), num_lines
 
 
 def read_windows(
     path: Path, window_rows: int = WINDOW_ROWS, window_bytes: int = WINDOW_BYTES
 ) -> Iterator[list[bytes]]:
-    """Yields the lines of a file, some at a time.
+    """Yields the lines of a file, some at a time, without blank ones at its end.
 
     The same file gives the same windows, wherever a run goes on from: a row's neighbours in a
     batch, and so the last digits of its value, are always the same.
@@ -56,7 +57,7 @@ def read_windows(
     window: list[bytes] = []
     size = 0
     with path.open("rb") as file:
-        for line in file:
+        for line in _without_blank_end(file):
             if window and (len(window) == window_rows or size + len(line) > window_bytes):
                 yield window
                 window, size = [], 0
@@ -64,6 +65,16 @@ def read_windows(
             size += len(line)
     if window:
         yield window
+
+
+def _without_blank_end(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields lines up to the last one that isn't blank; blank ones among them are bad rows."""
+    blank: list[bytes] = []
+    for line in lines:
+        blank.append(line)
+        if line.strip():
+            yield from blank
+            blank.clear()
 
 
 class RowError(ValueError):

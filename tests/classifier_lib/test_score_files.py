@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from classifier_lib import score
-from classifier_lib.score_files import read_windows
+from classifier_lib.score_files import digest_lines, read_windows
 from run_lib.files import lock_file
 from tests.support.paths import ROOT
 from tests.support.score_command import (
@@ -44,12 +44,27 @@ def test_windows_are_bounded_in_rows_and_bytes(tmp_path):
 
 def test_windows_are_read_as_they_are_used(tmp_path):
     path = tmp_path / "rows"
-    path.write_bytes(b"\n" * 20)
+    path.write_bytes(b"x\n" * 20)
     windows = read_windows(path, window_rows=6, window_bytes=12)
-    assert next(windows) == [b"\n"] * 6
+    assert next(windows) == [b"x\n"] * 6
     with path.open("ab") as file:
         file.write(b"late\n")
     assert list(windows)[-1][-1] == b"late\n"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n \t\n", b"\r\n\r\n"])
+def test_blank_lines_at_the_end_are_no_rows(tmp_path, end):
+    path = tmp_path / "rows"
+    path.write_bytes(b"a\n\nb\n" + end)
+    assert list(read_windows(path, window_rows=2)) == [[b"a\n", b"\n"], [b"b\n"]]
+    assert digest_lines(path)[1] == 3
+
+
+def test_a_file_of_blank_lines_has_no_rows(tmp_path):
+    path = tmp_path / "rows"
+    path.write_bytes(b"\n\r\n")
+    assert list(read_windows(path)) == []
+    assert digest_lines(path)[1] == 0
 
 
 # Kills.
