@@ -37,7 +37,7 @@ from run_lib.text import one_line
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.factory import open_engine
 from search_lib.model_checks import check_models
-from search_lib.prompts import build_prompt, stop_token_ids
+from search_lib.prompts import build_prompts, stop_token_ids
 from search_lib.recording import Recorder
 from search_lib.results.cost import SearchCost
 from search_lib.results.metrics import MetricRow
@@ -65,10 +65,7 @@ def main(args: Args) -> int:
     with naming("--piref_model"):
         tokenizer = load_tokenizer(args.piref_model)
         ends = stop_token_ids(args.piref_model, tokenizer)
-        prompts = {
-            problem.id: build_prompt(tokenizer, problem.problem, source.instruction)
-            for problem in problems
-        }
+        prompts = build_prompts(tokenizer, problems, source.instruction)
     limits = Limits(args.max_length, args.block_size, ends)
     new_strategy = strategy_factory(args.search_type, args.num_blocks, limits)
     check_models(args, tokenizer, prompts)

@@ -4,10 +4,12 @@ import json
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from search_lib.benchmarks import Problem
 
 THOUGHT_BEGIN = "<think>"
 THOUGHT_END = "</think>"
@@ -56,6 +58,29 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
                 "problem as plain text"
             )
     return ids
+
+
+def build_prompts(
+    tokenizer: PreTrainedTokenizerBase, problems: Iterable[Problem], instruction: str
+) -> dict[str, list[int]]:
+    """Returns the prompt of each problem, by its id.
+
+    Args:
+        tokenizer: Tokenizer of the policy.
+        problems: The problems of a benchmark.
+        instruction: See `build_prompt`.
+
+    Raises:
+        ControlTokensInProblem: See `build_prompt`; ends with the problem's id.
+        ValueError: See `build_prompt`.
+    """
+    prompts = {}
+    for problem in problems:
+        try:
+            prompts[problem.id] = build_prompt(tokenizer, problem.problem, instruction)
+        except ControlTokensInProblem as error:
+            raise ControlTokensInProblem(f"{error} (problem {problem.id})") from error
+    return prompts
 
 
 def _find_template(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:

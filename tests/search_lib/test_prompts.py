@@ -18,13 +18,14 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.hub import load_tokenizer
-from search_lib.benchmarks import MATH_INSTRUCTION
+from search_lib.benchmarks import MATH_INSTRUCTION, Problem
 from search_lib.prompts import (
     R1_ASSISTANT,
     R1_BEGIN,
     R1_USER,
     ControlTokensInProblem,
     build_prompt,
+    build_prompts,
     prompt_holds,
     stop_token_ids,
     thought_mark,
@@ -266,3 +267,12 @@ def test_a_problem_is_found_in_what_its_template_makes_of_it():
     assert tokenizer.decode(build_prompt(tokenizer, "a", "")) == "1:a"
     with pytest.raises(ControlTokensInProblem, match="changes a problem"):
         build_prompt(tokenizer, "a</think>b", "")
+
+
+def test_a_problem_that_cannot_be_encoded_is_named():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content | length }}:{{ messages[0].content }}"
+    problems = [Problem("good", "a", "1"), Problem("bad/one", "a</think>b", "1")]
+    with pytest.raises(ControlTokensInProblem, match=r"changes a problem .* \(problem bad/one\)$"):
+        build_prompts(tokenizer, problems, "")
+    assert list(build_prompts(tokenizer, problems[:1], "")) == ["good"]
