@@ -74,13 +74,13 @@ def main(args: Args) -> int:
         # Find the searches that are there, of this very run.
         config = run_config(args, problems)
         config.bind(args.output_path, free_flags(Args))
-        if damaged := records.recover():
-            print(f"{damaged} damaged lines were moved aside; their searches run again")
-        missing = [
-            (problem, repetition)
+        searches = {
+            (problem.id, repetition): (problem, repetition)
             for problem, repetition in searches_of(problems, args.num_repetitions, index, count)
-            if (problem.id, repetition) not in records.finished
-        ]
+        }
+        if damaged := records.recover(searches.keys()):
+            print(f"{damaged} damaged lines were moved aside; their searches run again")
+        missing = [search for key, search in searches.items() if key not in records.finished]
         print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
 
         # Run the others.

@@ -1,15 +1,18 @@
 """Output records: one JSON line a search, appended whole, recovered after any kill."""
 
 import json
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from types import UnionType
+from typing import Any, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from run_lib.commands import InputError
 from run_lib.files import lock_file
 from run_lib.lines import append_lines
+from run_lib.text import shorten
 from search_lib.results.cost import SearchCost
 from search_lib.strategies.base import Node
 
@@ -70,20 +73,67 @@ class Record:
         return self.problem_id, self.repetition
 
 
+class NotARecord(ValueError):
+    """A line is whole, and holds something else than a record of this version."""
+
+
 def parse_record(line: bytes) -> Record | None:
-    """Returns the record of a line, or None if the line is torn or not a record."""
+    """Returns the record of a line, with its newline or without; None if the line is torn.
+
+    Raises:
+        NotARecord: Naming the key at fault; begins with it. A number that isn't finite is one.
+    """
     try:
-        fields: dict[str, Any] = json.loads(line)
-        return Record(
-            **fields
-            | {
-                "responses": [RecordedResponse(**response) for response in fields["responses"]],
-                "tree": [Node(**node) for node in fields["tree"]],
-                "cost": SearchCost(**fields["cost"]),
-            }
-        )
-    except (ValueError, TypeError, KeyError):
+        content = json.loads(line)
+    except RecursionError:
+        raise NotARecord("nested too deep") from None
+    except ValueError:
         return None
+    if not isinstance(content, dict):
+        return None
+    return _read(Record, content, "")
+
+
+Part = TypeVar("Part")
+
+_TYPE_HINTS: dict[Any, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Record, RecordedResponse, Node, SearchCost)
+}
+
+
+def _read(kind: type[Part], content: Any, place: str) -> Part:
+    """Makes a dataclass of its JSON, `place` being where that stands in the record.
+
+    Raises:
+        NotARecord: See `parse_record`.
+    """
+    if not isinstance(content, dict):
+        raise NotARecord(f"{place or 'the line'} is not an object")
+    hints = _TYPE_HINTS[kind]
+    prefix = f"{place}." if place else ""
+    if unknown := [name for name in content if name not in hints]:
+        raise NotARecord(f"{shorten(prefix + unknown[0], 60)} is no key of a record")
+    required = [entry.name for entry in fields(kind) if entry.default is MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in content]:
+        raise NotARecord(f"{prefix}{missing[0]} is missing")
+    return kind(
+        **{name: _read_value(hints[name], item, prefix + name) for name, item in content.items()}
+    )
+
+
+def _read_value(hint: Any, value: Any, place: str) -> Any:
+    if get_origin(hint) is list and isinstance(value, list):
+        (kind,) = get_args(hint)
+        return [_read(kind, item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if hint is SearchCost:
+        return _read(SearchCost, value, place)
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    # JSON knows one kind of number, and true is none.
+    if type(value) not in allowed and not (type(value) is int and float in allowed):
+        raise NotARecord(f"{place} is a value of another type: {shorten(value, 60)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise NotARecord(f"{place} is {value}")
+    return value
 
 
 class Line(NamedTuple):
@@ -102,27 +152,48 @@ class Line(NamedTuple):
     record: Record | None
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path, searches: Collection[RecordKey] | None = None) -> Iterator[Line]:
     """Yields all lines of a file, one in memory at a time.
 
+    A record that only lacks its newline is whole: no part of one is a JSON object.
+
+    Args:
+        path: The file.
+        searches: Those that it may hold; None if any may be there.
+
     Raises:
-        InputError: At a line of JSON that is no record of this version.
+        InputError: At a line that is whole and no record of this version, or of another search;
+            names the file and the line.
     """
     start = 0
     with path.open("rb") as file:
         for number, content in enumerate(file, start=1):
-            record = parse_record(content)
-            if record is None and _is_json_object(content):
-                raise InputError(f"{path}, line {number}: JSON, but no record of this version")
-            # Without its end it may be whole by chance, but the next one would run into it.
-            yield Line(number, start, content, record if content.endswith(b"\n") else None)
+            place = f"{path}, line {number}"
+            try:
+                record = parse_record(content)
+            except NotARecord as error:
+                raise InputError(f"{place}: JSON, but no record of this version: {error}") from None
+            if record is not None and searches is not None and record.key not in searches:
+                search = describe(record.key)
+                raise InputError(f"{place}: {search} is not one of this run's searches")
+            yield Line(number, start, content, record)
             start += len(content)
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Yields the whole records of a file, each search once, one in memory at a time."""
+def describe(key: RecordKey) -> str:
+    """Returns what a search is called in messages."""
+    return f"problem {key[0]}, repetition {key[1]}"
+
+
+def read_records(path: Path, searches: Collection[RecordKey] | None = None) -> Iterator[Record]:
+    """Yields the whole records of a file, each search once, one in memory at a time.
+
+    Args:
+        path: The file.
+        searches: See `read_lines`.
+    """
     seen: set[RecordKey] = set()
-    for line in read_lines(path):
+    for line in read_lines(path, searches):
         if line.record is not None and line.record.key not in seen:
             seen.add(line.record.key)
             yield line.record
@@ -156,20 +227,27 @@ class RecordFile:
         except OSError as error:
             raise InputError(f"--output_path {path} cannot be written: {error}") from error
 
-    def recover(self) -> int:
+    def recover(self, searches: Collection[RecordKey] | None = None) -> int:
         """Finds the searches that are there, and repairs the damage of a kill or a disk fault.
 
         Torn or repeated lines are moved to `<path>.damaged`, so that the file holds whole records
-        only and their searches run again.
+        only and their searches run again. A last record without its newline gets one.
+
+        Args:
+            searches: Those of the run; None if they are not known.
 
         Returns:
             Lines moved aside.
 
         Raises:
-            InputError: If the file holds JSON that is no record of this version; it is left alone.
+            InputError: If a whole line is no record of this version, or of another search; the
+                file is left alone.
         """
-        self.finished, damaged = _repair(self.path) if self.path.exists() else (set(), 0)
-        return damaged
+        if self.path.exists():
+            self.finished, damaged = _repair(self.path, searches)
+            return damaged
+        self.finished = set()
+        return 0
 
     def append(self, record: Record) -> None:
         """Writes one record and waits until the disk has it.
@@ -180,7 +258,8 @@ class RecordFile:
         if record.key in self.finished:
             raise ValueError(f"{self.path} already holds the search {record.key}")
         line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
-        append_lines(self.path, [line.encode("utf-8", errors="replace") + b"\n"])
+        # Half of a surrogate pair, which UTF-8 doesn't take, becomes JSON's escape for it.
+        append_lines(self.path, [line.encode("utf-8", errors="backslashreplace") + b"\n"])
         self.finished.add(record.key)
 
     def __enter__(self) -> Self:
@@ -194,30 +273,26 @@ class RecordFile:
         self._lock.close()
 
 
-def _repair(path: Path) -> tuple[set[RecordKey], int]:
+def _repair(path: Path, searches: Collection[RecordKey] | None) -> tuple[set[RecordKey], int]:
     finished: set[RecordKey] = set()
     damaged: list[bytes] = []
     whole = path.with_name(path.name + ".tmp")
-    with whole.open("wb") as target:
-        for line in read_lines(path):
-            if line.record is None or line.record.key in finished:
-                damaged.append(line.content.rstrip(b"\n") + b"\n")
-            else:
-                finished.add(line.record.key)
-                target.write(line.content)
-        target.flush()
-        os.fsync(target.fileno())
-    if damaged:
-        with path.with_name(path.name + ".damaged").open("ab") as aside:
-            aside.writelines(damaged)
-        os.replace(whole, path)
-    else:
-        whole.unlink()
-    return finished, len(damaged)
-
-
-def _is_json_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+        with whole.open("wb") as target:
+            for line in read_lines(path, searches):
+                with_newline = line.content.rstrip(b"\n") + b"\n"
+                if line.record is None or line.record.key in finished:
+                    damaged.append(with_newline)
+                else:
+                    finished.add(line.record.key)
+                    target.write(with_newline)
+            target.flush()
+            os.fsync(target.fileno())
+        if damaged:
+            with path.with_name(path.name + ".damaged").open("ab") as aside:
+                aside.writelines(damaged)
+        if damaged or whole.stat().st_size != path.stat().st_size:
+            os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
+    return finished, len(damaged)

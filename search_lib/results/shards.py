@@ -24,7 +24,14 @@ from run_lib.commands import InputError, parse_shard, run_command
 from run_lib.files import atomic_file
 from run_lib.settings import free_flags
 from run_lib.text import some_of
-from search_lib.results.records import RecordFile, RecordKey, parse_record, read_lines
+from search_lib.results.records import (
+    NotARecord,
+    RecordFile,
+    RecordKey,
+    describe,
+    parse_record,
+    read_lines,
+)
 from search_lib.results.run_config import CONFIG_NAME, FORMER_FLAGS, RunConfig, holds_something
 from search_lib.results.summary import report
 from search_lib.search_args import Args
@@ -114,7 +121,7 @@ class Shard:
             key = line.record.key
             if key not in own or key in places:
                 fault = "occurs twice" if key in places else "is not one of this shard's searches"
-                raise InputError(f"{self.name}, line {line.number}: {_describe(key)} {fault}")
+                raise InputError(f"{self.name}, line {line.number}: {describe(key)} {fault}")
             places[key] = Place(self.path, line.start, len(line.content))
         return places, damaged
 
@@ -198,7 +205,7 @@ def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
     for shard in shards:
         found, damaged = shard.find_records()
         places |= found
-        lacking = [_describe(key) for key in shard.searches if key not in found]
+        lacking = [describe(key) for key in shard.searches if key not in found]
         if lacking:
             lines = f", with {damaged} damaged lines," if damaged else ""
             named = some_of(lacking, separator="; ")
@@ -209,7 +216,7 @@ def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
 
 
 def read_record_line(key: RecordKey, place: Place) -> bytes:
-    """Returns the line of a record that was found before.
+    """Returns the line of a record that was found before, with its newline.
 
     Raises:
         InputError: If the file has changed since.
@@ -217,14 +224,14 @@ def read_record_line(key: RecordKey, place: Place) -> bytes:
     with place.path.open("rb") as file:
         file.seek(place.start)
         line = file.read(place.size)
-    record = parse_record(line)
+    changed = InputError(f"{place.path} was changed while it was merged")
+    try:
+        record = parse_record(line)
+    except NotARecord:
+        raise changed from None
     if record is None or record.key != key:
-        raise InputError(f"{place.path} was changed while it was merged")
-    return line
-
-
-def _describe(key: RecordKey) -> str:
-    return f"problem {key[0]}, repetition {key[1]}"
+        raise changed
+    return line.rstrip(b"\n") + b"\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

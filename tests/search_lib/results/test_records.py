@@ -4,13 +4,14 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from run_lib.commands import InputError
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import (
+    NotARecord,
     Record,
     RecordedResponse,
     RecordFile,
@@ -49,6 +50,96 @@ def test_records_come_back_as_they_were(tmp_path):
 def test_records_of_an_earlier_version_are_read():
     fields = asdict(make_record("p")) | {"cost": {"tokens_generated": 4, "seconds": 0.125}}
     assert parse_record(json.dumps(fields).encode()) == make_record("p")
+
+
+def changed(path, value):
+    """The record of p0 with one of its values replaced, or removed (...), as its line."""
+    record = asdict(make_record("p0"))
+    *outer, name = path
+    place = record
+    for step in outer:
+        place = place[step]
+    if value is ...:
+        del place[name]
+    else:
+        place[name] = value
+    return json.dumps(record).encode() + b"\n"
+
+
+NO_RECORDS = [
+    (changed(["responses", 0, "value"], float("nan")), "responses[0].value is nan"),
+    (changed(["tree", 1, "value"], float("inf")), "tree[1].value is inf"),
+    (changed(["cost", "seconds"], None), "cost.seconds is a value of another type: None"),
+    (changed(["cost"], [1]), "cost is not an object"),
+    (changed(["responses"], {"a": 1}), "responses is a value of another type: {'a': 1}"),
+    (changed(["responses", 0], [[[]]]), "responses[0] is not an object"),
+    (changed(["responses", 0, "text"], {"a": []}), "responses[0].text is a value of another type"),
+    (changed(["responses", 0, "finished"], 1), "responses[0].finished is a value of another type"),
+    (changed(["repetition"], True), "repetition is a value of another type: True"),
+    (changed(["problem_id"], 7), "problem_id is a value of another type: 7"),
+    (changed(["a\n\x1b[31mb"], 1), r"a \x1b[31mb is no key of a record"),
+    (changed(["seed"], ...), "seed is missing"),
+    (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "nested too deep"),
+    (b'{"a": "' + b"x" * 1_000_000 + b'"}\n', "a is no key of a record"),
+]
+
+
+@pytest.mark.parametrize(("line", "fault"), NO_RECORDS, ids=[fault for _, fault in NO_RECORDS])
+def test_a_line_that_is_no_record_is_named_and_nothing_is_lost(tmp_path, line, fault):
+    path = tmp_path / "out.jsonl"
+    fill(path, 2)
+    before = path.read_bytes() + line
+    path.write_bytes(before)
+    with RecordFile(path) as records, pytest.raises(InputError) as refusal:
+        records.recover()
+    message = str(refusal.value)
+    assert message.startswith(f"{path}, line 3: JSON, but no record of this version: {fault}")
+    assert len(message) < 400 + len(str(path))
+    assert path.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"out.jsonl", ".run.lock"}
+    with pytest.raises(NotARecord):
+        parse_record(line)
+
+
+@pytest.mark.parametrize("key", [("p9", 0), ("p0", 1)], ids=["problem", "repetition"])
+def test_a_search_of_another_run_is_named_by_its_line(tmp_path, key):
+    path = tmp_path / "out.jsonl"
+    with RecordFile(path) as records:
+        records.append(make_record("p0"))
+        records.append(make_record(*key))
+        name = rf"problem {key[0]}, repetition {key[1]}"
+        message = rf"out.jsonl, line 2: {name} is not one of this run's searches"
+        with pytest.raises(InputError, match=message):
+            records.recover({("p0", 0)})
+    with pytest.raises(InputError, match=message):
+        list(read_records(path, {("p0", 0)}))
+    assert [record.key for record in read_records(path)] == [("p0", 0), key]
+
+
+def test_a_record_that_only_lacks_its_newline_is_kept(tmp_path):
+    path = tmp_path / "out.jsonl"
+    fill(path, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert len(list(read_records(path))) == 2
+    with RecordFile(path) as records:
+        assert records.recover() == 0
+        assert records.finished == {("p0", 0), ("p1", 0)}
+    assert path.read_bytes() == whole
+    assert not (tmp_path / "out.jsonl.damaged").exists()
+
+
+@pytest.mark.parametrize("problem_id", ["a/b", "../a", "a\nb", "\x1b[31m", "", "\ud800", "\u2028"])
+def test_any_text_is_an_id_and_an_answer(tmp_path, problem_id):
+    path = tmp_path / "out.jsonl"
+    response = RecordedResponse(problem_id, problem_id, 0.5, True, 1, 1)
+    record = replace(make_record(problem_id), responses=[response])
+    with RecordFile(path) as records:
+        records.append(record)
+        assert records.recover() == 0
+        assert records.finished == {record.key}
+    assert list(read_records(path)) == [record]
+    path.read_bytes().decode()
 
 
 def test_a_search_cannot_be_recorded_twice(tmp_path):

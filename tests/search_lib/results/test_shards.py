@@ -117,6 +117,14 @@ def test_merged_shards_are_one_run_in_the_order_of_the_benchmark(tmp_path, count
     assert RunConfig.load(tmp_path / "run") == expected
 
 
+def test_a_last_record_without_its_newline_is_merged(tmp_path):
+    paths = write_run(tmp_path / "run", 2)
+    expected = merge_run(paths, tmp_path / "run" / "all.jsonl")
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert merge_run(paths, tmp_path / "run" / "all.jsonl") == expected
+
+
 def test_merging_twice_changes_nothing_and_other_records_are_not_replaced(tmp_path):
     paths = write_run(tmp_path, 2)
     output = tmp_path / "out.jsonl"
