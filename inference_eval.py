@@ -14,8 +14,8 @@ The same on a plain CPU, with the models that scripts/quickstart.sh makes:
         --output_path outputs/toy/records.jsonl
 
 Killed at any moment, the same command goes on; what is lost is the searches in flight. Beside the
-records stand `run_config.json` and `metrics.json`: one folder a run. On n machines the same command
-with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then
+records stand `run_config.json`, `metrics.json` and `answers.jsonl`: one folder a run. On n machines
+the same command with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then
 `python -m search_lib.results.shards merge`.
 """
 
@@ -47,7 +47,7 @@ from search_lib.results.shards import searches_of, shard_path
 from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, run_searches
 from search_lib.scorers.factory import Place, open_scorer
-from search_lib.search_args import Args, load_benchmark
+from search_lib.search_args import Args, check_references, load_benchmark
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
 
 PROGRAM = "inference_eval.py"
@@ -62,6 +62,7 @@ def main(args: Args) -> int:
     if args.shard:
         args = replace(args, output_path=shard_path(args.output_path, index, count))
     source, problems = load_benchmark(args)
+    check_references(args, problems)
     with naming("--piref_model"):
         tokenizer = load_tokenizer(args.piref_model)
         ends = stop_token_ids(args.piref_model, tokenizer)

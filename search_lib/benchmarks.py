@@ -178,6 +178,8 @@ def _read_text(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"the column {column!r} holds half of a surrogate pair")
         return value
     if isinstance(value, (float, Decimal)) and not math.isfinite(value):
         raise ValueError(f"the column {column!r} is {value}, not text")

@@ -1,5 +1,6 @@
 """The flags of `inference_eval.py`, and what they must satisfy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +9,8 @@ import tyro
 
 from run_lib.commands import InputError, at_least, naming, parse_shard
 from run_lib.settings import free
+from run_lib.text import shorten, some_of
+from search_lib.answer_rules import ANSWER_RULES, RulesName
 from search_lib.benchmarks import (
     BenchmarkSource,
     MissingColumn,
@@ -18,6 +21,8 @@ from search_lib.benchmarks import (
 )
 from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
+from search_lib.grading import Grader
+from search_lib.grading.references import comparable
 from search_lib.scorers.flags import ScorerFlags
 
 
@@ -33,8 +38,8 @@ class Args:
     classifier_ckpt_path: str
     """The value model that guides and weighs: Hub id or folder."""
     output_path: Path = Path("inference_outputs.jsonl")
-    """Records go here, one JSON line a search. Its folder also gets run_config.json and
-    metrics.json."""
+    """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json
+    and answers.jsonl."""
     search_type: str = "beam2"
     """beam<w> (width w), bfs (one beam), bon (independent full samples), random<w> (ablation:
     survivors drawn at random, w = 2 if left out)."""
@@ -69,6 +74,9 @@ class Args:
     repeated_ids: Literal["number"] | None = None
     """number: problems whose id has occurred are told apart by a number, as in 7, 7#2, 7#3. By
     default a benchmark with repeated ids is refused."""
+    answers: RulesName = free("strict")
+    """How answers are counted: strict, or published as the published code counts them, for
+    comparisons with its tables (docs/search.md). Records can be counted again by either."""
     neptune_project: str | None = free(None)
     """Also logs the metrics to this neptune project (offline without NEPTUNE_API_TOKEN)."""
 
@@ -115,3 +123,27 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
             raise InputError(
                 f"--benchmark {error}: --repeated_ids number tells such problems apart"
             ) from error
+
+
+def check_references(args: Args, problems: Sequence[Problem]) -> None:
+    """Prints which references no answer can be compared with, if there are any.
+
+    Raises:
+        InputError: If that is all of them.
+    """
+    with Grader(comparison=ANSWER_RULES[args.answers].comparison) as grader:
+        verdicts = comparable([problem.answer for problem in problems], grader)
+    unreadable = [
+        f"{problem.id}: {shorten(problem.answer, 60)!r}"
+        for problem, is_comparable in zip(problems, verdicts, strict=True)
+        if not is_comparable
+    ]
+    if not unreadable:
+        return
+    line = (
+        f"{len(unreadable)} of {len(problems)} references can't be compared with an answer: "
+        f"{some_of(unreadable)}"
+    )
+    if len(unreadable) == len(problems):
+        raise InputError(f"--benchmark {args.benchmark}: {line}")
+    print(line)

@@ -237,6 +237,7 @@ def test_voting_refuses_other_winners():
     voting.check_agreement(votes, graded)
     (problem,) = graded.values()
     problem.classes = [[9, 9], [9, 0]]
+    problem.correct = [[False, False], [False, True]]
     with pytest.raises(RuntimeError, match=r"integers-000, MV, 1 trees, group \d: published "):
         voting.check_agreement(votes, graded)
 

@@ -136,7 +136,7 @@ def test_flags_that_change_no_result_are_declared_where_they_stand():
     assert free_flags(Args) == {
         *("max_concurrent", "value_cache_tokens", "attention_impl", "scorer", "scorer_url"),
         *("sglang_url", "sglang_patience", "sglang_port", "tp_size", "dp_size", "gpu_util"),
-        *("neptune_project", "api_key"),
+        *("neptune_project", "api_key", "answers"),
     }
 
 
@@ -449,13 +449,24 @@ def test_a_model_that_needs_its_own_code_is_refused(models, tmp_path, monkeypatc
 
 def test_a_benchmark_with_repeated_ids_names_the_flag(models, tmp_path):
     path = tmp_path / "twice.jsonl"
-    path.write_text('{"id": 1, "problem": "start 1 +2", "answer": "3"}\n' * 2)
+    path.write_text(r'{"id": "a/1\n\u001b", "problem": "start 1 +2", "answer": "3"}' "\n" * 2)
     args = make_args(models, tmp_path, benchmark=str(path))
-    message = rf"^--benchmark {path}: the id '1' occurs twice: --repeated_ids number"
+    message = rf"^--benchmark {path}: the id 'a/1\\n\\x1b' occurs twice: --repeated_ids number"
     with pytest.raises(InputError, match=message):
         inference_eval.main(args)
     assert inference_eval.main(replace_flags(args, repeated_ids="number")) == 0
-    assert {key[0] for key in keys(args.output_path)} == {"1", "1#2"}
+    assert {key[0] for key in keys(args.output_path)} == {"a/1\n\x1b", "a/1\n\x1b#2"}
+
+
+def test_references_that_cannot_be_read_are_named_before_any_model_loads(
+    models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(inference_eval, "open_engine", None)
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"problem": "start 1 +2", "answer": "N/A"}\n')
+    message = rf"^--benchmark {path}: 1 of 1 references can't be compared with an answer: 0: 'N/A'$"
+    with pytest.raises(InputError, match=message):
+        inference_eval.main(make_args(models, tmp_path, benchmark=str(path)))
 
 
 def test_an_empty_benchmark_is_refused(models, tmp_path):

@@ -19,6 +19,11 @@ _BETWEEN_NEIGHBOURS = re.compile(
 )
 _MAX_BETWEEN = 40
 
+NO_ANSWER_WORDS = frozenset(
+    ["null", "none", "nan", "n/a", "not found", "notfound", "unknown", "-", "?"]
+)
+"""What stands for no answer in the column of references, in small letters."""
+
 _THOUSANDS = re.compile(r"\{,\}|,\\!|\\,")
 
 _RATIONAL = re.compile(
@@ -68,6 +73,27 @@ def extract_answer(response: str, after: str | None = "</think>") -> str | None:
     while boxes and _are_neighbours(response, boxes[-1], neighbours[0]):
         neighbours.insert(0, boxes.pop())
     return ", ".join(dict.fromkeys(box.contents for box in neighbours))
+
+
+def last_box(response: str) -> str | None:
+    r"""Returns what stands in the last `\boxed{` of a response, as the published code reads it.
+
+    Only the text after the last `</think>` is read, or all of it where there is none. Every brace
+    counts, escaped ones too. Takes time linear in the length of the response.
+
+    Returns:
+        The contents without surrounding whitespace, even if there are none; None without such a
+        box, or if it is never closed.
+    """
+    _, box, rest = response.rpartition("</think>")[2].rpartition("\\boxed{")
+    if not box:
+        return None
+    depth = 1
+    for brace in re.finditer("[{}]", rest):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return rest[: brace.start()].strip()
+    return None
 
 
 def _are_neighbours(text: str, left: _Box, right: _Box) -> bool:

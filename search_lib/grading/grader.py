@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, Literal, Self, cast
 
 from run_lib.children import child_environment
 from search_lib.grading.answers import parse_integer
@@ -45,6 +45,10 @@ _LOW_PRIORITY = 15
 _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
 
 _NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z0-9\\])\s+|(?<!\\)\s+(?![A-Za-z0-9])")
+Comparison = Literal["strict", "published"]
+"""How two answers are compared: by normal forms and math-verify on the whole answer, or as the
+published code does (`search_lib.grading.published`)."""
+
 _Request = tuple[str, ...]  # a pair to compare, in sorted order, or one answer to read
 
 
@@ -81,13 +85,18 @@ class Grader:
         memory_limit_mb: Address space of one worker, in MiB; it needs about 70 to start. A check
             that runs out of memory calls the pair different. It is not counted as crashed, because
             math-verify catches the error and the worker lives on.
+        comparison: How answers are compared.
 
     Raises:
         ValueError: If an argument is not positive, or the time limit is infinite.
     """
 
     def __init__(
-        self, num_workers: int = 1, time_limit_s: float = 5.0, memory_limit_mb: int = 2048
+        self,
+        num_workers: int = 1,
+        time_limit_s: float = 5.0,
+        memory_limit_mb: int = 2048,
+        comparison: Comparison = "strict",
     ) -> None:
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
@@ -99,6 +108,7 @@ class Grader:
         self._num_workers = num_workers
         self._time_limit_s = time_limit_s
         self._memory_limit_mb = memory_limit_mb
+        self._comparison = comparison
         self._workers: list[_Worker] = []
         self._cache: OrderedDict[_Request, bool] = OrderedDict()
         self._endless: set[str] = set()  # strings that cannot be read within the time limit
@@ -155,13 +165,16 @@ class Grader:
 
     def _decide(self, requests: Sequence[_Request]) -> list[bool]:
         """Decides requests of stripped strings; equal ones are decided once."""
+        shortcut = (
+            _decide_without_worker if self._comparison == "strict" else _decide_without_reading
+        )
         with self._lock:
             if self._closed:
                 raise RuntimeError("the grader is closed")
             verdicts = [False] * len(requests)
             unknown: dict[_Request, list[int]] = {}
             for position, request in enumerate(requests):
-                quick = _decide_without_worker(*request)
+                quick = shortcut(*request)
                 if quick is not None:
                     self.statistics.fast_path += 1
                     verdicts[position] = quick
@@ -233,7 +246,9 @@ class Grader:
         # Where one hangs, others may: two start for each, as starting takes time.
         counted = len(self._workers) - min(2 * len(slow), _MAX_HELPERS)
         for _ in range(min(self._num_workers - counted, len(todo) - starting)):
-            self._workers.append(_Worker(self._time_limit_s, self._memory_limit_mb))
+            self._workers.append(
+                _Worker(self._time_limit_s, self._memory_limit_mb, self._comparison)
+            )
 
     def _wait(self, more: bool) -> list["_Worker"]:
         """Waits for lines, deadlines and, if there are more requests, a worker that gets slow."""
@@ -297,14 +312,14 @@ class _Worker:
         died: Whether its stdout has ended.
     """
 
-    def __init__(self, time_limit_s: float, memory_limit_mb: int) -> None:
+    def __init__(self, time_limit_s: float, memory_limit_mb: int, comparison: Comparison) -> None:
         # A plain subprocess, not multiprocessing: that would import the caller's main module in the
         # child, and with it torch. -P keeps the modules of the current folder from shadowing ours.
         # The new session keeps Ctrl-C from the worker: this process decides when it ends.
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "search_lib.grading.worker"),
-                *(str(memory_limit_mb), str(time_limit_s)),
+                *(str(memory_limit_mb), str(time_limit_s), comparison),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -395,6 +410,15 @@ def _decide_without_worker(text: str, other: str | None = None) -> bool | None:
     ):
         return False
     return None
+
+
+def _decide_without_reading(text: str, other: str | None = None) -> bool | None:
+    """Decides what needs no mathematics: identical, empty and overlong strings."""
+    if not text or other == "":
+        return False
+    if text == other:
+        return True
+    return False if max(len(text), len(other or "")) > MAX_ANSWER_CHARS else None
 
 
 def _is_readable(text: str) -> bool | None:

@@ -1,10 +1,10 @@
 r"""Worker process of `search_lib.grading.grader`: reads and compares answers with math-verify.
 
-Started as `python -m search_lib.grading.worker MEMORY_LIMIT_MB TIME_LIMIT_S`. It writes `ready` to
-stdout, then reads one JSON list a line from stdin and writes `true` or `false` a line, until stdin
-ends. `[reference, answer]` asks whether the two are equal, `[answer]` whether it can be read.
-Before the verdict on two it writes `fine` for each of them that it could read alone: the one after
-the last `fine` is at fault if the worker has to be killed.
+Started as `python -m search_lib.grading.worker MEMORY_LIMIT_MB TIME_LIMIT_S COMPARISON`. It writes
+`ready` to stdout, then reads one JSON list a line from stdin and writes `true` or `false` a line,
+until stdin ends. `[reference, answer]` asks whether the two are equal, `[answer]` whether it can
+be read. Before the verdict on two it writes `fine` for each of them that it could read alone: the
+one after the last `fine` is at fault if the worker has to be killed.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from search_lib.grading.published import load_published
 
 READY_LINE = b"ready\n"
 FINE_LINE = b"fine\n"
@@ -45,13 +47,36 @@ class ReadAnswer(NamedTuple):
     letters: frozenset[str]
 
 
-def load_check() -> Callable[..., bool]:
+def load_check(comparison: str = "strict") -> Callable[..., bool]:
     """Imports math-verify and returns the check of two answers, or of one.
 
     Given two answers, the check returns whether they are equal. Their order does not matter, and
     answers that math-verify cannot read or compare are not equal. Given one, it returns whether
     math-verify reads it as more than text and can compare it. The check has no limits of its own.
+
+    Args:
+        comparison: How answers are read and compared: `strict` or `published`.
     """
+    from math_verify import verify
+
+    parts_of, equal = load_strict() if comparison == "strict" else load_published()
+
+    def check(answer: str, other: str | None = None) -> bool:
+        try:
+            if other is not None:
+                return equal(answer, other)
+            parts = parts_of(answer)
+            # Not for the verdict: an answer that parses may still take for ever to compare.
+            verify(parts_of(_PLAIN), parts, timeout_seconds=None)
+            return not all(isinstance(part, str) for part in parts)
+        except Exception:
+            return False
+
+    return check
+
+
+def load_strict() -> tuple[Callable[[str], list[Any]], Callable[[str, str], bool]]:
+    """Imports math-verify and returns the reading of an answer, and the check of two."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Expr, UnevaluatedExpr
@@ -111,23 +136,12 @@ def load_check() -> Callable[..., bool]:
             not left.is_expression and verify(right.parts, left.parts, timeout_seconds=None)
         )
 
-    def check(answer: str, other: str | None = None) -> bool:
-        try:
-            if other is not None:
-                return equal(answer, other)
-            parts = read_answer(answer).parts
-            # Not for the verdict: an answer that parses may still take for ever to compare.
-            verify(read_answer(_PLAIN).parts, parts, timeout_seconds=None)
-            return not all(isinstance(part, str) for part in parts)
-        except Exception:
-            return False
-
-    return check
+    return lambda text: read_answer(text).parts, equal
 
 
 def main() -> None:
     """Serves requests from stdin until it ends."""
-    memory_limit_mb, time_limit_s = int(sys.argv[1]), float(sys.argv[2])
+    memory_limit_mb, time_limit_s, comparison = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 
     # Libraries may print, or read; the protocol keeps the only descriptors of the two pipes.
     requests = os.fdopen(os.dup(0), "rb")
@@ -141,7 +155,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
     logging.disable(logging.CRITICAL)  # math-verify warns that its time limits are off
-    check = load_check()
+    check = load_check(comparison)
     # Builds parser tables, which the first request should not pay for, and catches a memory limit
     # that lets the imports through and then makes every check fail.
     if not check("x+x", "2x"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -9,33 +10,46 @@ import numpy as np
 
 from classifier_lib.flops import ModelSize
 from run_lib.text import format_table
+from search_lib.answer_rules import STRICT, AnswerRules
+from search_lib.grouping import Equivalence
 from search_lib.results.cost import RunCost
 from search_lib.results.records import Record
 from search_lib.results.statistics import Estimate, estimate_mean
-from search_lib.voting import VOTES, Equivalence, group_answers
+from search_lib.voting import VOTES, Ballots
 
 
 @dataclass
 class GradedProblem:
-    """Classes and values of the responses to one problem.
+    """Answers, classes and values of the responses to one problem, by repetition.
 
     Attributes:
-        classes: Answer class of each response, by repetition (see `voting`).
-        values: Value of each response, by repetition.
+        reference: The reference answer.
+        answers: Answer of each response.
+        classes: Answer class of each response (see `grouping`).
+        correct: Whether each response is right.
+        values: Value of each response.
+        rules: How they are counted.
     """
 
+    reference: str
+    answers: list[list[str | None]]
     classes: list[list[int | None]]
+    correct: list[list[bool]]
     values: list[list[float]]
+    rules: AnswerRules
 
     def score(self, method: str, trees: int) -> list[float]:
         """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
-        return [
-            VOTES[method](
-                list(chain.from_iterable(self.classes[start : start + trees])),
-                list(chain.from_iterable(self.values[start : start + trees])),
+        scores = []
+        for start in range(0, len(self.classes) - trees + 1, trees):
+            group = slice(start, start + trees)
+            ballots = Ballots(
+                list(chain.from_iterable(self.classes[group])),
+                list(chain.from_iterable(self.values[group])),
+                list(chain.from_iterable(self.correct[group])),
             )
-            for start in range(0, len(self.classes) - trees + 1, trees)
-        ]
+            scores.append(VOTES[method](ballots, self.rules))
+        return scores
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class RunSummary:
         num_searches: Searches in the records.
         num_responses: Responses in the records.
         finished_share: Share of responses that the policy ended.
-        answered_share: Share of responses with a boxed answer.
+        answered_share: Share of responses with an answer.
         mean_response_tokens: Generated tokens of a kept response.
         tokens_generated: Tokens of all blocks, kept or not.
         search_seconds: Seconds summed over searches, which overlap.
@@ -64,14 +78,18 @@ class RunSummary:
 
 
 def grade_records(
-    records: Iterable[Record], num_repetitions: int, equivalent: Equivalence
+    records: Iterable[Record],
+    num_repetitions: int,
+    equivalent: Equivalence,
+    rules: AnswerRules = STRICT,
 ) -> tuple[dict[str, GradedProblem], RunSummary]:
     """Groups the answers of every problem whose repetitions are all there.
 
     Args:
         records: Records of one run, in any order.
         num_repetitions: Repetitions of the run; a problem with fewer records is left out.
-        equivalent: The grader.
+        equivalent: The grader, whose comparison is that of the rules.
+        rules: How answers are counted.
 
     Returns:
         The problems by id, sorted, and the run's summary.
@@ -82,7 +100,9 @@ def grade_records(
     for record in records:
         references[record.problem_id] = record.reference
         of_problem = responses.setdefault(record.problem_id, {})
-        of_problem[record.repetition] = [(r.answer, r.value) for r in record.responses]
+        of_problem[record.repetition] = [
+            (rules.answer_of(r.text, r.answer), r.value) for r in record.responses
+        ]
         costs.append(record.cost)
         finished += [r.finished for r in record.responses]
         lengths += [r.num_tokens for r in record.responses]
@@ -92,11 +112,18 @@ def grade_records(
         if len(responses[problem_id]) < num_repetitions:
             continue
         searches = [responses[problem_id][repetition] for repetition in range(num_repetitions)]
-        answers = [answer for search in searches for answer, _ in search]
-        classes = iter(group_answers(answers, references[problem_id], equivalent))
+        answers = [[answer for answer, _ in search] for search in searches]
+        grouping = rules.group(
+            list(chain.from_iterable(answers)), references[problem_id], equivalent
+        )
+        classes, correct = iter(grouping.classes), iter(grouping.correct)
         graded[problem_id] = GradedProblem(
+            reference=references[problem_id],
+            answers=answers,
             classes=[[next(classes) for _ in search] for search in searches],
+            correct=[[next(correct) for _ in search] for search in searches],
             values=[[value for _, value in search] for search in searches],
+            rules=rules,
         )
     answered = [
         answer is not None
@@ -192,17 +219,21 @@ def metrics_document(
     graded: dict[str, GradedProblem],
     rows: list[MetricRow],
     summary: RunSummary,
+    rules: AnswerRules = STRICT,
     policy: ModelSize | None = None,
     value_model: ModelSize | None = None,
 ) -> dict[str, Any]:
     """Returns the content of `metrics.json`, as JSON types.
 
-    `problem_ids` are those of the complete problems, in the order of each `per_problem`. The sizes
-    of the models, where they are known, give the FLOPs of the `cost`.
+    `answers` names the rules by which answers are counted. `problem_ids` are those of the complete
+    problems, in the order of each `per_problem`. The sizes of the models, where they are known,
+    give the FLOPs of the `cost`.
     """
     counts = asdict(summary)
     del counts["cost"]
     return {
+        "answers": rules.name,
+        "math_verify": version("math-verify"),
         "summary": counts,
         "cost": summary.cost.document(policy, value_model),
         "problem_ids": list(graded),

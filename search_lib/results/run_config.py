@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from run_lib.commands import InputError
 from run_lib.settings import Settings, SettingsFile, read_document
 
 CONFIG_NAME = "run_config.json"
@@ -41,6 +42,27 @@ class RunConfig:
             InputError: If it is damaged.
         """
         return read_document(folder / CONFIG_NAME, cls._parse)
+
+    @classmethod
+    def find(cls, run: Path) -> tuple[Path, Self]:
+        """Returns the records of a run and its configuration.
+
+        Args:
+            run: Folder of the run, or its file of records.
+
+        Raises:
+            InputError: If there are no records, or they are of an unknown run.
+        """
+        folder = run if run.is_dir() else run.parent
+        config = cls.load(folder)
+        path = folder / config.flags["output_path"] if config and run.is_dir() else run
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file of records")
+        if config is None:
+            raise InputError(f"{path}: no {CONFIG_NAME} beside it says what run it is of")
+        if config.flags["output_path"] != path.name:
+            raise InputError(f"{path}: the {CONFIG_NAME} beside it is of another file")
+        return path, config
 
     @classmethod
     def _parse(cls, document: dict[str, Any]) -> Self:

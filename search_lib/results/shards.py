@@ -32,7 +32,7 @@ from search_lib.results.records import (
     parse_record,
     read_lines,
 )
-from search_lib.results.run_config import CONFIG_NAME, FORMER_FLAGS, RunConfig, holds_something
+from search_lib.results.run_config import FORMER_FLAGS, RunConfig, holds_something
 from search_lib.results.summary import report
 from search_lib.search_args import Args
 
@@ -87,11 +87,7 @@ class Shard:
         """
         if not path.is_file():
             raise InputError(f"{path}: there is no such file of records")
-        config = RunConfig.load(path.parent)
-        if config is None:
-            raise InputError(f"{path}: no {CONFIG_NAME} beside it says what run it is of")
-        if config.flags["output_path"] != path.name:
-            raise InputError(f"{path}: the {CONFIG_NAME} beside it is of another file")
+        _, config = RunConfig.find(path)
         return cls(path, config, *parse_shard(config.flags.get("shard") or "0/1"))
 
     @property
@@ -135,8 +131,8 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
 
     Args:
         files: The shards' files of records, in any order.
-        output_path: The run's file of records. Its folder also gets run_config.json and
-            metrics.json.
+        output_path: The run's file of records. Its folder also gets run_config.json, metrics.json
+            and answers.jsonl.
 
     Raises:
         InputError: If the shards overlap, are of different configurations or not all of the run,

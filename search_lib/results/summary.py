@@ -1,12 +1,31 @@
-"""Grades a run; writes `metrics.json` beside its records and prints the table."""
+"""Grades a run; writes its metrics and answers beside the records, and prints the table.
 
+`inference_eval.py` ends with it. It also counts a run's records again, by the other rules, too:
+
+    python -m search_lib.results.summary outputs/aime-24 --answers published
+
+`metrics.json` and `answers.jsonl` are always of the strict rules, `metrics.published.json` and
+`answers.published.jsonl` of the published ones: neither replaces the other. No model is loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import tyro
+
 from classifier_lib.flops import model_size
+from run_lib.commands import parse_command_line, run_command
 from run_lib.files import write_json
+from run_lib.text import printable
+from search_lib.answer_rules import ANSWER_RULES, STRICT, AnswerRules, RulesName
 from search_lib.grading import Grader
+from search_lib.grading.references import comparable
+from search_lib.results.answers import write_answers
 from search_lib.results.metrics import (
+    GradedProblem,
     MetricRow,
+    RunSummary,
     compute_metrics,
     format_metrics,
     grade_records,
@@ -15,37 +34,109 @@ from search_lib.results.metrics import (
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
 
-METRICS_NAME = "metrics.json"
+PROGRAM = "python -m search_lib.results.summary"
+
+
+def metrics_name(rules: AnswerRules) -> str:
+    """Returns the name of the file of metrics by some rules."""
+    return "metrics.json" if rules is STRICT else f"metrics.{rules.name}.json"
+
+
+def answers_name(rules: AnswerRules) -> str:
+    """Returns the name of the file of answers by some rules."""
+    return "answers.jsonl" if rules is STRICT else f"answers.{rules.name}.jsonl"
 
 
 def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
-    """Grades all records, writes `metrics.json` and prints the table.
+    """Grades all records, writes metrics and answers, and prints the table.
 
     Args:
         output_path: The records.
-        config: Configuration of the run.
+        config: Configuration of the run; its `answers` name the rules.
 
     Returns:
         The rows of the table.
+
+    Raises:
+        InputError: If a record is none, or of another search; names the line.
     """
     flags = config.flags
     num_blocks, num_repetitions = flags["num_blocks"], flags["num_repetitions"]
-    with Grader(num_workers=2) as grader:
+    rules = ANSWER_RULES[flags.get("answers", STRICT.name)]
+    searches = {(own, number) for own in config.problem_ids for number in range(num_repetitions)}
+    with Grader(num_workers=2, comparison=rules.comparison) as grader:
         graded, summary = grade_records(
-            read_records(output_path), num_repetitions, grader.equivalent
+            read_records(output_path, searches), num_repetitions, grader.equivalent, rules
         )
-    rows = compute_metrics(graded, num_blocks, num_repetitions)
-    path = output_path.with_name(METRICS_NAME)
+        rows = compute_metrics(graded, num_blocks, num_repetitions)
+        remark = explain_zero(graded, rows, summary, grader)
+    path = output_path.with_name(metrics_name(rules))
+    answers_path = output_path.with_name(answers_name(rules))
     sizes = model_size(flags["piref_model"]), model_size(flags["classifier_ckpt_path"])
-    write_json(path, metrics_document(graded, rows, summary, *sizes))
-    print(
-        f"\n{flags['benchmark']}, {flags['search_type']}: {len(graded)} of "
+    write_json(path, metrics_document(graded, rows, summary, rules, *sizes))
+    write_answers(answers_path, graded)
+    title = (
+        f"{flags['benchmark']}, {flags['search_type']}: {len(graded)} of "
         f"{len(config.problem_ids)} problems complete, {num_blocks} blocks x up to "
-        f"{num_repetitions} trees"
+        f"{num_repetitions} trees, {rules.name} answers"
     )
+    print(f"\n{printable(title)}")
     if rows:
         print(f"\n{format_metrics(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
         print("n: problems x groups of trees")
-    print(f"records: {output_path}\nmetrics: {path}")
+    if remark:
+        print(remark)
+    print(f"records: {output_path}\nmetrics: {path}\nanswers: {answers_path}")
     return rows
+
+
+def explain_zero(
+    graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary, grader: Grader
+) -> str | None:
+    """Returns a sentence with the counts behind a run of which no response is right, else None."""
+    if not rows or any(row.estimate.mean for row in rows):
+        return None
+    references = [problem.reference for problem in graded.values()]
+    num_comparable = sum(comparable(references, grader))
+    num_answered = round(summary.answered_share * summary.num_responses)
+    num_cut = summary.num_responses - round(summary.finished_share * summary.num_responses)
+    nothing = not num_answered or not num_comparable
+    return (
+        f"accuracy 0, as {'nothing could be compared' if nothing else 'no answer is right'}: "
+        f"{num_answered} of {summary.num_responses} responses have an answer, {num_cut} ended at "
+        f"the length limit, and {num_comparable} of {len(references)} references can be compared "
+        "with an answer"
+    )
+
+
+@dataclass(frozen=True)
+class Args:
+    """Count the records of a run, and write its metrics and answers."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, or its file of records."""
+    answers: RulesName | None = None
+    """How answers are counted (docs/search.md); by default as the run did."""
+
+
+def summarize(args: Args) -> None:
+    """Counts a run again.
+
+    Raises:
+        InputError: If there is no such run, or its records are not its own.
+    """
+    path, config = RunConfig.find(args.run)
+    if args.answers is not None:
+        config = replace(config, flags=config.flags | {"answers": args.answers})
+    report(path, config)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `python -m search_lib.results.summary`."""
+    args = parse_command_line(Args, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: summarize(args))
+
+
+if __name__ == "__main__":
+    main()

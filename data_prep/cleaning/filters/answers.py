@@ -9,16 +9,14 @@ from collections.abc import Iterable, Sequence
 from data_prep.cleaning.filters.rows import Row, beginning, passage, text
 from data_prep.cleaning.normalise import normalise, plain, unwrap_styles
 from search_lib.grading import Grader
-from search_lib.grading.answers import boxed_answers, parse_rational
+from search_lib.grading.answers import NO_ANSWER_WORDS, boxed_answers, parse_rational
 from search_lib.grading.grader import MAX_ANSWER_CHARS
-
-_NO_ANSWER = frozenset(["null", "none", "nan", "n/a", "not found", "notfound", "unknown", "-", "?"])
 
 
 def missing_answer(row: Row) -> str | None:
     """No reference answer, or a word that stands for none."""
     answer = text(row, "answer")
-    return answer if not answer or answer.casefold() in _NO_ANSWER else None
+    return answer if not answer or answer.casefold() in NO_ANSWER_WORDS else None
 
 
 # Ambiguous ones ----------------------------------------------------------------------------------
