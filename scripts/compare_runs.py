@@ -27,7 +27,8 @@ class Args:
     """Accuracy against budget of several runs."""
 
     curves: tuple[str, ...]
-    """label=folder:method each; the folder holds a metrics.json."""
+    """label=folder:method each; the folder holds a metrics.json. A file in its place may be another
+    one, such as metrics.published.json."""
     output: Path
     """The plot, a .png, .pdf or .svg file."""
     baseline: str
@@ -59,7 +60,7 @@ def load_curve(specification: str) -> tuple[str, Curve, list[str]]:
     folder, _, method = source.rpartition(":")
     if not (label and folder and method):
         raise ValueError(f"{specification!r} is not of the form label=folder:method")
-    path = Path(folder) / "metrics.json"
+    path = Path(folder) if folder.endswith(".json") else Path(folder) / "metrics.json"
     document = read_json(path)
     if document is None:
         raise ValueError(f"{label}: there is no {path}; has the run ended?")

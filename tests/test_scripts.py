@@ -23,7 +23,7 @@ from data_prep.toy import problems
 from run_lib.commands import InputError, parse_command_line
 from scripts import compare_runs
 from scripts.bench import scheduling
-from search_lib.results import shards
+from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
 from tests.support.tiny_models import save_tiny_classifier
 
@@ -302,6 +302,7 @@ OTHERS = {
     "data_prep.toy.problems": problems.ProblemsConfig,
     "scripts.bench.scheduling": scheduling.Args,
     "scripts.compare_runs": compare_runs.Args,
+    "search_lib.results.summary": summary.Args,
 }
 
 
@@ -480,7 +481,8 @@ def write_run(folder: Path, accuracies: dict[int, list[float]]) -> Path:
 def test_runs_are_compared_in_a_table_and_a_plot(tmp_path, capsys):
     low = write_run(tmp_path / "run1", {4: [0.0, 1.0, 0.0, 0.0], 8: [0.0, 1.0, 0.0, 1.0]})
     high = write_run(tmp_path / "run2", {4: [1.0, 1.0, 0.0, 0.0]})
-    curves = (f"baseline={low}:MV", f"ours={high}:MV")
+    other = (high / "metrics.json").rename(high / "metrics.published.json")
+    curves = (f"baseline={low}:MV", f"ours={other}:MV")
     compare_runs.main(compare_runs.Args(curves, tmp_path / "plots" / "p.png", "baseline"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["budget", "4", "8"]
