@@ -173,6 +173,10 @@ def test_a_finished_run_loads_no_model_and_reports_again(models, tmp_path, monke
     assert inference_eval.main(replace_flags(args, max_concurrent=1)) == 0
     assert args.output_path.read_bytes() == before
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
+    assert inference_eval.main(replace_flags(args, answers="published")) == 0
+    assert json.loads((tmp_path / "metrics.published.json").read_text())["answers"] == "published"
+    assert json.loads((tmp_path / "metrics.json").read_text())["answers"] == "strict"
+    assert json.loads((tmp_path / "run_config.json").read_text())["answers"] == "strict"
 
 
 def without_timing(path: Path) -> list[Record]:
