@@ -12,23 +12,25 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from run_lib.files import atomic_file
+from run_lib.files import replace_file
 from search_lib.results.metrics import GradedProblem
 
 
 def write_answers(path: Path, graded: Mapping[str, GradedProblem]) -> None:
     """Writes the answers of all complete problems, in the order given."""
-    with atomic_file(path) as file:
-        for problem_id, problem in graded.items():
-            line = json.dumps(
-                {
-                    "problem_id": problem_id,
-                    "reference": problem.reference,
-                    "answers": problem.answers,
-                    "classes": problem.classes,
-                    "correct": problem.correct,
-                },
-                ensure_ascii=False,
-            )
-            # Half of a surrogate pair, which UTF-8 doesn't take, becomes JSON's escape for it.
-            file.write(line.encode("utf-8", errors="backslashreplace") + b"\n")
+    lines = [
+        json.dumps(
+            {
+                "problem_id": problem_id,
+                "reference": problem.reference,
+                "answers": problem.answers,
+                "classes": problem.classes,
+                "correct": problem.correct,
+            },
+            ensure_ascii=False,
+        )
+        for problem_id, problem in graded.items()
+    ]
+    # Half of a surrogate pair, which UTF-8 doesn't take, becomes JSON's escape for it.
+    content = "".join(f"{line}\n" for line in lines)
+    replace_file(path, content.encode("utf-8", errors="backslashreplace"))
