@@ -11,8 +11,8 @@ from search_lib.grading.latex_tokens import (
     as_latex,
     tokens_of,
 )
+from search_lib.grading.limits import MAX_DEPTH, TooLarge, Unreadable, spend
 from search_lib.grading.values import (
-    Unreadable,
     Value,
     add,
     apply,
@@ -27,9 +27,6 @@ from search_lib.grading.values import (
     power,
     variable,
 )
-
-MAX_DEPTH = 60
-"""Deepest nesting that is read."""
 
 _DERIVATIVE = re.compile(
     r"\s*\{\s*d(?:\^\{?\d\}?)?\s*\\?[A-Za-z]*[^()+{}]{0,12}(?:\{\w\})?\s*\}"
@@ -46,8 +43,10 @@ def evaluate(text: str) -> tuple[Value, bool]:
     """Returns the value of an expression, and whether degrees stand outside its functions.
 
     Raises:
-        Unreadable: If the text is none, or has a word in it, or is too deep.
+        Unreadable: If the text is none, or has a word in it.
+        TooLarge: If it is too deep or takes too much work.
     """
+    spend(10 + len(text))
     reader = _Reader(as_latex(text))
     return reader.read(), reader.degrees
 
@@ -85,14 +84,10 @@ class _Reader:
             raise Unreadable(self.text)
 
     def _sum(self) -> Value:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("too deep")
         value = self._product()
         while sign := self._accept("sign", "+", "-"):
             term = self._product()
             value = add(value, term if sign == "+" else multiply(Fraction(-1), term))
-        self.depth -= 1
         return value
 
     def _product(self) -> Value:
@@ -195,6 +190,14 @@ class _Reader:
         return value
 
     def _factor(self) -> Value:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge
+        value = self._factor_inside()
+        self.depth -= 1
+        return value
+
+    def _factor_inside(self) -> Value:
         kind, text = self._peek()
         if kind == "number":
             return self._number_or_numeral()
@@ -371,13 +374,10 @@ def _constant(name: str) -> Value | None:
 
 def _number(text: str) -> Fraction:
     mantissa, _, exponent = text.lower().partition("e")
-    if len(text) > 20_000 or len(exponent) > 5:
-        raise Unreadable("too many digits")
     whole, _, decimals = mantissa.partition(".")
     digits = (whole + decimals).lstrip("0") or "0"
-    if len(digits) > 4_000:
-        raise Unreadable("too many digits")
-    return Fraction(int(digits)) * Fraction(10) ** (int(exponent or 0) - len(decimals))
+    scale = power(Fraction(10), Fraction(int(exponent or 0) - len(decimals)))
+    return multiply(Fraction(int(digits)), scale)
 
 
 def _root(value: Value, degree: Value) -> Value:

@@ -23,12 +23,11 @@ from functools import lru_cache
 
 from search_lib.grading.expressions import evaluate
 from search_lib.grading.latex_tokens import GREEK
-from search_lib.grading.parts import split_top_level, strip_group, words_as_commas
+from search_lib.grading.limits import MAX_CHARS, TooLarge, Unreadable, limited_work, spend
+from search_lib.grading.parts import is_deep, split_top_level, strip_group, words_as_commas
 from search_lib.grading.spelling import clean
 from search_lib.grading.units import read_unit
 from search_lib.grading.values import (
-    TooLarge,
-    Unreadable,
     Value,
     add,
     is_constant,
@@ -37,9 +36,6 @@ from search_lib.grading.values import (
     multiply,
     ratio_key,
 )
-
-MAX_CHARS = 2_000
-"""Longer answers have no normal form."""
 
 _ORDINAL = re.compile(
     r"(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*)?\{?\s*(?:st|nd|rd|th)\s*\}?\s*\}?\s*"
@@ -67,6 +63,7 @@ _DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")
 _WORDS = re.compile(r"[A-Za-z0-9 ,.;:'\"!?()/&-]*")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[-/:&]")
 
+_INTEGER = re.compile(r"-?[0-9]+")
 _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])")
 _SHORT = "no is in it to of on if up we be he so as at by an or"
 _SHORT_WORDS = frozenset(_SHORT.split())
@@ -110,13 +107,14 @@ def read(text: str) -> Form | None:
     cleaned = clean(text)
     if not cleaned:
         return None
-    if _DOTS.search(cleaned):
-        return Form(("as written", _compact(cleaned)))
+    if len(cleaned) > MAX_CHARS or is_deep(cleaned) or _DOTS.search(cleaned):
+        return _as_written(cleaned)
     try:
-        return _read_list(cleaned)
+        with limited_work():
+            return _read_list(cleaned)
     except TooLarge:
-        return Form(("as written", _compact(cleaned)))
-    except (Unreadable, RecursionError):
+        return _as_written(cleaned)
+    except Unreadable:
         return _read_words(cleaned)
 
 
@@ -126,8 +124,9 @@ def has_words(text: str) -> bool:
     return re.search(r"\\text\s*\{[^{}]*[^\W\d_]{2}|(?<![A-Za-z\\])[a-z]{4,}", cleaned) is not None
 
 
-def _compact(text: str) -> str:
-    return re.sub(r"\s+(?![A-Za-z])|(?<![A-Za-z])\s+", "", text)
+def _as_written(text: str) -> Form:
+    """The form of what is not evaluated: only the same text is the same."""
+    return Form(("as written", re.sub(r"\s+(?![A-Za-z])|(?<![A-Za-z])\s+", "", text)))
 
 
 def _read_words(text: str) -> Form | None:
@@ -144,6 +143,7 @@ def _read_words(text: str) -> Form | None:
 
 
 def _read_list(text: str) -> Form:
+    spend(5 + len(text) / 2)
     parts = split_top_level(words_as_commas(text), ",;")
     if len(parts) == 1:
         return _read_item(text)
@@ -156,6 +156,10 @@ def _read_list(text: str) -> Form:
 
 def _read_item(text: str) -> Form:
     text = text.strip()
+    if _INTEGER.fullmatch(text):  # lists may be long
+        spend(5)
+        return Form(Fraction(int(text)))
+    spend(20 + len(text) / 4)
     if re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
         plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
         minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
@@ -168,7 +172,7 @@ def _read_item(text: str) -> Form:
         return Form(("matrix", matrix[1] == "vmatrix", cells))
     if re.search(r"\\in(?![A-Za-z])", text) and not text.startswith(r"\{"):
         name, _, rest = re.split(r"(\\in(?![A-Za-z]))", text, maxsplit=1)
-        if not _is_name(name):
+        if not _is_name(name) or re.search(r"\\in(?![A-Za-z])", rest):
             raise Unreadable(text)
         return _named(_read_list(rest), name)
     if len(split_top_level(text, "=")) > 1:
@@ -218,6 +222,7 @@ def _list_key(members: list[Hashable]) -> Hashable:
 
 
 def _read_set_or_value(text: str) -> Form:
+    spend(5 + len(text) / 2)
     if text == r"\emptyset":
         return Form(("list", frozenset()))
     parts = re.split(r"\\cup(?![A-Za-z])", text)
@@ -389,6 +394,7 @@ def _interval(parts: list[str], signs: list[str]) -> Form | None:
 
 
 def _read_quantity(text: str) -> Form:
+    spend(20 + len(text) / 4)
     money = _MONEY.fullmatch(text)
     if money:
         unit = _CURRENCIES.get(money["other"], "dollar^1")

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from search_lib.grading.values import Unreadable, bounded, mp
+from search_lib.grading.limits import Unreadable
+from search_lib.grading.values import bounded, mp
 
 _GREEK_NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "

@@ -2,6 +2,8 @@
 
 import re
 
+from search_lib.grading.limits import MAX_DEPTH
+
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|.", re.DOTALL)
 _OPENING = frozenset(["(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\begin"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end"])
@@ -9,6 +11,16 @@ _AND = re.compile(
     r",?\s*(?:\\text\s*\{\s*(?:,?\s*(?:and|or)|,|;)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
     r"|\\(?:lor|vee)(?![A-Za-z]))\s*"
 )
+
+
+def is_deep(text: str) -> bool:
+    """Returns whether brackets nest too deep to be read."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token[0] in _OPENING) - (token[0] in _CLOSING)
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def split_top_level(text: str, separators: str) -> list[str]:

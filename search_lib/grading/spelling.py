@@ -69,6 +69,7 @@ _PLAIN_GROUPS = re.compile(
     r"((?:\\\$|[-+€£\s])*)(\d{1,3}(?:(,|\s)\d{3})(?:\3\d{3})*)(?![\d,])(.*)", re.S
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+_MAX_MARKS = 10
 _FINAL_MARKS = re.compile(r"(?<!\.)(?<!\\)[.,;:]$")
 
 
@@ -131,9 +132,7 @@ def _without_dollars(text: str) -> str:
 
 
 def _without_marks(text: str) -> str:
-    previous = ""
-    while text != previous:
-        previous = text
+    for _ in range(_MAX_MARKS):
         text = _FINAL_MARKS.sub("", text.strip())
         if len(text) > 2 and text[0] == text[-1] and text[0] in '*_"`':
             text = text[1:-1]

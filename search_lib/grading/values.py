@@ -17,10 +17,13 @@ from typing import Any
 
 import mpmath
 
+from search_lib.grading.limits import TooLarge, Unreadable, spend
+
 NUM_POINTS = 5
 _NUM_POSITIVE = 3
 _DIGITS = 40
-_MAX_BITS = 1 << 16
+_MAX_BITS = 1 << 15
+_MAX_FACTORIAL = 3_000
 _MAX_EXPONENT = 1e6  # natural logarithm of the largest number
 _SMALL = 10**18  # fractions of smaller integers differ within forty digits
 
@@ -31,16 +34,9 @@ _EPSILON = mp.mpf(10) ** -(_DIGITS + 5)
 Value = Fraction | tuple[Any, ...]
 
 
-class Unreadable(ValueError):
-    """A text that is no expression."""
-
-
-class TooLarge(Unreadable):
-    """A number that is too large to compute."""
-
-
 def variable(name: str) -> Value:
     """Returns the values that a name stands for: small, below 1, large, negative, of any sign."""
+    spend(20)
     digest = hashlib.sha256(name.encode("utf-8", "replace")).digest()
     draws = [int.from_bytes(digest[8 * k : 8 * k + 8], "big") / 2**64 for k in range(4)]
     sign = 1 if digest[0] % 2 else -1
@@ -51,19 +47,24 @@ def variable(name: str) -> Value:
     return tuple(mp.mpc(point) for point in points)
 
 
-def apply(function: Callable[..., Any], *values: Value) -> Value:
+def apply(function: Callable[..., Any], *values: Value, work: float = 40) -> Value:
     """Applies a function of numbers point by point.
 
+    Args:
+        function: Takes and returns complex numbers of `mp`.
+        *values: Its arguments.
+        work: Estimated microseconds of one call.
+
     Raises:
+        TooLarge: If a number is too large to compute, or no work is left.
         Unreadable: If it has no value there.
     """
     columns = [numbers(value) for value in values]
     width = max(map(len, columns))
+    spend(10 + work * width)
     columns = [column * width if len(column) == 1 else column for column in columns]
     try:
         results = tuple(mp.mpc(function(*row)) for row in zip(*columns, strict=True))
-    except TooLarge:
-        raise
     except (ArithmeticError, ValueError, TypeError, NotImplementedError) as error:
         raise Unreadable(str(error)) from error
     if not all(mp.isfinite(result) for result in results):
@@ -81,8 +82,9 @@ def numbers(value: Value) -> tuple[Any, ...]:
 def add(left: Value, right: Value) -> Value:
     """Returns the sum; what cancels to nothing is nothing."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
+        _spend_on(left, right)
         return _bounded(left + right)
-    return apply(_add, left, right)
+    return apply(_add, left, right, work=6)
 
 
 def _add(left: Any, right: Any) -> Any:
@@ -93,8 +95,9 @@ def _add(left: Any, right: Any) -> Any:
 def multiply(left: Value, right: Value) -> Value:
     """Returns the product."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
+        _spend_on(left, right)
         return _bounded(left * right)
-    return apply(lambda x, y: x * y, left, right)
+    return apply(lambda x, y: x * y, left, right, work=6)
 
 
 def divide(left: Value, right: Value) -> Value:
@@ -102,8 +105,9 @@ def divide(left: Value, right: Value) -> Value:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         if not right:
             raise Unreadable("division by zero")
+        _spend_on(left, right)
         return _bounded(left / right)
-    return apply(lambda x, y: x / y, left, right)
+    return apply(lambda x, y: x / y, left, right, work=6)
 
 
 def power(base: Value, exponent: Value) -> Value:
@@ -129,9 +133,12 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
         return base
     if exponent.denominator == 1:
         bits = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1
-        if abs(exponent) * max(bits, 1) > _MAX_BITS and abs(base) != 1:
+        if abs(base) == 1:
+            return base if exponent.numerator % 2 else Fraction(1)
+        if abs(exponent) * max(bits, 1) > _MAX_BITS:
             raise TooLarge
-        return base ** (exponent.numerator if abs(base) != 1 else exponent.numerator % 2)
+        _spend_on(base, bits=float(abs(exponent)) * bits)
+        return base**exponent.numerator
     if base > 0 and exponent.denominator <= 64:
         root = exact_root(base, exponent.denominator)
         return None if root is None else _exact_power(root, Fraction(exponent.numerator))
@@ -155,6 +162,7 @@ def exact_root(number: Fraction, degree: int) -> Fraction | None:
 
 
 def _integer_root(number: int, degree: int) -> int | None:
+    spend((1 if degree == 2 else 60) + number.bit_length() ** 2 / 1e5)
     if degree == 2:
         root = math.isqrt(number)
     elif number.bit_length() > 4096:
@@ -170,10 +178,11 @@ def factorial(value: Value) -> Value:
     if isinstance(value, Fraction) and value.denominator == 1:
         if value < 0:
             raise Unreadable("factorial of a negative number")
-        if value > 5_000:
+        if value > _MAX_FACTORIAL:
             raise TooLarge
+        spend(1 + value.numerator**2 / 5e4)
         return Fraction(math.factorial(value.numerator))
-    return apply(lambda x: mp.gamma(bounded(x, 1e4) + 1), value)
+    return apply(lambda x: mp.gamma(bounded(x, 1e4) + 1), value, work=100)
 
 
 def bounded(number: Any, bound: float) -> Any:
@@ -191,7 +200,7 @@ def floor(value: Value) -> Value:
     """Returns the largest integer not above a real value."""
     if isinstance(value, Fraction):
         return Fraction(math.floor(value))
-    return apply(lambda x: mp.floor(_snapped(x)), value)
+    return apply(lambda x: mp.floor(_snapped(x)), value, work=10)
 
 
 def _snapped(number: Any) -> Any:
@@ -209,6 +218,7 @@ def key(value: Value) -> Hashable:
 
     Integers and fractions of large integers are compared exactly, all others in forty digits.
     """
+    spend(5 if isinstance(value, Fraction) else 10 + 20 * len(value))
     if not isinstance(value, Fraction) and all(
         abs(number - value[0]) <= _EPSILON * abs(number) for number in value
     ):
@@ -246,6 +256,14 @@ def ratio_key(value: Value) -> Hashable:
 def is_positive(value: Value) -> bool:
     """Returns whether the first of the numbers of a value is above zero."""
     return numbers(value)[0].real > 0
+
+
+def _spend_on(*values: Fraction, bits: float = 0) -> None:
+    """Counts the work of an exact operation, which large denominators make quadratic."""
+    sizes = [value.numerator.bit_length() + value.denominator.bit_length() for value in values]
+    bits = max(bits, *sizes)
+    whole = all(value.denominator == 1 for value in values)
+    spend(5 + bits**2 / (4e6 if whole else 4e5))
 
 
 def _bounded(number: Fraction) -> Fraction:
