@@ -2,6 +2,7 @@ r"""Expressions in LaTeX or plain text, read by recursive descent straight into 
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 from search_lib.grading.latex_tokens import (
     ACCENTS,
@@ -39,8 +40,22 @@ _PROPER_FRACTION = re.compile(
 _CIRCULAR = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 
 
-def evaluate(text: str) -> tuple[Value, bool]:
-    """Returns the value of an expression, and whether degrees stand outside its functions.
+class Expression(NamedTuple):
+    """What an expression says.
+
+    Attributes:
+        value: Its value.
+        has_degrees: Whether degrees stand outside its functions.
+        names: What it depends on.
+    """
+
+    value: Value
+    has_degrees: bool
+    names: frozenset[str]
+
+
+def evaluate(text: str) -> Expression:
+    """Reads an expression.
 
     Raises:
         Unreadable: If the text is none, or has a word in it.
@@ -48,7 +63,7 @@ def evaluate(text: str) -> tuple[Value, bool]:
     """
     spend(10 + len(text))
     reader = _Reader(as_latex(text))
-    return reader.read(), reader.degrees
+    return Expression(reader.read(), reader.degrees, frozenset(reader.names))
 
 
 class _Reader:
@@ -62,12 +77,17 @@ class _Reader:
         self.in_function = 0
         self.degrees = False
         self.bars = 0
+        self.names: set[str] = set()
 
     def read(self) -> Value:
         value = self._sum()
         if self.next < len(self.tokens):
             raise Unreadable(self.text)
         return value
+
+    def _variable(self, name: str) -> Value:
+        self.names.add(name)
+        return variable(name)
 
     def _peek(self) -> tuple[str, str]:
         return self.tokens[self.next][:2] if self.next < len(self.tokens) else ("", "")
@@ -122,7 +142,7 @@ class _Reader:
         if match is None:
             return None
         above, below = (int(number) for number in match.groups() if number)
-        if not 0 < above < below:
+        if not 0 <= above < below:
             return None
         end = match.end()
         self._skip_to(end)
@@ -220,7 +240,7 @@ class _Reader:
         text = self._peek()[1]
         self.next += 1
         if self._peek() == ("sign", "_"):  # of another base: a thing of its own
-            return variable(text + self._subscript())
+            return self._variable(text + self._subscript())
         return _number(text)
 
     def _command(self, name: str) -> Value:
@@ -248,18 +268,18 @@ class _Reader:
         if name in FUNCTIONS:
             return self._function(name)
         if name in ACCENTS:
-            return variable(f"{name} {self._raw_argument()}{self._marks()}")
+            return self._variable(f"{name} {self._raw_argument()}{self._marks()}")
         if name == "text":
             return self._text()
         if name in GREEK and name != "infty":
-            return variable(f"\\{name}{self._marks()}")
+            return self._variable(f"\\{name}{self._marks()}")
         raise Unreadable(name)
 
     def _text(self) -> Value:
         r"""Reads `\text{A}`: one letter is a symbol, and more of them are a word."""
         content = self._raw_argument()
         if re.fullmatch(r"[A-Za-z]", content):
-            return _constant(content) or variable(content + self._marks())
+            return _constant(content) or self._variable(content + self._marks())
         raise Unreadable(content)
 
     def _fraction(self) -> Value:
@@ -267,7 +287,7 @@ class _Reader:
         self.next += 1
         if match:
             self._skip_to(match.end())
-            return variable(re.sub(r"[\s{}]", "", match[0]))
+            return self._variable(re.sub(r"[\s{}]", "", match[0]))
         above = self._argument()
         return divide(above, self._argument())
 
@@ -314,14 +334,14 @@ class _Reader:
             return value
         if name in "fghFGHP" and self._peek() == ("sign", "("):
             return self._unknown_function(name + marks)
-        return variable(name + marks)
+        return self._variable(name + marks)
 
     def _unknown_function(self, name: str) -> Value:
         """Reads f(x): nothing is known of f but that it has one value for each argument."""
         degrees = self.degrees
         value = self._group("(", ")")
         self.degrees = degrees
-        names = [variable(f"{name}({mp.nstr(number, 40)})") for number in numbers(value)]
+        names = [self._variable(f"{name}({mp.nstr(number, 40)})") for number in numbers(value)]
         if is_constant(value):
             return names[0]
         return tuple(numbers(of_point)[index] for index, of_point in enumerate(names))
@@ -372,7 +392,7 @@ def _constant(name: str) -> Value | None:
     return (mp.mpc(mp.e),) if name == "e" else None
 
 
-def _number(text: str) -> Fraction:
+def _number(text: str) -> Value:
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, decimals = mantissa.partition(".")
     digits = (whole + decimals).lstrip("0") or "0"

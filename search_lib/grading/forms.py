@@ -4,13 +4,15 @@ r"""Normal forms of answers: what an answer means, as something that can be comp
 
 - Numbers and expressions are the same when their values are, exactly: `1/3` is not 0.333333.
 - A unit or noun from a list may be left out where it is the only one and stands behind a number or
-  an amount; two different ones differ. A percent sign is a unit, so 50% is 50 and not 0.5.
+  an amount; two different ones differ. A percent sign is a unit, so 50% is 50 and not 0.5. Without
+  `\text` only words and a few abbreviations are units: `2mg` is a product.
 - The name of what was asked for may be left out: `x=5`, `f(x)=5` and `x\in\{5\}` are 5, but
   `y=5` is not `x=5`, and `2x+z=1` is no side of itself.
 - A list (`1,2`, "1 and 2", `1\pm 2`) has no order, but keeps repeated members. `\{1,1,2\}` is the
   list `1,2`. In brackets the order counts: `(1,2)` is a point or an interval, and no list, unless
   its members are all the same.
-- Inequalities of one variable and set-builders are their intervals.
+- Linear inequalities of one variable, `|x-1|<2` and set-builders are their intervals.
+- Of `\frac13\approx 0.33` the exact side counts.
 - Words are compared as words, without case and punctuation.
 """
 
@@ -22,51 +24,41 @@ from fractions import Fraction
 from functools import lru_cache
 
 from search_lib.grading.expressions import evaluate
+from search_lib.grading.inequalities import solve, without_bars
 from search_lib.grading.latex_tokens import GREEK
 from search_lib.grading.limits import MAX_CHARS, TooLarge, Unreadable, limited_work, spend
 from search_lib.grading.parts import is_deep, split_top_level, strip_group, words_as_commas
+from search_lib.grading.quantities import read_infinity, read_quantity
 from search_lib.grading.spelling import clean
-from search_lib.grading.units import read_unit
 from search_lib.grading.values import (
     Value,
     add,
     is_constant,
     is_positive,
     key,
-    multiply,
+    negative,
     ratio_key,
 )
 
-_ORDINAL = re.compile(
-    r"(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*)?\{?\s*(?:st|nd|rd|th)\s*\}?\s*\}?\s*"
-    r"(?:(?:\\text\s*\{)?\s*(?:grade|place|term|day|position)\s*\}?)?"
-)
-_UNIT_BEHIND = re.compile(
-    r"(?P<amount>.*?[\d)}\]!ie])\s*(?P<unit>\\text\s*\{[A-Za-zÅ. ].*|\\%.*"
-    r"|(?:(?<=[\d}])|(?<=[\d}] ))(?:[A-Za-z]{2,}|Å|per\b)[A-Za-zÅ /^{}\d*.-]*)",
-    re.DOTALL,
-)
-_MONEY = re.compile(r"(?P<sign>-?)\s*(?:\\\$|(?P<other>[€£¥₹]))\s*(?P<amount>[\d.].*)", re.DOTALL)
-_CURRENCIES = {"€": "euro^1", "£": "sterling^1", "¥": "yen^1", "₹": "rupee^1"}
 _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|(?:m\s*)?\\angle\s*[A-Z]{1,3}|\\(?P<greek>[A-Za-z]+)"
     r"|\\(?:vec|bar|hat|dot|ddot|text|mathbf)\s*\{[A-Za-z]\})\s*"
     r"(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w+?)\s*)?'*\s*(?P<arguments>\([^()=]*\))?"
 )
-_INFINITY = re.compile(r"([-+]?)\s*\\infty")
 _ORDER = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|<=?|>=?")
 _BUILDER = re.compile(r"(?:\\mid(?![A-Za-z])|\||:)")
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbvBV]?matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL
 )
+_MATRIX_IN_BARS = re.compile(r"([(\[|])\s*(\\begin\s*\{.*\})\s*[)\]|]", re.DOTALL)
+_ROW_END = re.compile(r"\\\\(?:\s*\[[\d.]+[a-z]+\])?")
+_REALS = re.compile(r"\\mathbb\s*(?:R|\{\s*R\s*\})|\\R")
 _DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")
 _WORDS = re.compile(r"[A-Za-z0-9 ,.;:'\"!?()/&-]*")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[-/:&]")
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])")
-_SHORT = "no is in it to of on if up we be he so as at by an or"
-_SHORT_WORDS = frozenset(_SHORT.split())
 
 
 @dataclass(frozen=True)
@@ -132,9 +124,9 @@ def _as_written(text: str) -> Form:
 def _read_words(text: str) -> Form | None:
     r"""Words, in `\text` or not, with numbers among them: `Monday`, `\text{4:30 p.m.}`."""
     plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
+    plain = re.sub(r"\b([A-Za-z])\.\s?(?=[A-Za-z]\b)", r"\1", plain.lower())
     if not _WORDS.fullmatch(plain) or not re.search(r"[A-Za-z]{2}|:", plain):
         return None
-    plain = re.sub(r"\b([A-Za-z])\.\s?(?=[A-Za-z]\b)", r"\1", plain.lower())
     words = _WORD.findall(re.sub(r"(\d)\s*([ap]m)\b", r"\1 \2", plain))
     return Form(("words", tuple(words)), is_words=True) if words else None
 
@@ -164,12 +156,18 @@ def _read_item(text: str) -> Form:
         plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
         minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
         return _combine([_read_list(plus), _read_list(minus)])
-    text = re.sub(r"^=\s*", "", text)
-    matrix = _MATRIX.fullmatch(text)
+    text = re.sub(r"^(?:(?:=|\\approx(?![A-Za-z]))\s*)+", "", text)
+    exact, approximately, rounded = re.split(r"(\\approx)(?![A-Za-z])|$", text, maxsplit=1)[:3]
+    if approximately:  # the exact value counts, unless there is only a name for it
+        return _read_item(f"{exact}={rounded}" if _is_name(exact) else exact)
+    bars, matrix = _MATRIX_IN_BARS.fullmatch(text), _MATRIX.fullmatch(text)
+    if bars:
+        matrix = _MATRIX.fullmatch(bars[2])
     if matrix:
-        rows = [row for row in matrix[2].split(r"\\") if row.strip()]
+        rows = [row for row in _ROW_END.split(matrix[2]) if row.strip()]
         cells = tuple(tuple(_read_item(cell).key for cell in row.split("&")) for row in rows)
-        return Form(("matrix", matrix[1] == "vmatrix", cells))
+        is_determinant = matrix[1] == "vmatrix" or (bars is not None and bars[1] == "|")
+        return Form(("matrix", is_determinant, cells))
     if re.search(r"\\in(?![A-Za-z])", text) and not text.startswith(r"\{"):
         name, _, rest = re.split(r"(\\in(?![A-Za-z]))", text, maxsplit=1)
         if not _is_name(name) or re.search(r"\\in(?![A-Za-z])", rest):
@@ -225,10 +223,17 @@ def _read_set_or_value(text: str) -> Form:
     spend(5 + len(text) / 2)
     if text == r"\emptyset":
         return Form(("list", frozenset()))
+    if _REALS.fullmatch(text):
+        return Form(("brackets", "()", (("infinity", True), ("infinity", False))))
     parts = re.split(r"\\cup(?![A-Za-z])", text)
     if len(parts) > 1:
-        pieces = frozenset(_read_set_or_value(part.strip()).key for part in parts)
-        return Form(("union", pieces) if len(pieces) > 1 else next(iter(pieces)))
+        forms = [_read_set_or_value(part.strip()) for part in parts]
+        pieces: dict[Hashable, None] = {}
+        for form in forms:
+            pieces.update(dict.fromkeys([form.key] if _is_interval(form) else _members(form.key)))
+        if len(pieces) > 1 and any(map(_is_interval, forms)):
+            return Form(("union", frozenset(pieces)))
+        return Form(_list_key(list(pieces)))
     inside = strip_group(text, r"\{", r"\}")
     if inside is not None:
         return _read_set(inside)
@@ -239,7 +244,8 @@ def _read_set_or_value(text: str) -> Form:
         brackets = _read_brackets(text)
         if brackets is not None:
             return brackets
-    return _read_quantity(text)
+    quantity = read_quantity(text)
+    return Form(quantity.key, unit=quantity.unit)
 
 
 def _read_set(text: str) -> Form:
@@ -266,7 +272,9 @@ def _read_brackets(text: str) -> Form | None:
     inside = strip_group(text, text[0], ")]")
     if inside is None:
         return None
-    parts = split_top_level(inside, ",")
+    parts = split_top_level(inside, ";")
+    if len(parts) == 1:
+        parts = split_top_level(inside, ",")
     if len(parts) == 1:
         if text[0] + text[-1] != "()":
             return None
@@ -282,10 +290,8 @@ def _read_brackets(text: str) -> Form | None:
 
 
 def _read_end(text: str) -> Form:
-    infinity = _INFINITY.fullmatch(text.strip())
-    if infinity:
-        return Form(("infinity", infinity[1] == "-"))
-    return _read_item(text)
+    infinity = read_infinity(text)
+    return _read_item(text) if infinity is None else Form(infinity)
 
 
 # Equations and inequalities -----------------------------------------------------------------------
@@ -308,7 +314,7 @@ def _read_equation(parts: list[str]) -> Form:
         if len(parts) == 2 and name is not None and not name["arguments"]:
             equation = _curve(parts)
         return replace(_named(forms[-1], first), equation=equation)
-    values = [evaluate(part)[0] for part in parts]
+    values = [evaluate(part).value for part in parts]
     if len({key(value) for value in values}) == 1 and all(map(is_constant, values)):
         return Form(key(values[0]))
     equation = _curve(parts)
@@ -317,7 +323,7 @@ def _read_equation(parts: list[str]) -> Form:
 
 def _curve(parts: list[str]) -> Hashable:
     try:
-        values = [evaluate(part)[0] for part in parts]
+        values = [evaluate(part).value for part in parts]
     except Unreadable:
         return None
     differences = [_difference(value, values[0]) for value in values[1:]]
@@ -325,7 +331,7 @@ def _curve(parts: list[str]) -> Hashable:
 
 
 def _difference(left: Value, right: Value) -> Value:
-    return add(left, multiply(Fraction(-1), right))
+    return add(left, negative(right))
 
 
 def _is_name(text: str) -> bool:
@@ -347,11 +353,18 @@ def _read_inequality(text: str) -> Form:
     parts = [part.strip() for part in _ORDER.split(text)]
     if not all(parts) or ("ne" in signs and len(parts) > 2):
         raise Unreadable(text)
-    interval = _interval(parts, signs)
+    pieces = without_bars(parts, signs)
+    if len(pieces) > 1:
+        forms = [_interval(*piece) or _linear_interval(*piece) for piece in pieces]
+        if all(forms) and len({form.name for form in forms if form}) == 1:
+            keys = frozenset(form.key for form in forms if form)
+            return Form(("union", keys), name=forms[0].name if forms[0] else "")
+    parts, signs = pieces[0] if len(pieces) == 1 else (parts, signs)
+    interval = _interval(parts, signs) or _linear_interval(parts, signs)
     if interval is not None:
         return interval
     if len(parts) == 2:
-        difference = _difference(evaluate(parts[0])[0], evaluate(parts[1])[0])
+        difference = _difference(evaluate(parts[0]).value, evaluate(parts[1]).value)
         sign = signs[0]
         if sign != "ne" and not is_positive(difference):
             sign = {"<": ">", ">": "<", "le": "ge", "ge": "le"}[sign]
@@ -359,7 +372,12 @@ def _read_inequality(text: str) -> Form:
     if {sign[0] for sign in signs} <= {">", "g"}:
         parts.reverse()
         signs = [{">": "<", "ge": "le"}[sign] for sign in reversed(signs)]
-    return Form(("chain", tuple(signs), tuple(key(evaluate(part)[0]) for part in parts)))
+    return Form(("chain", tuple(signs), tuple(key(evaluate(part).value) for part in parts)))
+
+
+def _linear_interval(parts: list[str], signs: list[str]) -> Form | None:
+    solution = solve(parts, signs)
+    return None if solution is None else Form(solution[1], name=_spelled(solution[0]))
 
 
 def _sign(text: str) -> str:
@@ -388,48 +406,3 @@ def _interval(parts: list[str], signs: list[str]) -> Form | None:
     left = "[" if signs[0] in ("le", "ge") else "("
     right = "]" if signs[1] in ("le", "ge") else ")"
     return Form(("brackets", left + right, (ends[0], ends[2])), name=_spelled(names[0]))
-
-
-# Quantities ---------------------------------------------------------------------------------------
-
-
-def _read_quantity(text: str) -> Form:
-    spend(20 + len(text) / 4)
-    money = _MONEY.fullmatch(text)
-    if money:
-        unit = _CURRENCIES.get(money["other"], "dollar^1")
-        amount = re.sub(r"\s*(?:\\text\s*\{\s*)?(?:dollars?|USD)\s*\}?$", "", money["amount"])
-        return replace(_value_form(money["sign"] + amount), unit=unit)
-    ordinal = _ORDINAL.fullmatch(text)
-    if ordinal:
-        return Form(key(Fraction(int(ordinal[1]))), unit="ordinal")
-    behind = _UNIT_BEHIND.fullmatch(text)
-    if behind:
-        unit_form = read_unit(behind["unit"])
-        if unit_form:
-            form = _value_form(behind["amount"])
-            if not form.unit and _has_no_letters(behind["amount"]):
-                return replace(form, unit=unit_form)
-    return _value_form(text)
-
-
-def _has_no_letters(text: str) -> bool:
-    return re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|\d[eE][+-]?\d", " ", text)) is None
-
-
-def _value_form(text: str) -> Form:
-    text = text.strip()
-    infinity = _INFINITY.fullmatch(text)
-    if infinity:
-        return Form(("infinity", infinity[1] == "-"))
-    if re.search(r"\\text\s*\{[A-Za-z]\}", text) and re.fullmatch(
-        r"\(?\\text\s*\{\(?[A-Z]\)?\}\)?", text
-    ):
-        text = re.sub(r"\\text|[\s{}()]", "", text)
-    choice = re.fullmatch(r"\(?\s*(?:\\text\s*\{)?\s*\(?([A-Z])\)?\s*\}?\s*\)?", text)
-    if choice:
-        text = choice[1]
-    if re.fullmatch(r"[A-Za-z]{3,}|[A-Z]{2,}", text) or text.lower() in _SHORT_WORDS:
-        raise Unreadable(text)  # a word or a name, and no product
-    value, degrees = evaluate(text)
-    return Form(key(value), unit="degree^1" if degrees else "")

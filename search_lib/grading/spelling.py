@@ -19,10 +19,20 @@ _SYMBOLS = {
     **dict.fromkeys("≥⩾", r"\ge "),
     **dict.fromkeys("°º˚", r"^{\circ}"),
     **dict.fromkeys("′’‘", "'"),
+    "″": "''",
     **dict.fromkeys("∅⌀", r"\emptyset "),
     **{"×": r"\times ", "÷": "/", "∞": r"\infty ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp "},
     **{"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "⌊": r"\lfloor ", "⌋": r"\rfloor "},
-    **{"⌈": r"\lceil ", "⌉": r"\rceil ", "⁄": "/", "∕": "/", "…": r"\ldots ", "％": "%"},
+    **{
+        "⟨": "(",
+        "⟩": ")",
+        "⌈": r"\lceil ",
+        "⌉": r"\rceil ",
+        "⁄": "/",
+        "∕": "/",
+        "…": r"\ldots ",
+        "％": "%",
+    },
     **{"≈": r"\approx ", "→": r"\to ", "（": "(", "）": ")", "，": ",", "。": "."},
     **_GREEK,
 }
@@ -53,6 +63,12 @@ _ALIASES = (
     (re.compile(r"\\(?:rbrack)(?![A-Za-z])"), "]"),
     (re.compile(r"\\(?:ast|star|bullet)(?![A-Za-z])"), "*"),
     (re.compile(r"\\div(?![A-Za-z])"), "/"),
+    (re.compile(r"\s!=(?!=)"), r" \\ne "),  # without the space, 5!=120 is a factorial
+    (re.compile(r"(?<![A-Za-z\\])(?:[Ii]nfinity|infty|inf|oo)(?![A-Za-z])"), r"\\infty "),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"\\colon(?![A-Za-z])"), ":"),
+    (re.compile(r"\\simeq(?![A-Za-z])"), r"\\approx "),
     (re.compile(r"\\(?:mbox|textrm|mathrm|textnormal|hbox)(?![A-Za-z])"), r"\\text"),
     (re.compile(r"\\operatorname\*?\s*\{([A-Za-z]+)\}"), r"\\\1 "),
     (re.compile(r"\^\s*\{?\s*(?:\\circ|\\text\s*\{\s*o\s*\})(?![A-Za-z])\s*\}?"), r"\\degree "),
@@ -68,6 +84,16 @@ _EXPLICIT_GROUPS = re.compile(
 _PLAIN_GROUPS = re.compile(
     r"((?:\\\$|[-+€£\s])*)(\d{1,3}(?:(,|\s)\d{3})(?:\3\d{3})*)(?![\d,])(.*)", re.S
 )
+_INDIAN_GROUPS = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})*,0\d(?:,\d{2})*,\d{3}(?![\d,])")
+_APOSTROPHE_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:'\d{3})+(?![\d'])")
+_LARGE = re.compile(
+    r"(?<=\d)\s*(?P<text>\\text\s*\{\s*)?(?P<word>thousand|million|billion|trillion)(?![A-Za-z])"
+    r"(?(text)\s*(?P<end>\})?)"
+)
+_THOUSANDS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_NO_WORDS = re.compile(  # numbers, or letters of choices
+    r"\\text\s*\{([^A-Za-z\\{}]*\d[^A-Za-z\\{}]*|\s*[A-Z](?:\s*(?:[,;]|and|or)\s*[A-Z])+\s*)\}"
+)
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _MAX_MARKS = 10
 _FINAL_MARKS = re.compile(r"(?<!\.)(?<!\\)[.,;:]$")
@@ -76,15 +102,19 @@ _FINAL_MARKS = re.compile(r"(?<!\.)(?<!\\)[.,;:]$")
 def clean(text: str) -> str:
     r"""Returns an answer in the spelling that the parser reads.
 
-    The rules, in this order: Unicode signs become LaTeX; `1{,}234` and `1\,234` become `1234`;
-    `$`, `\(`, `\[`, `**`, size and spacing commands go; bold, boxes and the like leave their
-    contents; a final full stop, comma or semicolon goes; and a whole answer such as `15,000` or
+    The rules, in this order: Unicode signs become LaTeX; `1{,}234`, `1\,234`, `1'234'567` and
+    `1,00,000` become one number; `x**2` becomes `x^2`; `$`, `\(`, `\[`, bold `**`, size and
+    spacing commands go; bold, boxes and the like leave their contents; a final full stop, comma or
+    semicolon goes; "million" becomes its power of ten; and a whole answer such as `15,000` or
     `15 000`, with a unit or not, is one number.
     """
     text = _unicode_to_latex(text)
-    text = _EXPLICIT_GROUPS.sub(lambda match: re.sub(r"\D", "", match[0]), text)
+    for grouping in (_EXPLICIT_GROUPS, _APOSTROPHE_GROUPS, _INDIAN_GROUPS):
+        text = grouping.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     text = _without_dollars(text)
-    text = re.sub(r"\\[()\[\]]|\*\*|\\\\$", " ", text)
+    if not text.lstrip().startswith("**"):
+        text = re.sub(r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w({\\-])", "^", text)
+    text = re.sub(r"\\[()\[\]]|\*\*|\\{1,2}$", " ", text)
     text = _SIZES.sub("", text)
     for pattern, replacement in _ALIASES:
         text = pattern.sub(replacement, text)
@@ -94,11 +124,19 @@ def clean(text: str) -> str:
         if not count:
             break
     text = _without_marks(text)
+    text = _LARGE.sub(_power_of_ten, text)
+    if in_text := _NO_WORDS.fullmatch(text):
+        text = in_text[1]
     text = _TIMES_TEN.sub(r"\\times ", text)
     groups = _PLAIN_GROUPS.fullmatch(text)
     if groups and not re.match(r"\s*[,;/]|\s+\d", groups[4]) and "," not in groups[4]:
         text = groups[1] + re.sub(r"[,\s]", "", groups[2]) + groups[4]
     return " ".join(text.split())
+
+
+def _power_of_ten(match: re.Match[str]) -> str:
+    power = rf" \times 10^{{{_THOUSANDS[match['word']]}}}"
+    return power if match["end"] or not match["text"] else power + match["text"]
 
 
 def _unicode_to_latex(text: str) -> str:

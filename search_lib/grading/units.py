@@ -37,10 +37,13 @@ _SPELLINGS = {
     "gal": "gallon gallons",
     "degree": "degrees deg",
     "rad": "radian radians",
-    "percent": "percents",
+    "percent": "percents percentage pct",
     "dollar": "dollars usd USD",
     "cent": "cents",
-    "euro": "euros",
+    "euro": "euros € EUR",
+    "sterling": "£ GBP",
+    "yen": "¥ JPY",
+    "rupee": "rupees ₹ INR",
     "unit": "units",
     "point": "points",
     "mph": "",
@@ -60,6 +63,13 @@ _SPELLINGS = {
     "erg": "ergs",
     "cal": "calorie calories",
     "kcal": "",
+    "ohm": "ohms Ω",
+    "bar": "bars",
+    "atm": "atmosphere atmospheres",
+    "ha": "hectare hectares",
+    "ac": "acre acres",
+    "dB": "decibel decibels",
+    "kWh": "",
     "Å": "angstrom angstroms Angstrom Angstroms",
     "pc": "parsec parsecs",
     "kpc": "",
@@ -72,7 +82,8 @@ _SPELLINGS = {
     "photon": "photons",
     "nm": "nanometer nanometers",
     "bit": "bits",
-    "byte": "bytes",
+    "B": "byte bytes",
+    "KB": "",
     "AU": "",
     "G": "gauss Gauss",
     "person": "people persons",
@@ -92,16 +103,62 @@ _SPELLINGS = {
     "pear": "pears",
 }
 
-UNITS = {
-    spelling: unit for unit, others in _SPELLINGS.items() for spelling in (unit, *others.split())
+_PREFIXES = {
+    **{"f": "femto", "p": "pico", "n": "nano", "m": "milli", "c": "centi", "d": "deci"},
+    **{"h": "hecto", "k": "kilo", "M": "mega", "G": "giga", "T": "tera"},
 }
+_PREFIXED = {
+    **{"m": "meter metre", "g": "gram", "s": "second", "A": "ampere amp", "K": "kelvin"},
+    **{"mol": "mole", "J": "joule", "N": "newton", "W": "watt", "V": "volt", "Hz": "hertz"},
+    **{"Pa": "pascal", "C": "coulomb", "F": "farad", "H": "henry", "T": "tesla", "S": "siemens"},
+    **{"Wb": "weber", "ohm": "ohm", "L": "liter litre", "eV": "electronvolt", "cal": "calorie"},
+    **{"bar": "bar", "pc": "parsec", "bit": "bit", "B": "byte", "Bq": "becquerel", "Gy": "gray"},
+    **{"Sv": "sievert", "lm": "lumen", "lx": "lux", "cd": "candela", "kat": "katal", "t": "ton"},
+}
+
+
+def _units() -> dict[str, str]:
+    """Returns the unit or noun of each spelling; those of `_SPELLINGS` win over composed ones."""
+    units: dict[str, str] = {}
+    for symbol, names in _PREFIXED.items():
+        prefixes = {"": ("", ""), **{prefix: (prefix, long) for prefix, long in _PREFIXES.items()}}
+        prefixes |= {"u": ("u", "micro"), r"\mu": ("u", "micro")}
+        for written, (prefix, long) in prefixes.items():
+            names_of = [f"{long}{name}{plural}" for name in names.split() for plural in ("", "s")]
+            units |= dict.fromkeys((f"{written}{symbol}", *names_of), f"{prefix}{symbol}")
+    for unit, others in _SPELLINGS.items():
+        units |= dict.fromkeys((unit, *others.split()), unit)
+    return units
+
+
+UNITS = _units()
 """The unit or noun of each spelling."""
 
+_SHORT_WORDS = frozenset(["day", "way", "man", "men", "per", *_NOUNS.split()])
+_SHORT = (
+    "cm mm km kg ft yd mph kJ kPa kW kWh Hz kHz MHz GHz eV keV MeV GeV Pa mol kcal cal erg lb lbs "
+    "oz sec min hrs yrs gal USD EUR deg pct rad Mpc kpc mas dB"
+)
+_SHORT_AFTER_SPACE = f"{_SHORT} in mi hr yr ml mL kN kV mV mA ton bar atm"
+_BARE, _BARE_AFTER_SPACE = frozenset(_SHORT.split()), frozenset(_SHORT_AFTER_SPACE.split())
+
+_SIGNS = {r"\%": "percent", r"\$": "dollar"}
 _CONNECTED = re.compile(r"\b(square|sq|cubic|cu)\b\.?\s*([A-Za-z]+)")
 _PART = re.compile(
-    r"\s*(?:(?P<per>/|\bper\b)|(?P<times>\\cdot\b|\*|\.)|(?P<word>\\%|[A-Za-zÅ]+)"
+    r"\s*(?:(?P<per>/|\bper\b)|(?P<times>\\cdot\b|\*|\.)"
+    r"|(?P<word>\\[%$]|\\mu\s*[A-Za-z]+|[A-Za-zÅ€£¥₹]+)"
     r"(?:\s*\^\s*\{?\s*(?P<power>-?\d)\s*\}?)?)\s*"
 )
+
+
+def is_bare_unit(word: str, after_space: bool) -> bool:
+    r"""Returns whether a word is a unit without `\text` around it, and no product of letters.
+
+    Longer words are; of the short ones those that formulas don't have: `2mg` is a force.
+    """
+    if len(word) > 3 or not word.isascii() or word in _SHORT_WORDS:
+        return True
+    return word in (_BARE_AFTER_SPACE if after_space else _BARE)
 
 
 def read_unit(text: str) -> str | None:
@@ -110,6 +167,7 @@ def read_unit(text: str) -> str | None:
     Every word of it must be known. `\text` and its braces are passed over.
     """
     text = re.sub(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 ", text)
+    text = re.sub(r"\\Omega(?![A-Za-z])", "ohm", text)
     text = _CONNECTED.sub(lambda m: f"{m[2]}^{2 if m[1].startswith('sq') else 3}", text)
     powers: dict[str, int] = {}
     position, sign = 0, 1
@@ -121,7 +179,7 @@ def read_unit(text: str) -> str | None:
         if part["per"]:
             sign = -1
         elif part["word"]:
-            word = "percent" if part["word"] == "\\%" else part["word"]
+            word = _SIGNS.get(part["word"]) or re.sub(r"\s", "", part["word"])
             unit = UNITS.get(word) or UNITS.get(word.lower() if len(word) > 3 else word)
             if unit is None:
                 return None

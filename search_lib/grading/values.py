@@ -253,6 +253,28 @@ def ratio_key(value: Value) -> Hashable:
     return ("ratio", key(tuple(number / columns[0] for number in columns)))
 
 
+def negative(value: Value) -> Value:
+    """Returns minus the value."""
+    return multiply(Fraction(-1), value)
+
+
+def linear_root(value: Value, name: str) -> tuple[bool, Value] | None:
+    """Returns whether a linear function of a variable rises, and its zero; None for others."""
+    points, columns = numbers(variable(name)), numbers(value)
+    if len(columns) != len(points):
+        return None
+    slope = (columns[1] - columns[0]) / (points[1] - points[0])
+    if not slope or abs(slope.imag) > _EPSILON * abs(slope):
+        return None
+    root = points[0] - columns[0] / slope
+    for point, column in zip(points, columns, strict=True):
+        if abs(column - slope * (point - root)) > _EPSILON * abs(slope) * (abs(point) + abs(root)):
+            return None
+    if abs(root.imag) > _EPSILON * abs(root):
+        return None
+    return bool(slope.real > 0), (mp.mpc(root.real),)
+
+
 def is_positive(value: Value) -> bool:
     """Returns whether the first of the numbers of a value is above zero."""
     return numbers(value)[0].real > 0
