@@ -1,12 +1,9 @@
 """Answer classes of a problem. Answers are grouped once; all votes read the numbers of classes."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from search_lib.grading.answers import parse_integer
-
-logger = logging.getLogger(__name__)
 
 REFERENCE_CLASS = 0
 
@@ -20,18 +17,21 @@ class Grouping(NamedTuple):
     Attributes:
         classes: Class of each response; None for one that takes no part in votes.
         correct: Whether each response is right.
+        joining: Answers that equal ones of several classes, which they made one.
     """
 
     classes: list[int | None]
     correct: list[bool]
+    joining: Sequence[str] = ()
 
 
 def group_around_reference(
     answers: Sequence[str | None], reference: str, equivalent: Equivalence
 ) -> Grouping:
     """Groups by `group_answers`; right is class 0, so that no second verdict can contradict it."""
-    classes = group_answers(answers, reference, equivalent)
-    return Grouping(classes, [answer_class == REFERENCE_CLASS for answer_class in classes])
+    joining: list[str] = []
+    classes = group_answers(answers, reference, equivalent, joining)
+    return Grouping(classes, [number == REFERENCE_CLASS for number in classes], joining)
 
 
 def group_pairwise(
@@ -68,20 +68,24 @@ def group_pairwise(
 
 
 def group_answers(
-    answers: Sequence[str | None], reference: str, equivalent: Equivalence
+    answers: Sequence[str | None],
+    reference: str,
+    equivalent: Equivalence,
+    joining: list[str] | None = None,
 ) -> list[int | None]:
     """Returns the class of each answer: 0 for the reference's, others in order of appearance.
 
     Which answers share a class does not depend on their order, even if the grader contradicts
     itself. An answer is in class 0 exactly if it is equivalent to the reference. Of the others, two
-    are in one class if they are equivalent or a chain of equivalent ones joins them; a warning
-    names the first answer that joined two classes. Equal strings and equal integers are compared
-    once.
+    are in one class if they are equivalent or a chain of equivalent ones joins them. Equal strings
+    and equal integers are compared once.
 
     Args:
         answers: Answers of the responses; None, whose class is None, for one without an answer.
         reference: The reference answer.
         equivalent: The grader.
+        joining: Takes the answers that are equivalent to ones of several classes so far, which they
+            make one: `5` after `5 cm` and `5 km`.
     """
     spellings: dict[int | str, str] = {}
     for answer in answers:
@@ -94,12 +98,14 @@ def group_answers(
         (key, REFERENCE_CLASS) for key, is_right in zip(keys, right, strict=True) if is_right
     )
     wrong = {key: spellings[key] for key in keys if key not in class_of_key}
-    for number, component in enumerate(_components(wrong, equivalent), start=1):
+    for number, component in enumerate(_components(wrong, equivalent, joining), start=1):
         class_of_key.update((key, number) for key in component)
     return [None if answer is None else class_of_key[_key(answer)] for answer in answers]
 
 
-def _components(spellings: dict[int | str, str], equivalent: Equivalence) -> list[list[int | str]]:
+def _components(
+    spellings: dict[int | str, str], equivalent: Equivalence, joining: list[str] | None
+) -> list[list[int | str]]:
     """Returns the keys of answers that chains of equivalence join, in order of appearance."""
     components: list[list[int | str]] = []
     for key, answer in spellings.items():
@@ -107,8 +113,8 @@ def _components(spellings: dict[int | str, str], equivalent: Equivalence) -> lis
         pairs = [(spellings[other], answer) for other in earlier]
         found = dict(zip(earlier, equivalent(pairs) if pairs else [], strict=True))
         joined = [members for members in components if any(found[other] for other in members)]
-        if len(joined) > 1:
-            logger.warning("%r equals answers that differ from each other: one class", answer)
+        if len(joined) > 1 and joining is not None:
+            joining.append(answer)
         if joined:
             for component in joined[1:]:
                 joined[0].extend(component)

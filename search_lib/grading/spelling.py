@@ -54,6 +54,8 @@ _ALIASES = (
     (re.compile(r"\\(?:leq|leqslant|le)(?![A-Za-z])"), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant|geslant|ge)(?![A-Za-z])"), r"\\ge "),
     (re.compile(r"\\(?:neq|ne)(?![A-Za-z])"), r"\\ne "),
+    (re.compile(r"<=(?!>)"), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
     (re.compile(r"\\(?:lt)(?![A-Za-z])"), "<"),
     (re.compile(r"\\(?:gt)(?![A-Za-z])"), ">"),
     (re.compile(r"\\(?:varnothing|empty)(?![A-Za-z])"), r"\\emptyset "),

@@ -1,6 +1,6 @@
 """Accuracy of every aggregation at every budget, from the records of one run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from classifier_lib.flops import ModelSize
-from run_lib.text import format_table
+from run_lib.text import format_table, some_of
 from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.grouping import Equivalence
 from search_lib.results.cost import RunCost
@@ -29,6 +29,7 @@ class GradedProblem:
         correct: Whether each response is right.
         values: Value of each response.
         rules: How they are counted.
+        joining: Answers that the grader found equal to ones of two classes, which are one now.
     """
 
     reference: str
@@ -37,6 +38,7 @@ class GradedProblem:
     correct: list[list[bool]]
     values: list[list[float]]
     rules: AnswerRules
+    joining: Sequence[str] = ()
 
     def score(self, method: str, trees: int) -> list[float]:
         """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
@@ -124,6 +126,7 @@ def grade_records(
             correct=[[next(correct) for _ in search] for search in searches],
             values=[[value for _, value in search] for search in searches],
             rules=rules,
+            joining=grouping.joining,
         )
     answered = [
         answer is not None
@@ -203,6 +206,16 @@ def format_metrics(rows: list[MetricRow]) -> str:
     lines = [[method, *(cells[method, budget] for budget in budgets)] for method in methods]
     lines.append(["n", *counts])
     return format_table(header, lines)
+
+
+def format_joining(graded: dict[str, GradedProblem]) -> str:
+    """Returns a line on the answers that made two classes one; empty if there are none."""
+    of_problem = {name: problem.joining for name, problem in graded.items() if problem.joining}
+    if not of_problem:
+        return ""
+    count = sum(map(len, of_problem.values()))
+    examples = some_of([f"{name}: {joining[0]!r}" for name, joining in of_problem.items()])
+    return f"answers equal to two that differ, in one class with both: {count} ({examples})"
 
 
 def _format_estimate(estimate: Estimate) -> str:

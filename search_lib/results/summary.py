@@ -27,6 +27,7 @@ from search_lib.results.metrics import (
     MetricRow,
     RunSummary,
     compute_metrics,
+    format_joining,
     format_metrics,
     grade_records,
     metrics_document,
@@ -85,6 +86,8 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         print(f"\n{format_metrics(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
         print("n: problems x groups of trees")
+    if joining := format_joining(graded):
+        print(printable(joining))
     if remark:
         print(remark)
     print(f"records: {output_path}\nmetrics: {path}\nanswers: {answers_path}")

@@ -1,7 +1,7 @@
 """Pairs from the public tests and examples of other graders, with their verdicts and ours.
 
-A line of `other_graders.jsonl` has the grader, the pair and their verdict (`theirs`). Where ours is the
-opposite one, `why` says so; docs/grading.md counts them.
+A line of `other_graders.jsonl` has the grader, the pair and their verdict (`theirs`). Where ours is
+the opposite one, `why` gives the reason; docs/grading.md counts them.
 """
 
 import json

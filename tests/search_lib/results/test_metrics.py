@@ -3,7 +3,12 @@
 import pytest
 
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import compute_metrics, format_metrics, grade_records
+from search_lib.results.metrics import (
+    compute_metrics,
+    format_joining,
+    format_metrics,
+    grade_records,
+)
 from search_lib.results.records import Record, RecordedResponse
 
 SEARCHES = {
@@ -89,6 +94,19 @@ def test_the_table_has_a_line_a_method_and_a_column_a_budget():
     assert lines[-1].split() == ["n", *"2x4 2x2 2x1".replace("x", " x ").split()]
     assert "50.0 ±98.0 (-)" in lines[3]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_answers_that_join_two_classes_are_counted_with_their_problem():
+    def same_or_without_unit(pairs):
+        return [a == b or {a, b} in ({"5", "5 cm"}, {"5", "5 km"}) for a, b in pairs]
+
+    responses = [RecordedResponse("", a, 0.5, True, 10, 0) for a in ("5 cm", "5 km", "5", "7")]
+    record = Record("c", 0, "", "9", 0, responses, [], SearchCost(40, 1.0))
+    graded, _ = grade_records([record], 1, same_or_without_unit)
+    assert graded["c"].classes == [[1, 1, 1, 2]]
+    line = "answers equal to two that differ, in one class with both: 1 (c: '5')"
+    assert format_joining(graded) == line
+    assert format_joining(grade_records(records(), 4, equal_strings)[0]) == ""
 
 
 def test_no_problem_gives_no_rows():
