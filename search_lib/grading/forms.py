@@ -53,7 +53,10 @@ _MATRIX = re.compile(
 _MATRIX_IN_BARS = re.compile(r"([(\[|])\s*(\\begin\s*\{.*\})\s*[)\]|]", re.DOTALL)
 _ROW_END = re.compile(r"\\\\(?:\s*\[[\d.]+[a-z]+\])?")
 _REALS = re.compile(r"\\mathbb\s*(?:R|\{\s*R\s*\})|\\R")
-_DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")
+_NOT_ARITHMETIC = re.compile(  # dots, cross products, dates
+    r"\\[lc]?dots(?![A-Za-z])|\.\.\."
+    r"|\\(?:vec|overrightarrow)(?![A-Za-z]).*\\times|\d{4}-\d\d-\d\d"
+)
 _WORDS = re.compile(r"[A-Za-z0-9 ,.;:'\"!?()/&-]*")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[-/:&]")
 
@@ -99,7 +102,7 @@ def read(text: str) -> Form | None:
     cleaned = clean(text)
     if not cleaned:
         return None
-    if len(cleaned) > MAX_CHARS or is_deep(cleaned) or _DOTS.search(cleaned):
+    if len(cleaned) > MAX_CHARS or is_deep(cleaned) or _NOT_ARITHMETIC.search(cleaned):
         return _as_written(cleaned)
     try:
         with limited_work():
@@ -341,7 +344,7 @@ def _is_name(text: str) -> bool:
 
 def _spelled(name: str) -> str:
     name = re.sub(r"\\(?:text|mathbf|vec)(?![A-Za-z])|[\s{}]", "", name)
-    return re.sub(r"\([^()]*\)$", "", name)
+    return re.sub(r"\([^()\d]*\)$", "", name)  # f(x) is f, but f(2) is no f(3)
 
 
 def _named(form: Form, name: str) -> Form:
