@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from data_prep.checks import check_chunks
 from data_prep.cleaning.contamination import BenchmarkWords, load_benchmark_words
-from data_prep.cleaning.duplicates import find_duplicates, judge_duplicates
+from data_prep.cleaning.duplicates import DuplicateFinder, judge_duplicates
 from data_prep.cleaning.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.cleaning.filters.rows import text
 from data_prep.cleaning.normalise import normalise
@@ -248,15 +248,15 @@ def divide_rows(
     """
     filtered = FinishedStage(args.output / FILTERED, CLEAN)
     places: list[Place] = []
-    texts, answers, order = [], [], []
+    matches, answers, order = [], [], []
+    finder = DuplicateFinder()
     for chunk in filtered.chunks:
         table = filtered.read(chunk)
         for row in table.to_pylist() if table is not None else ():
-            texts.append(row["text"])
+            matches.append(finder.add(row["text"]))
             places.append((chunk.split, row["row"]))
             answers.append(row["answer"])
             order.append(derive_seed(args.seed, "split", row["text"]))
-    matches = find_duplicates(texts)
     with Grader(num_workers=args.num_workers) as grader:
         findings = judge_duplicates(matches, answers, grader)
 

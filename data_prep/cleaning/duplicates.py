@@ -1,48 +1,29 @@
-"""Finds repeated problems, word for word or nearly.
+r"""Finds repeated problems: the same text in another layout.
 
 Two problems are exact duplicates if their normalised texts are equal. They are near duplicates if
-they hold the same numbers, single letters, operators, LaTeX commands and words such as "largest" or
-"area", in the same order, and the Jaccard similarity of their sets of five-character strings is at
-least `MIN_SIMILARITY`. So 3 + 4 and 3 + 5 are two problems, and so are the largest and the
-smallest value. The same problem in other words is not found.
-
-Problems with the same such words in the same order are a group, and only problems of one group are
-compared. Of a group of thousands, most pairs are never looked at: two sets that are that similar
-share one of the rarest strings of both (see `_find_similar`), so nothing is missed.
+these are equal but for punctuation, articles, and braces that LaTeX doesn't need. One other word,
+name, number or sign makes another problem: "TEPEE" and "THAT" have different numbers of
+arrangements, and "is not" asks the opposite of "is". The same problem in other words is not found.
 """
 
 import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep.cleaning.filters import Finding
 from search_lib.grading import Grader
 
-MIN_SIMILARITY = 0.8
-SHINGLE = 5  # characters
-
-_TOKEN = re.compile(
-    r"\d+(?:\.\d+)?|\\[a-z]+|[^\W\d_]+|[+*/^=<>|!]"
+_BRACED_CHARACTER = re.compile(r"(?<=[\^_])\{(\w)\}")
+_COMMA_OF_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DOTS = re.compile(r"\\[lc]?dots(?![a-z])|\.{2,}|…")
+_WORD_OR_SIGN = re.compile(
+    r"\d+(?:\.\d+)?|\\[a-z]+|[^\W\d_]+"
+    r"|(?:(?<=[\d)\]}])|(?<![^\W\d_])(?<=[^\W\d_]))!"  # a factorial
     r"|(?<![^\W\d_][^\W\d_])-(?![^\W\d_][^\W\d_])"  # a minus sign, not a hyphen
+    r"|[^\w\s.,;:?!\"-]|_"
 )
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
-    "hundred thousand million half third quarter once twice double triple thrice "
-    "first second fourth fifth sixth seventh eighth ninth tenth last"
-)
-_DECIDING_WORDS = (
-    "not no never odd even prime positive negative nonnegative nonpositive real complex "
-    "largest smallest greatest least biggest maximum minimum maximal minimal max min longest "
-    "shortest oldest youngest highest lowest more less fewer longer shorter older younger higher "
-    "lower above below increasing decreasing increased decreased before after with without "
-    "sum difference product quotient ratio remainder area perimeter volume surface radius diameter "
-    "circumference height length width depth side angle mean average median mode range "
-    "distinct different inscribed circumscribed inside outside acute obtuse right left"
-)
-_DECIDING = frozenset(f"{_NUMBER_WORDS} {_DECIDING_WORDS}".split())
+_ARTICLES = frozenset(("the", "an"))  # "a" may be a variable
 
 
 class Match(NamedTuple):
@@ -57,85 +38,41 @@ class Match(NamedTuple):
     rule: str
 
 
-def deciding_tokens(text: str) -> list[str]:
-    """Returns the tokens that must be equal, in the same order, in two problems that are one.
+def words_and_signs(text: str) -> list[str]:
+    """Returns what must be equal, in the same order, in two problems that are one.
 
     Args:
         text: A normalised problem.
     """
-    return [
-        token
-        for token in _TOKEN.findall(text)
-        if not token[0].isalpha() or token in _DECIDING or (len(token) == 1 and token != "a")
-    ]
+    text = _DOTS.sub(" ", _COMMA_OF_THOUSANDS.sub("", _BRACED_CHARACTER.sub(r"\1", text)))
+    return [token for token in _WORD_OR_SIGN.findall(text) if token not in _ARTICLES]
 
 
-def shingles(text: str) -> set[str]:
-    """Returns the strings of `SHINGLE` characters in a normalised text; a shorter text whole."""
-    return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
+class DuplicateFinder:
+    """Tells for one problem after the other whether it repeats an earlier one.
 
-
-def similarity(left: set[str], right: set[str]) -> float:
-    """Returns the Jaccard similarity of two sets that aren't empty, in [0, 1]."""
-    common = len(left & right)
-    return common / (len(left) + len(right) - common)
-
-
-def find_duplicates(texts: Sequence[str]) -> list[Match | None]:
-    """Returns for each problem the first one before it that it repeats; None if it is new.
-
-    Holds, besides the texts, a hash of each, and the strings of one group at a time.
-
-    Args:
-        texts: Normalised problems.
+    Holds two digests of each new problem, and no text.
     """
-    first_of: dict[bytes, int] = {}  # position of the first text, by its digest
-    groups: dict[bytes, dict[int, str]] = defaultdict(dict)
-    for position, text in enumerate(texts):
-        if first_of.setdefault(_digest(text), position) == position:
-            groups[_digest(" ".join(deciding_tokens(text)))][position] = text
-    similar: dict[int, int] = {}
-    for group in groups.values():
-        if len(group) > 1:
-            similar.update(_find_similar(group))
-    matches: list[Match | None] = []
-    for position, text in enumerate(texts):
-        first = first_of[_digest(text)]
-        if first != position:
-            # Where the earlier problem repeats another one itself, that one is repeated.
-            matches.append(Match(similar.get(first, first), "exact_duplicate"))
-        elif position in similar:
-            matches.append(Match(similar[position], "near_duplicate"))
-        else:
-            matches.append(None)
-    return matches
 
+    def __init__(self) -> None:
+        self._by_text: dict[bytes, int] = {}  # position of the first problem, by its digest
+        self._by_words: dict[bytes, int] = {}
+        self._num_problems = 0
 
-def _find_similar(texts: Mapping[int, str]) -> dict[int, int]:
-    """Returns the position of the first similar problem for each problem that isn't new.
+    def add(self, text: str) -> Match | None:
+        """Returns the first problem that this one repeats; None if it is new.
 
-    If two sets have a similarity of at least s, all but a share of 1 - s of the strings of each are
-    in both. So in any order of all strings, the first ones of each, that share and one more, have
-    a string in common. With the rarest first, few others have it.
-
-    Args:
-        texts: Normalised problems of one group by position, in order.
-    """
-    sets = {position: shingles(text) for position, text in texts.items()}
-    frequency = Counter(shingle for of_text in sets.values() for shingle in of_text)
-    holders: dict[str, list[int]] = defaultdict(list)  # new ones, by a rare string
-    similar: dict[int, int] = {}
-    for position, of_text in sets.items():
-        by_rarity = sorted(of_text, key=lambda shingle: (frequency[shingle], shingle))
-        rare = by_rarity[: int(len(of_text) * (1 - MIN_SIMILARITY) + 1e-9) + 1]
-        for candidate in sorted({holder for shingle in rare for holder in holders[shingle]}):
-            if similarity(sets[candidate], of_text) >= MIN_SIMILARITY:
-                similar[position] = candidate
-                break
-        else:
-            for shingle in rare:
-                holders[shingle].append(position)
-    return similar
+        Args:
+            text: A normalised problem.
+        """
+        position = self._num_problems
+        self._num_problems += 1
+        digest = _digest(text)
+        if digest in self._by_text:
+            return Match(self._by_text[digest], "exact_duplicate")
+        first = self._by_words.setdefault(_digest(" ".join(words_and_signs(text))), position)
+        self._by_text[digest] = first
+        return None if first == position else Match(first, "near_duplicate")
 
 
 def _digest(text: str) -> bytes:

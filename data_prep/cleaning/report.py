@@ -29,7 +29,7 @@ _RULES = {
     "contaminated": "It has a third of the runs of words of a problem of a benchmark.",
     "conflicting_answers": "The problem is there more than once, with references that differ.",
     "exact_duplicate": "An earlier problem has the same text.",
-    "near_duplicate": "An earlier problem has nearly the same text and the same numbers.",
+    "near_duplicate": "An earlier problem has the same text but for punctuation and articles.",
 }
 
 

@@ -25,7 +25,6 @@ from data_prep.cleaning.filters.answers import (
     approximate_answer,
     contradicting_box,
     missing_answer,
-    partly_read_answer,
     point_names,
     several_boxed_answers,
     several_quantities,
@@ -71,7 +70,6 @@ TEXT_RULES: tuple[Rule, ...] = (
 
 GRADER_RULES: tuple[Callable[[Sequence[Row], Grader], list[str | None]], ...] = (
     unverifiable_answer,
-    partly_read_answer,
     several_boxed_answers,
     contradicting_box,
 )

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from data_prep.cleaning.filters.rows import Row, beginning, passage, text
 from data_prep.cleaning.normalise import normalise, plain, unwrap_styles
 from search_lib.grading import Grader
-from search_lib.grading.answers import NO_ANSWER_WORDS, boxed_answers, parse_rational
-from search_lib.grading.grader import MAX_ANSWER_CHARS
+from search_lib.grading.answers import NO_ANSWER_WORDS, boxed_answers
 
 
 def missing_answer(row: Row) -> str | None:
@@ -149,66 +148,6 @@ def unverifiable_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]
         None if readable else beginning(answer)
         for answer, readable in zip(answers, grader.readable(answers), strict=True)
     ]
-
-
-# Not counted: names of environments and sets, words, and the numbers of indices, bases and square
-# metres.
-_PART = re.compile(
-    r"\\(?:begin|end|mathbb) ?\{[^{}]{0,40}\}"
-    r"|\\(?:text|textbf|mathrm|mbox) ?\{[^{}\d]{0,80}\}(?: ?\^ ?\{?-?\d+)?"
-    r"|\\[A-Za-z]+|_ ?\{?\w+"
-    r"|(?P<number>\d+(?:\.\d+)?)|(?P<apart>(?<=[\s~]))?(?P<letters>[^\W\d_]+)"
-)
-_NAMES_THE_ANSWER = re.compile(r"\s*(?:_\{?\w+\}?\s*)?(?:\(\w\)\s*|\)\s*)?(?:=|\\in(?![a-z]))")
-
-
-def partly_read_answer(rows: Sequence[Row], grader: Grader) -> list[str | None]:
-    r"""For each row its answer, if the grader takes another one, clearly different, for the same.
-
-    It is held against itself with one of its numbers increased by one, and with a product of
-    variables left out: a grader that drops the ab of "2ab" calls too much right. A known unit may
-    go unread, and so may any word, and a single letter after a blank if it is the only one
-    ("5 m"); right behind a number it is a variable ("3t"). Names of the answer may, too (`x=5`).
-    """
-    answers = [text(row, "answer") for row in rows]
-    pairs = [
-        (index, answer, other) for index, answer in enumerate(answers) for other in _altered(answer)
-    ]
-    equal = grader.equivalent([(answer, other) for _, answer, other in pairs])
-    found: list[str | None] = [None] * len(rows)
-    for (index, answer, other), same in zip(pairs, equal, strict=True):
-        if same and found[index] is None:
-            found[index] = f"{beginning(answer)} is taken for {beginning(other)}"
-    return found
-
-
-def _altered(answer: str) -> list[str]:
-    """Returns answers that differ from this one, each in a number or without some letters."""
-    if len(answer) > MAX_ANSWER_CHARS or parse_rational(answer) is not None:
-        return []
-    parts = list(_PART.finditer(answer))
-    num_runs = sum(part["letters"] is not None for part in parts)
-    altered = []
-    for part in parts:
-        number, letters = part["number"], part["letters"]
-        if number:
-            whole, point, decimals = number.partition(".")
-            other = f"{int(whole) + 1}{point}{decimals}"
-        elif letters and _NAMES_THE_ANSWER.match(answer, part.end()):
-            continue  # the grader may drop the name of what was asked for
-        elif letters and not _is_unit(letters, part["apart"] is not None and num_runs == 1):
-            other = ""
-        else:
-            continue
-        altered.append(answer[: part.start()] + other + answer[part.end() :])
-    return altered
-
-
-def _is_unit(letters: str, alone: bool) -> bool:
-    """Returns whether letters beside a number may go unread."""
-    if len(letters) == 1:
-        return alone
-    return letters in _UNIT_WORDS or _SYMBOLS.fullmatch(letters) is None
 
 
 def several_boxed_answers(rows: Sequence[Row], grader: Grader) -> list[str | None]:

@@ -1,11 +1,9 @@
 """Each rule alone, from both sides: what it must object to, and what looks alike and must stay."""
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -318,55 +316,6 @@ def test_unverifiable_answer(grader: Grader) -> None:
     assert objections(filters.unverifiable_answer, rows, grader) == expected
 
 
-WHOLLY_READ = [r"2 \mathrm{~h}~30~\mathrm{min}", "2ab", "4bc", "3t", r"\frac{1}{2} v t", "2 ab"]
-WHOLLY_READ += [
-    "12",
-    "0.5",
-    "5 cm",
-    "5cm",
-    "5 m",
-    "12 apples",
-    r"5 \text{ cm}^2",
-    "5 ft",
-    "60 km/h",
-]
-WHOLLY_READ += [r"12\pi \text{ square units}", r"2\sqrt{3}\text{ m}", r"3 \times 10^5", "ab", "xyz"]
-WHOLLY_READ += ["x = 5", "x_1 = 3, x_2 = 5", "101_2", "f(x) = 2x + 1", "(1, a)", "[0, 1]", r"25\%"]
-WHOLLY_READ += [
-    r"\{1, 2, 3\}",
-    r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
-    r"\frac{n(n+1)}{2}",
-]
-WHOLLY_READ += [
-    "3:45",
-    r"x \in (0, 5)",
-    "1 < x < 3",
-    r"90^\circ",
-    r"-1 \pm \sqrt{2}",
-    r"\binom{n}{2}",
-]
-WHOLLY_READ += ["a = 2, b = 3", "3m + 4n", r"2\frac{1}{2}", "e^x + C", r"\log_2 3", r"2 \sin x"]
-
-
-def test_partly_read_answer(grader: Grader) -> None:
-    found = filters.partly_read_answer([{"answer": answer} for answer in WHOLLY_READ], grader)
-    assert [answer for answer, fault in zip(WHOLLY_READ, found, strict=True) if fault] == []
-    # What is graded by its number can be graded.
-    assert grader.equivalent([("5 cm", "5"), (r"12 \text{ apples}", "12")]) == [True, True]
-
-
-def test_partly_read_answer_of_a_grader_that_takes_letters_for_units() -> None:
-    class Careless:
-        def equivalent(self, pairs):
-            return [
-                re.sub("[a-z]", "", left) == re.sub("[a-z]", "", right) for left, right in pairs
-            ]
-
-    rows = [{"answer": answer} for answer in ("2ab", "5 cm", "x = 5", "12")]
-    found = filters.partly_read_answer(rows, cast(Grader, Careless()))
-    assert found == ["2ab is taken for 2", None, None, None]
-
-
 def test_boxes_that_differ(grader: Grader) -> None:
     solutions = [
         None,
@@ -393,8 +342,7 @@ def test_sample_is_kept_or_left_out_as_expected(grader: Grader) -> None:
     expected = [row["expected"] if row["expected"] in known else "keep" for row in rows]
     found = [finding.rule if finding else "keep" for finding in find_faults(rows, grader)]
     assert found == expected
-    # The grader reads answers whole, or not at all.
-    assert known - {"partly_read_answer"} <= {row["expected"] for row in rows}
+    assert known <= {row["expected"] for row in rows}
 
 
 # Spellings
