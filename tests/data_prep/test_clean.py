@@ -428,7 +428,7 @@ def command(args: CleanArgs, num_test: int) -> list[str]:
 def test_command_prints_a_table(cleaned, capsys) -> None:
     main(command(cleaned, num_test=6))
     printed = capsys.readouterr().out
-    assert re.search(r"^87  rows in$", printed, re.MULTILINE)
+    assert re.search(r"^88  rows in$", printed, re.MULTILINE)
     assert re.search(r"^ 2  left out: conflicting_answers$", printed, re.MULTILINE)
     assert re.search(r"^ 5  rows out: validation$", printed, re.MULTILINE)
 

@@ -42,6 +42,7 @@ from data_prep.cleaning.filters.problems import (
     multi_part,
     multiple_choice,
     proof,
+    translation_note,
 )
 from data_prep.cleaning.filters.rows import Row, Rule
 from search_lib.grading import Grader
@@ -58,6 +59,7 @@ TEXT_RULES: tuple[Rule, ...] = (
     has_image,
     broken_latex,
     incomplete_problem,
+    translation_note,
     undetermined_answer,
     yes_no_answer,
     approximate_answer,

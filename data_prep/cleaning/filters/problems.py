@@ -31,9 +31,10 @@ _PROOF_REQUEST = re.compile(
 
 
 def missing_problem(row: Row) -> str | None:
-    """No text, or a single word."""
+    """No text, or a single word: `$1+1=?$` is more than one."""
     problem = text(row, "problem")
-    return beginning(problem) if len(problem.split(maxsplit=2)) < 2 else None
+    is_word = len(problem.split(maxsplit=2)) < 2 and not re.search("[=?]", problem)
+    return beginning(problem) if is_word else None
 
 
 def proof(row: Row) -> str | None:
@@ -61,19 +62,24 @@ _OPTIONS = (
     re.compile(r"(?:^|\n)([A-E])[.、] ?(?=\S)"),
 )
 _INLINE_OPTION = re.compile(r"(?:^|(?<=[\s;,?]))([A-E])[.:、] ?(?=\S)")
+_BARE_OPTION = re.compile(r"(?:^|(?<=\s))([A-E])(?:[.:、] ?| )(?=[-+\\(√\d])")
+_NO_OPTION = re.compile(r"(?<![\\A-Za-z])[a-z]{3,}|[?,;]$")
 _CHOICE_REQUEST = re.compile(
     r"which (?:one )?(?:of|among) the following|\b(?:choose|select) the\b|\b(?:correct|right|true) "
     r"(?:option|choice|answer|statement)|\bfollowing (?:option|choice|statement)|\( ?\)",
     re.IGNORECASE,
 )
-_CHOICE_ANSWER = re.compile(r"\(? ?[A-E] ?\)?[.:]?|\( ?[A-E] ?\)[\s\S]*|[A-E][).:] [\s\S]*")
+_CHOICE_ANSWER = re.compile(
+    r"\(? ?[A-E] ?\)?[.:]?|\( ?[A-E] ?\)[\s\S]*|[A-E][).:] [\s\S]*|[A-E] -?\d[\d.,/]*"
+)
 
 
 def multiple_choice(row: Row) -> str | None:
     r"""Options A to E: by the column `question_type`, in the text, or in the answer.
 
     In the text they are `(A) ... (B) ...`, `A) ... B) ...`, or `A. ... B. ...` on lines of their
-    own or after "which of the following", however they are typeset (`\textbf{(A)}`).
+    own or after "which of the following", however they are typeset (`\textbf{(A)}`). Numbers at
+    the end need no brackets: `A 42 B 468`.
     """
     if text(row, "question_type").casefold() == "mcq":
         return "question_type: MCQ"
@@ -86,7 +92,18 @@ def multiple_choice(row: Row) -> str | None:
         labels = _in_sequence(style, "ABCDE", problem)
         if len(labels) >= 3 or (len(labels) == 2 and style is _BRACKETED_OPTION):
             return beginning(problem[labels[0].start() :])
+    labels = _in_sequence(_BARE_OPTION, "ABCDE", problem)
+    if len(labels) >= 2 and not any(
+        _NO_OPTION.search(option.strip()) for option in _texts_behind(labels, problem)
+    ):
+        return beginning(problem[labels[0].start() :])
     return None
+
+
+def _texts_behind(labels: Sequence[re.Match[str]], content: str) -> list[str]:
+    """Returns what stands behind each label, up to the next one or the end."""
+    ends = [*(label.start() for label in labels[1:]), len(content)]
+    return [content[label.end() : end] for label, end in zip(labels, ends, strict=True)]
 
 
 # Several questions in one ------------------------------------------------------------------------
@@ -120,6 +137,37 @@ _ASKING = re.compile(
     r"\b(?:what|which|how|who|when|where|find|is|are|can|does|do)\b", re.IGNORECASE
 )
 _HOW_MANY = re.compile(r"\bhow (?:many|much|old)\b", re.IGNORECASE)
+# "Compute $d(6)$, $d(16)$, and $d(72)$", "the values of a, h and k", but not "x such that f and g".
+_QUANTITY = (
+    r"(?:\$[^$]{1,120}\$|\\\([^()]{1,120}\\\)|[A-Za-z](?:_\{?\w\}?|\([\w/]{1,9}\))?(?![\w'’$(]))"
+)
+_VERB = r"\b(?:find|determine|compute|calculate|evaluate|solve for|give|what (?:is|are))"
+_NO_ENUMERATION = (
+    "such|that|if|for|where|when|with|in|so|as|on|by|to|from|between|through|under|and|both|common|"
+    "intersections?|distance|sum|difference|product|ratio|roots?|zeros|divisors?|factors?|multiples?"
+)
+_ENUMERATION = re.compile(
+    rf"{_VERB}(?P<words>(?: (?!(?:{_NO_ENUMERATION})\b)[A-Za-z]+){{0,6}}?) "
+    rf"(?P<quantities>{_QUANTITY}(?:, ?{_QUANTITY}){{0,9}},? and (?:the |of )?{_QUANTITY})",
+    re.IGNORECASE,
+)
+# "the center and the radius"
+_TWO_NOUNS = re.compile(
+    rf"{_VERB} (?:both )?the [A-Za-z-]+(?: of [a-z]+)? and (?:the )?[A-Za-z-]+", re.IGNORECASE
+)
+_SYSTEM = re.compile(
+    r"\bsolve (?:the |this |following |simultaneous |linear )*(?:system|equations\b)"
+    r"(?! of inequal)",
+    re.IGNORECASE,
+)
+_DEMAND = re.compile(
+    rf"{_CLAUSE}(?:find|determine|compute|calculate|evaluate|express(?! (?:your|the) answer))\b"
+    rf"|\bwhat (?:is|are)\b|\b{_HOW}",
+    re.IGNORECASE,
+)
+_MANY = re.compile(
+    r"\b(?:all|every|any|possible|solutions?|roots|values|pairs?|answers?)\b", re.IGNORECASE
+)
 
 
 def multi_part(row: Row) -> str | None:
@@ -127,7 +175,9 @@ def multi_part(row: Row) -> str | None:
 
     Labels such as (a) and (b) mark questions if two of the texts behind them hold a request, or if
     a request stands before them that isn't one for something that meets conditions. Without labels,
-    two questions count if the answer is a list. An answer that labels its parts always counts.
+    two questions count if the answer is a list without names (`x=3`), and so does a request for as
+    many quantities as the list has: it is compared without order. "Find all" has one answer, a set.
+    An answer that labels its parts always counts.
     """
     answer = plain(text(row, "answer"))
     labelled = _LABELLED_ANSWER.match(answer)
@@ -138,8 +188,7 @@ def multi_part(row: Row) -> str | None:
         labels = _in_sequence(style, sequence, problem)
         if len(labels) < 2:
             continue
-        ends = [label.start() for label in labels[1:]] + [len(problem)]
-        parts = [problem[label.end() : end] for label, end in zip(labels, ends, strict=True)]
+        parts = _texts_behind(labels, problem)
         if sum(_REQUEST.search(part.strip()) is not None for part in parts) >= 2:
             return beginning(problem[labels[0].start() :])
         # A request that the parts share is the last sentence before them.
@@ -148,14 +197,42 @@ def multi_part(row: Row) -> str | None:
             request = problem[requests[-1].start() : labels[0].start()].strip(" .,;:\n")
             if not re.search(r"[.;]\s", request) and not _CONDITIONS.search(request):
                 return beginning(problem[requests[-1].start() :])
-    if _is_list(answer):
-        asked = [part for part in problem.split("?")[:-1] if _ASKING.search(part)]
-        if len(asked) >= 2:
-            return beginning(f"{asked[1].strip()}?")
-        how_many = list(_HOW_MANY.finditer(problem))
-        if len(how_many) >= 2:
-            return beginning(problem[how_many[0].start() :])
-    return None
+    items = _list_items(answer)
+    if len(items) < 2 or any("=" in item for item in items):
+        return None
+    return _unlabelled_questions(problem, items) or _named_quantities(row, items)
+
+
+def _unlabelled_questions(problem: str, items: Sequence[str]) -> str | None:
+    """Returns the second of two questions, or the whole of a system of equations."""
+    asked = [part for part in problem.split("?")[:-1] if _ASKING.search(part)]
+    if len(asked) >= 2:
+        return beginning(f"{asked[1].strip()}?")
+    how_many = list(_HOW_MANY.finditer(problem))
+    if len(how_many) >= 2:
+        return beginning(problem[how_many[0].start() :])
+    demands = []
+    for demand in _DEMAND.finditer(problem):
+        sentence = re.split(
+            r"[.?!](?:\s|$)", problem[demand.end() : demand.end() + 300], maxsplit=1
+        )
+        if not _MANY.search(sentence[0]):
+            demands.append(demand)
+    if len(demands) >= 2:
+        return beginning(problem[demands[1].start() :].lstrip(" .,;:!?)"))
+    return None if any(item[0] in "([" for item in items) else passage(_SYSTEM, problem)
+
+
+def _named_quantities(row: Row, items: Sequence[str]) -> str | None:
+    """Returns a request for as many quantities as the answer has, in some order."""
+    problem = " ".join(text(row, "problem").split())
+    has_points = any(item[0] in "([" for item in items)
+    for request in _ENUMERATION.finditer(problem):
+        quantities = re.split(r",? and (?:the |of )?|, ?", request["quantities"].replace("$", ""))
+        asks_all = _MANY.search(request["words"]) is not None
+        if len(quantities) == len(items) and not (asks_all and has_points):
+            return beginning(request[0])
+    return passage(_TWO_NOUNS, problem) if len(items) == 2 else None
 
 
 def _in_sequence(
@@ -176,22 +253,26 @@ def _in_sequence(
     return labels
 
 
-def _is_list(answer: str) -> bool:
-    """Returns whether an answer has several parts, outside of brackets."""
+def _list_items(answer: str) -> list[str]:
+    """Returns the parts of an answer between commas, semicolons and "and" outside of brackets."""
     if parse_integer(answer) is not None:
-        return False
-    depth = 0
+        return [answer]
+    depth, start, items = 0, 0, []
     for position, character in enumerate(answer):
         depth += (character in "([{") - (character in ")]}")
-        if depth == 0 and (character in ";," or answer.startswith(" and ", position)):
-            return True
-    return False
+        is_and = answer.startswith(" and ", position)
+        if depth == 0 and (character in ";," or is_and):
+            items.append(answer[start:position])
+            start = position + (len(" and ") if is_and else 1)
+    items.append(answer[start:])
+    return [item.strip() for item in items if item.strip()]
 
 
 # Links and images --------------------------------------------------------------------------------
 
 _LINK = re.compile(
-    r"https?://\S{0,80}|\bwww\.\S{1,80}|\\(?:href|url)\b|<a\s|\[[^\]\[]{1,80}\]\([\w.:-]{0,80}[/\#]\S{0,80}\)"
+    r"https?://\S{0,80}|\bwww\.\S{1,80}|\\(?:href|url)\b|<a\s+(?:href|class|id|name|rel|target|title)\b"
+    r"|\[[^\]\[]{1,80}\]\((?=[^()\s]{0,80}[A-Za-z]{3})[\w.:-]{0,80}[/\#]\S{0,80}\)"
     r"|\b[\w-]{2,40}\.(?:com|org|net|edu)/\S{1,80}",
     re.IGNORECASE,
 )
@@ -215,6 +296,7 @@ _PICTURE = re.compile(
     r"(?:is |are )?(?:shown|pictured|drawn) (?:below|above|here)\b"
     rf"|\b(?:following|accompanying) (?:{_NOUN}|graph|chart)\b(?! of\b)"
     r"|(?<!venn )(?<!tree )\b(?:the|this) diagrams?\b"
+    r"(?! (?:was|were|is|are) not (?:given|included|needed|necessary|part|provided|required)\b)"
     r"|\b(?:graph|chart|curve)s?(?: of [^.?!]{1,60})? (?:is |are )?(?:shown|pictured|depicted)"
     r"(?: below| above| here|[.,])"
     r"|\b(?:graph|chart) (?:below|above|shows)\b"
@@ -223,6 +305,21 @@ _PICTURE = re.compile(
     r"|\b(?:shown|pictured|illustrated) (?:at|on|to) (?:the )?(?:right|left)\b"
     r"|(?<!\ba )\bfig(?:ure)?\.? ?\(?\d"
     rf"|\bsee (?:{_NOUN}|fig)\b",
+    re.IGNORECASE,
+)
+_ARRAY = re.compile(r"\\begin ?\{(?:array|tabular|[bpvBV]?matrix)")
+_PLACE_ONLY = re.compile(r"as |(?:in|on|from) (?:the|this|these) (?:picture|image|drawing|sketch)")
+# "The signs alternate every three terms, as shown": in the text itself.
+_WRITTEN = re.compile(
+    r"\b(?:series|sequence|terms|signs|sums?|digits|expression|equation|formula|list|letters|words?|"
+    r"code|calculation|addition|multiplication|subtraction)\b",
+    re.IGNORECASE,
+)
+# Where "in the picture" is part of the story, or of an image of a function.
+_PICTURE_OF_THE_STORY = re.compile(
+    r"\b(?:an?|each|every|one|two|three|\d+) (?:\w+ )?(?:picture|image|drawing|sketch)"
+    r"|\b(?:selfie|photo|camera|paint|portrait|artist|album|puzzle|function|mapping|reflect|rotat|"
+    r"translat|dilat|transform)",
     re.IGNORECASE,
 )
 
@@ -236,11 +333,30 @@ def has_image(row: Row) -> str | None:
     r"""An image, the code of one, or a figure that the text refers to and doesn't hold.
 
     Figures that the text describes are fine ("the figure formed by two squares"), and so are a Venn
-    diagram, the image of a function, and the graphs of graph theory.
+    diagram, the image of a function, the graphs of graph theory, and what is shown in an array or
+    in the sentence itself.
     """
     problem = text(row, "problem")
     found = passage(_IMAGE, problem)
-    return passage(_PICTURE, " ".join(plain(problem).split())) if found is None else found
+    if found is not None:
+        return found
+    flat = " ".join(plain(problem).split())
+    for reference in _PICTURE.finditer(flat):
+        if not _is_in_the_text(reference, flat):
+            return beginning(reference[0])
+    return None
+
+
+def _is_in_the_text(reference: re.Match[str], problem: str) -> bool:
+    """Returns whether the text itself holds what it refers to."""
+    before = problem[max(0, reference.start() - 300) : reference.start()]
+    if _ARRAY.search(problem, reference.end(), reference.end() + 200):
+        return True
+    if not _PLACE_ONLY.match(reference[0].casefold()):
+        return False
+    if reference[0][0] in "Aa":
+        return _WRITTEN.search(re.split(r"[.?!] ", before)[-1]) is not None
+    return _PICTURE_OF_THE_STORY.search(before) is not None
 
 
 def _without_images(problem: str) -> str:
@@ -252,9 +368,13 @@ def _without_images(problem: str) -> str:
 
 _BRACE = re.compile(r"\\[\s\S]|[{}]")
 _ENVIRONMENT = re.compile(r"\\(begin|end) ?\{([^{}]{1,40})\}")
-_PRICE = re.compile(r"\$\s?\d[\d,]*(?:\.\d+)?(?=[\s.,;:?!)]|$)")
+_PRICE = re.compile(
+    r"\$\s?\d[\d,]*(?:\.\d+)?(?=[.,;:?!)\"'’”]|/[a-z]{2}|[-–]\$?\d|\s(?![-+*/^=<>\\])|k\b|$)"
+)
+_PRICE_ALONE = re.compile(r"-?(?:\$ ?-?\d[\d,.]*|\d[\d,.]* ?\$)(?:[\s/][^$]*)?")
+_PRICE_BEHIND = re.compile(r"(?<![^\s(])\d[\d,.]*\$(?=[\s.,;:?!)]|$)")
 _UNFINISHED = re.compile(
-    r"(?:[,(+{]|\w -|\\(?:frac|sqrt|cdot|times|le|ge)|"
+    r"(?:[(+{]|\w -|\\(?:frac|sqrt|cdot|times|le|ge)|"
     r"\b(?:the|of|and|or|an|that|if|let|where|whose|because))$",
     re.IGNORECASE,
 )
@@ -283,31 +403,51 @@ _TABULAR = re.compile(r"\||&|\\begin|\t|\\hline|:\s")
 
 
 def broken_latex(row: Row) -> str | None:
-    r"""Braces, environments or dollar signs without their other half.
+    r"""Braces, environments or dollar signs without their other half, in the problem or the answer.
 
-    The dollar sign of a price needs none: "a pen for $5".
+    The dollar sign of a price needs none: "a pen for $5", "a pen for 5$".
     """
-    problem = text(row, "problem")
+    problem, answer = text(row, "problem"), text(row, "answer")
+    found = _unpaired(problem)
+    if found is not None:
+        return found
+    if _has_odd_dollars(problem) and not _has_prices(problem):
+        return "an odd number of $"
+    is_odd = _has_odd_dollars(answer) and not _PRICE_ALONE.fullmatch(answer)
+    return f"answer: {beginning(answer)}" if is_odd or _unpaired(answer) is not None else None
+
+
+def _has_prices(problem: str) -> bool:
+    """Returns whether a price may explain an odd dollar sign."""
+    behind_numbers_alone = "$" not in _PRICE_BEHIND.sub("", problem.replace(r"\$", ""))
+    return behind_numbers_alone or _PRICE.search(problem) is not None
+
+
+def _has_odd_dollars(content: str) -> bool:
+    return content.replace(r"\$", "").count("$") % 2 == 1
+
+
+def _unpaired(content: str) -> str | None:
+    """Returns the passage of a brace or an environment without its other half."""
     open_braces: list[int] = []
-    for brace in _BRACE.finditer(problem):
+    for brace in _BRACE.finditer(content):
         if brace[0] == "{":
             open_braces.append(brace.start())
         elif brace[0] == "}":
             if not open_braces:
-                return beginning(problem[max(0, brace.start() - 40) : brace.end()])
+                return beginning(content[max(0, brace.start() - 40) : brace.end()])
             open_braces.pop()
     if open_braces:
-        return beginning(problem[max(0, open_braces[-1] - 10) :])
+        return beginning(content[max(0, open_braces[-1] - 10) :])
     environments: list[str] = []
-    for kind, name in _ENVIRONMENT.findall(problem):
+    for kind, name in _ENVIRONMENT.findall(content):
         if kind == "begin":
             environments.append(name)
         elif not environments or environments.pop() != name:
             return rf"\end{{{name}}}"
     if environments:
         return rf"\begin{{{environments[-1]}}}"
-    dollars = problem.replace(r"\$", "").count("$")
-    return "an odd number of $" if dollars % 2 and not _PRICE.search(problem) else None
+    return None
 
 
 def incomplete_problem(row: Row) -> str | None:
@@ -320,4 +460,35 @@ def incomplete_problem(row: Row) -> str | None:
         return found
     end = problem[-80:]
     torn = _DOTS.search(end) and not _ENDLESS.search(end)
+    torn = torn or (end.endswith(",") and not _REQUEST.search(problem))
     return end if torn or _UNFINISHED.search(end) else None
+
+
+# Notes of a translator ---------------------------------------------------------------------------
+
+_EAST_ASIAN = "\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_EAST_ASIAN_LETTER = re.compile(f"[{_EAST_ASIAN}]")
+_EAST_ASIAN_TEXT = re.compile(
+    f"[{_EAST_ASIAN}][{_EAST_ASIAN}\\s\u3000-\u303f\uff00-\uff65]{{3,80}}|[译訳譯]|[注解答][:：]"
+)
+_NOTE = re.compile(
+    r"翻译|翻譯|翻訳|译文|\btranslation (?:result )?(?:is )?(?:as follows|below)\b"
+    r"|\bhere(?:'s| is) the translat\w+|\btranslated (?:text|version|result)\b"
+    r"|\b(?:original|source) text(?:'s)? (?:line|format)",
+    re.IGNORECASE,
+)
+
+
+def translation_note(row: Row) -> str | None:
+    """A note of a translator, or Chinese, Japanese or Korean text in another language's problem.
+
+    A problem that is in such a language as a whole is fine, and so is a single word of it.
+    """
+    problem = text(row, "problem")
+    found = passage(_NOTE, problem)
+    if found is not None:
+        return found
+    num_letters = sum(map(str.isalpha, problem))
+    if 2 * len(_EAST_ASIAN_LETTER.findall(problem)) > num_letters:
+        return None
+    return passage(_EAST_ASIAN_TEXT, problem)

@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).parents[1] / "openr1_math_sample.jsonl"
 
 # rule -> (objects to, keeps); a text is a problem, or an answer where the rule is about answers
 PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
-    "missing_problem": (["", " \n", "Solve"], ["Compute 5!"]),
+    "missing_problem": (["", " \n", "Solve"], ["Compute 5!", "$\\frac{1}{2}+1=?$"]),
     "proof": (
         [
             "Prove that $\\sqrt 2$ is irrational.",
@@ -80,8 +80,12 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
             "Rules: [here](rules/nim). How many are there?",
             "Rules: \\url{example}. How many are there?",
             "Taken from example.com/problems. How many are there?",
+            '<a href="x">Rules</a>: how many are there?',
         ],
         [
+            "Find the number of integers $a$ with $1<a \\leq 50$.",
+            "How many $a$ have $0 <a = b$ and $b< a <A $?",
+            "Find $[2x](x/3)$ for $x = 2.5$.",
             "A website has 30 visitors. How many are 10% of them?",
             "Find $[x](x+1)$ for $x = 2.5$, e.g. by hand.",
             "![](https://example.org/a.png) How many are there?",  # an image, not a link
@@ -101,8 +105,17 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
             "How many squares does the following figure have?",
             "The picture below has 3 squares. How large are they?",
             "The triangle shown below has sides 3 and 4. What is its area?",
+            "A beam of light is reflected with an equal angle as shown. How long is its path?",
+            "A hexagon is divided into five rhombuses, as shown. How large are they?",
+            "In the picture, how many squares are there?",
+            "The picture is divided into 4 parts, as shown in the figure. How large are they?",
         ],
         [
+            "In the series $1+3-5-7+9 \\ldots$ the signs alternate, as shown. What is its sum?",
+            "Eight friends take selfies, with three of them in the picture. How many are there?",
+            "Which integers lie in the image of the function, as the image is finite?",
+            "The rows are shown below. $\\begin{array}{c}1\\\\2\\end{array}$ Find their sum.",
+            "Find $m$. Note: The diagram was not given during the contest.",
             "What is the area of the figure formed by three squares?",
             "What is the area in the figure bounded by the lines $x = 1$ and $y = 1$ and the axes?",
             "What is the image of 3 in the image of $f$?",
@@ -122,8 +135,12 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
             "Find $x + 1.",
             "\\begin{cases} x = 1 \\end{array} Find $x$.",
             "$\\begin{cases} x = 1$. Find $x$.",
+            "If $x = \\sqrt{2}, find the largest value of $x + y = 3$ in the plane.",
         ],
         [
+            "A pen costs 15$. What do 3 pens for 15$ and a book for 20$ cost?",
+            "She pays $300/month for a loan, $200-$250 for food, and $80.",
+            "A house costs $80k.",
             "Find $\\left\\{ x : x > 1 \\right.$ and \\{ too.",
             "A pen costs $5. What do 3 cost?",
             "A pen costs \\$5, a book \\$7. What do both cost?",
@@ -139,8 +156,10 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
             "Find $x$ in the previous problem if $y = 3$.",
             "Translate the above text into English.",
             "The prices are listed in the following table. What is their mean?",
+            "A circle with radius 5 and its centre at the origin,",
         ],
         [
+            "There are only finitely many such $k$. Find the sum of all such $k$,",
             "Compute 3 + 4 =",
             "Find the value of a",
             "Compute 1 + 2 + 4 + 8 + ...",
@@ -152,16 +171,52 @@ PROBLEMS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
 }
+PROBLEMS["multiple_choice"][0].extend(
+    [
+        "The smallest such number is A 42 B 468 C 12 D 5",
+        "How much is $2 + 2$?\nA $3$ B $4$",
+        "The value is A. 3 B. -4 C. $\\frac{1}{2}$",
+    ]
+)
+PROBLEMS["multiple_choice"][1].extend(
+    [
+        "Class A 42 children, class B 46 children. How many are there?",
+        "Line A 3 crosses line B 4, where?",
+    ]
+)
+PROBLEMS["translation_note"] = (
+    [
+        "Find $\\frac{1}{2}+1$.\n翻译结果如下：\nFind $\\frac{1}{2}+1$.",
+        "Find $x$. 将上面的文本翻译成英文。",
+        "求出下列各式的值。 Find the value of each of these expressions, for x = 3 and y = 4.",
+        "Find $x$. 注: $x > 0$",
+        "Here is the translation: find $x$ with $x + 1 = 3$.",
+        "The translation is as follows: find $x$ with $x + 1 = 3$.",
+        "다음 문제를 푸시오. Find the value of $x$ with $x + 1 = 3$ and tell how you found it.",
+    ],
+    [
+        "已知 $x + 1 = 3$，求 $x$ 的值。",
+        "Zu Chongzhi (祖冲之) found $\\frac{355}{113}$. What is its numerator?",
+        "Find $x$ （in cm） ， if $x + 1 = 3$．",
+        "The translation of the plane by 3 maps $A$ to $B$. How long is $AB$?",
+        "Find $\\alpha + \\beta$ and the angle АВС.",
+    ],
+)
+
 ANSWERS: dict[str, tuple[list[str], list[str]]] = {
     "proof": (["proof"], ["5"]),
     "missing_answer": (["", "null", "not found", "N/A"], ["0", "\\emptyset"]),
     "multiple_choice": (
-        ["C", "(B)", "(A) 12", "\\textbf{(D)}", "B. 5"],
+        ["C", "(B)", "(A) 12", "\\textbf{(D)}", "B. 5", "B 468"],
         ["c", "n", "AB", "(1, 2)"],
     ),
     "multi_part": (
         ["1) 3; 2) 5", "(a) 3, (b) 5", "i) 3\nii) 5", "(1) $x=3$; (2) $y=5$"],
         ["(1, 2)", "3, 5", "1.5", "[0, 1)", "a = 3"],
+    ),
+    "broken_latex": (
+        ["$221,$8$", "\\frac{3}{", "x = 3$", "$x$, $y"],
+        ["$80", "80$", "$1,200.50", "$80 per week", "$x$", "\\$5", "\\{1, 2\\}"],
     ),
     "undetermined_answer": (
         ["Answers may vary", "\\text{not enough information}", "cannot be determined"],
@@ -255,6 +310,49 @@ def test_answer_rule(name: str, answer: str, objects: bool) -> None:
 )
 def test_rules_on_other_columns(name: str, row: dict) -> None:
     assert getattr(filters, name)(row) is not None
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer"),
+    [
+        ("Compute $d(6)$, $d(16)$, and $d(72)$.", "$\\frac{1}{3},1,\\frac{1}{9}$"),
+        ("Compute $d(3 / 5), d(5 / 8)$, and $d(7 / 18)$.", "$\\frac{1}{3}, 1, 9$"),
+        ("What are the values of $a, h$ and $k$ ?", "2, -1, -18"),
+        ("Determine b and c so that $x^6 = T^3 + bT + c$ for all $x$.", "-3, 0"),
+        ("Determine all real numbers $a, b$ and $c$ for which $a = b = c$.", "1, 2, 3"),
+        ("Find the coordinates of the points $A$ and $B$.", "(1, 2), (3, 4)"),
+        ("Find the smallest and largest possible value of $N$.", "2500,7500"),
+        ("Find the center and the radius of the circle.", "(1, 2), 3"),
+        ("Solve the system of equations $x + y = 3$, $x - y = 1$.", "2, 1"),
+        ("Find the least $n$. Then compute $n^2$ for it.", "3 and 9"),
+        ("Express $x$ in terms of $y$. If $y = 1$, find the value of $z$.", "$2y$ and $3$"),
+    ],
+)
+def test_values_in_an_order_that_the_list_does_not_keep_are_several_parts(
+    problem: str, answer: str
+) -> None:
+    assert filters.multi_part({"problem": problem, "answer": answer}) is not None
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer"),
+    [
+        ("Find all integers $n$ such that $f(n)$ and $g(n)$ are primes.", "3, 5"),
+        (
+            "Find all primes $p$ and all integers $x$ and $y$ with $x^y = p$.",
+            "(1,8,1), (2,7,1)",
+        ),
+        ("Determine all pairs $(f, g)$ of functions with $f(g(x)) = x$.", "$f(n)=n$, $g(n)=1$"),
+        ("Find the points of intersection of $y = x^2$ and $y = x + 2$.", "(-1, 1), (2, 4)"),
+        ("Find the values of $x$ and $y$ with $x + y = 1$.", "x = 3, y = -2"),
+        ("Solve the system of equations $xy = 1$, $x = y$.", "(1, 1), (-1, -1)"),
+        ("Compute the two values of $a + b + c$. In your answer, list both.", "3, 4"),
+        ("What is $a + b$? Give all possible values.", "3, 4"),
+        ("Find the distance between $A$ and $B$.", "10,080"),
+    ],
+)
+def test_a_set_of_values_is_one_answer(problem: str, answer: str) -> None:
+    assert filters.multi_part({"problem": problem, "answer": answer}) is None
 
 
 @pytest.mark.parametrize(
