@@ -38,7 +38,14 @@ from data_prep.cleaning.normalise import normalise
 from data_prep.cleaning.report import CleanReport, Place
 from data_prep.columns import CLEAN, KEPT_SCHEMA
 from data_prep.reports import BadRow, RowReport
-from data_prep.sources import RowSource, open_sources, read_texts
+from data_prep.sources import (
+    RowSource,
+    as_types,
+    check_texts,
+    open_sources,
+    read_texts,
+    unify_types,
+)
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
 from run_lib.commands import (
     InputError,
@@ -109,6 +116,7 @@ class SelectedRows:
     def __init__(self, sources: Mapping[str, RowSource], rows: Sequence[Place]):
         self.num_rows = len(rows)
         self.column_names = next(iter(sources.values())).column_names
+        self.schema = unify_types([source.schema for source in sources.values()])
         self._sources, self._rows = sources, rows
         digest = hashlib.sha256()
         for split, source in sources.items():
@@ -120,13 +128,14 @@ class SelectedRows:
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Returns some columns of rows `start` to `stop - 1`, reading a window at a time."""
         parts = []
+        schema = pa.schema([self.schema.field(name) for name in columns])
         for (split, _), group in groupby(
             self._rows[start:stop], key=lambda place: (place[0], place[1] // WINDOW)
         ):
             rows = [row for _, row in group]
             table = self._sources[split].read(rows[0], rows[-1] + 1, columns)
-            parts.append(table.take([row - rows[0] for row in rows]))
-        return pa.concat_tables(parts, promote_options="default")
+            parts.append(as_types(table.take([row - rows[0] for row in rows]), schema))
+        return pa.concat_tables(parts)
 
 
 def clean(args: CleanArgs) -> CleanReport | None:
@@ -142,6 +151,7 @@ def clean(args: CleanArgs) -> CleanReport | None:
     with naming("--input"):
         sources = open_sources(args.input, args.config, required=("problem", "answer"))
         check_columns(sources, args.input)
+        check_texts(sources, args.input, READ_COLUMNS)
     check_counts(args, sum(source.num_rows for source in sources.values()), "rows of --input")
     with naming("--decontaminate"):
         benchmark_words = load_benchmark_words(args.decontaminate, args.ngram)
@@ -186,6 +196,12 @@ def check_columns(sources: Mapping[str, RowSource], name: str) -> None:
     for split in others:
         if list(sources[split].column_names) != list(sources[first].column_names):
             raise ValueError(f"{name}: {split} has other columns than {first}")
+        try:
+            unify_types([sources[first].schema, sources[split].schema])
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{name}: {split} has columns of other types than {first}: {error}"
+            ) from error
     for column in READ_COLUMNS:
         if column not in sources[first].column_names:
             print(f"note: the input has no column {column}; the rules do without", file=sys.stderr)

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import transformers
 
+from data_prep.cleaning.filters.rows import text
 from data_prep.columns import ID_COLUMNS, ROLL_IN, ROLL_IN_SCHEMA
 from data_prep.generation import (
     REFUSED,
@@ -41,11 +42,11 @@ from data_prep.generation import (
 )
 from data_prep.reports import BadRow, RowReport
 from data_prep.sampling import EmptyGeneration, Sampler, load_policy
-from data_prep.sources import RowSource, open_sources, read_texts
+from data_prep.sources import RowSource, check_texts, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
-from search_lib.benchmarks import MATH_INSTRUCTION
+from search_lib.benchmarks import MATH_INSTRUCTION, read_text
 from search_lib.engines.base import Block
 from search_lib.prompts import ControlTokensInProblem, build_prompt
 
@@ -212,22 +213,22 @@ def read_problems(source: RowSource, chunk: Chunk) -> tuple[list[Problem], RowRe
     problems: list[Problem] = []
     report = RowReport()
     for number, row in enumerate(read_texts(table), start=chunk.start):
-        problem = _text(row["problem"])
-        row_id = _text(row[id_column]) if id_column else ""
+        try:
+            problem, answer = read_text(row, "problem"), read_text(row, "answer")
+        except ValueError as error:
+            report.add(BadRow(f"#{number}", "not text", str(error)))
+            continue
+        row_id = text(row, id_column) if id_column else ""
         if not row_id:
-            row_id = hashlib.sha256(problem.encode()).hexdigest()[:16] if problem else f"#{number}"
-        answer = _text(row["answer"])
-        if not problem:
+            digest = hashlib.sha256(problem.encode()).hexdigest()[:16]
+            row_id = digest if problem.strip() else f"#{number}"
+        if not problem.strip():
             report.add(BadRow(row_id, "no problem", f"row {number} of {chunk.split}"))
-        elif not answer:
+        elif not answer.strip():
             report.add(BadRow(row_id, "no answer", problem))
         else:
-            problems.append(Problem(number, row_id, problem, _text(row.get("solution")), answer))
+            problems.append(Problem(number, row_id, problem, text(row, "solution"), answer))
     return problems, report
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or not str(value).strip() else str(value)
 
 
 def roll_in(args: RollInArgs) -> None:
@@ -243,6 +244,7 @@ def roll_in(args: RollInArgs) -> None:
         raise InputError("--engine sglang_server: a server has one model, so name one in --models")
     with naming("--input"):
         sources = open_sources(args.input, required=("problem", "answer"))
+        check_texts(sources, args.input, ("problem", "answer", "solution"))
     sources = select_splits(sources, args.splits, args.input)
     policies = [load_policy(name, "--models") for name in counts]
     for policy in policies:

@@ -1,6 +1,7 @@
 """Rows of a data set by number: a stage reads the rows that it works on, and no others."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,13 @@ class RowSource(StageInput, Protocol):
 
     Attributes:
         column_names: Names of the columns, in their order.
+        schema: Their types.
     """
 
     @property
     def column_names(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def schema(self) -> pa.Schema: ...  # noqa: D102
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Returns some columns of rows `start` to `stop - 1`."""
@@ -62,19 +66,16 @@ class ParquetRows:
         self.column_names: Sequence[str] = []
         self._groups: list[_RowGroup] = []
         self._last: tuple[_RowGroup, tuple[str, ...], pa.Table] | None = None
-        schemas: list[pa.Schema] = []
+        self.schema = pa.schema([])
         for path in paths:
             with reading_parquet(path):
                 metadata = pq.read_metadata(path)
-            schemas.append(metadata.schema.to_arrow_schema().remove_metadata())
-            self.column_names = schemas[0].names
-            if schemas[-1].names != self.column_names:
-                raise InputError(
-                    f"{path} has the columns {schemas[-1].names}, not {self.column_names}"
-                )
+            schema = metadata.schema.to_arrow_schema().remove_metadata()
+            self.column_names = self.column_names or schema.names
+            if schema.names != self.column_names:
+                raise InputError(f"{path} has the columns {schema.names}, not {self.column_names}")
             try:
-                # A column that is all null in one file may have a type in the next.
-                pa.unify_schemas([schemas[0], schemas[-1]])
+                self.schema = unify_types([self.schema, schema])
             except pa.ArrowException as error:
                 raise InputError(f"{path} has columns of other types: {error}") from error
             for number in range(metadata.num_row_groups):
@@ -89,14 +90,15 @@ class ParquetRows:
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Returns some columns of rows `start` to `stop - 1`."""
         parts = []
+        schema = pa.schema([self.schema.field(name) for name in columns])
         for group in self._groups:
             first, last = group.first_row, group.first_row + group.num_rows
             if first < stop and last > start:
                 table = self._read_group(group, tuple(columns))
-                parts.append(
-                    table.slice(max(start - first, 0), min(stop, last) - max(start, first))
-                )
-        return pa.concat_tables(parts, promote_options="default")
+                table = table.slice(max(start - first, 0), min(stop, last) - max(start, first))
+                with reading_parquet(group.path):
+                    parts.append(as_types(table, schema))
+        return pa.concat_tables(parts)
 
     def _read_group(self, group: _RowGroup, columns: tuple[str, ...]) -> pa.Table:
         if self._last is None or self._last[:2] != (group, columns):
@@ -118,6 +120,7 @@ class TableRows:
         self.num_rows = table.num_rows
         self.digest = digest
         self.column_names: Sequence[str] = table.column_names
+        self.schema = table.schema.remove_metadata()
         self._table = table
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
@@ -168,8 +171,72 @@ def open_sources(
     return sources
 
 
+def unify_types(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Returns the schema that has room for all of some: large_string for it and string, and so on.
+
+    Raises:
+        pa.ArrowException: If a column has types that mean different things, such as text and int.
+    """
+    decoded = [
+        pa.schema([field.with_type(_decoded(field.type)) for field in schema]) for schema in schemas
+    ]
+    return pa.unify_schemas(decoded, promote_options="permissive")
+
+
+def as_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns a table in the types of a schema that `unify_types` made, in its order of columns."""
+    return table if table.schema.equals(schema) else table.select(schema.names).cast(schema)
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of what a dictionary or a view holds."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
+def check_texts(sources: Mapping[str, RowSource], name: str, columns: Sequence[str]) -> None:
+    """Checks that columns hold texts or numbers, or lists of them, where they are there at all.
+
+    Raises:
+        ValueError: Naming the column and its type; begins with the name.
+    """
+    for split, source in sources.items():
+        for column in columns:
+            kind = source.schema.field(column).type if column in source.column_names else pa.null()
+            if not _is_text(kind) and not (_is_list(kind) and _is_text(kind.value_type)):
+                raise ValueError(
+                    f"{name}, row 0 of {split}: the column {column!r} is of type {kind}, not text"
+                )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return is_view or any(
+        test(kind)
+        for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = _decoded(kind)
+    return any(
+        test(kind)
+        for test in (
+            *(pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
+            *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+        )
+    )
+
+
 def read_texts(table: pa.Table) -> list[dict[str, Any]]:
-    """Returns the rows of a table as `to_pylist` does, but replaces bytes that are no UTF-8."""
+    """Returns the rows of a table as `to_pylist` does, with the forms that texts come in undone.
+
+    Bytes that are no UTF-8 are replaced, a list of one is its item, and an empty list or NaN is
+    None.
+    """
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
@@ -179,7 +246,14 @@ def read_texts(table: pa.Table) -> list[dict[str, Any]]:
             columns[name] = [
                 None if text is None else text.decode("utf-8", errors="replace") for text in encoded
             ]
+        columns[name] = [_unwrap(value) for value in columns[name]]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else None
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _stage_digest(path: Path) -> str | None:

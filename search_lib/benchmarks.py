@@ -152,7 +152,7 @@ def load_problems(source: BenchmarkSource, number_repeated: bool = False) -> lis
 
 
 def _read_problem(source: BenchmarkSource, index: int, row: Mapping[str, Any]) -> Problem:
-    question, answer = _read_text(row, source.problem_column), _read_text(row, source.answer_column)
+    question, answer = read_text(row, source.problem_column), read_text(row, source.answer_column)
     if not question.strip() or not answer.strip():
         raise ValueError("no question or no answer")
     if answer.strip() in _NO_ANSWER:
@@ -161,12 +161,10 @@ def _read_problem(source: BenchmarkSource, index: int, row: Mapping[str, Any]) -
         answer = final[1]
     own_id = row.get("id")
     has_none = own_id is None or (isinstance(own_id, float) and math.isnan(own_id))
-    return Problem(
-        str(index) if has_none else _read_text(row, "id") or str(index), question, answer
-    )
+    return Problem(str(index) if has_none else read_text(row, "id") or str(index), question, answer)
 
 
-def _read_text(row: Mapping[str, Any], column: str) -> str:
+def read_text(row: Mapping[str, Any], column: str) -> str:
     """Returns a column of a row as text; an empty one if it is missing.
 
     Raises:

@@ -211,7 +211,8 @@ def test_output_is_read_in_windows(cleaned, monkeypatch) -> None:
     spans: list[int] = []
 
     class Recording:
-        num_rows, digest, column_names = source.num_rows, source.digest, source.column_names
+        num_rows, digest, schema = source.num_rows, source.digest, source.schema
+        column_names = source.column_names
 
         def read(self, start, stop, columns):
             spans.append(stop - start)
@@ -334,6 +335,41 @@ def test_input_of_other_columns(cleaned, tmp_path, capsys) -> None:
     assert "no column question_type" in capsys.readouterr().err
     assert pq.read_table(run.output / "train").schema.names == ["answer", "problem"]
     assert not (run.output / "validation").exists()
+
+
+def test_splits_of_types_that_mean_the_same_are_one_data_set(args, tmp_path) -> None:
+    for split, kind in (("train", pa.string()), ("test", pa.large_string())):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        problems = [f"How much is {number} less than a dozen {split} cars?" for number in "123"]
+        table = pa.table({"problem": pa.array(problems, kind), "answer": ["11", "10", "9"]})
+        pq.write_table(table, tmp_path / "in" / split / "0.parquet")
+    run = dataclasses.replace(
+        args, input=str(tmp_path / "in"), output=tmp_path / "out", num_validation=0, num_test=0
+    )
+    assert clean(run) is not None
+    assert len(read_split(run.output, "train")) == 6
+
+
+def test_lists_of_one_text_are_texts_and_longer_ones_are_left_out(args, tmp_path) -> None:
+    answers = [["11"], ["10", "9"], ["9"]]
+    problems = [[f"How much is {number} less than a dozen?"] for number in "123"]
+    solutions = [["First.", r"$\boxed{11}$"], [], [r"$\boxed{8}$"]]
+    table = pa.table({"problem": problems, "answer": answers, "solution": solutions})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    run = dataclasses.replace(
+        args,
+        input=str(tmp_path / "rows.parquet"),
+        output=tmp_path / "out",
+        num_validation=0,
+        num_test=0,
+    )
+    report = clean(run)
+    assert report is not None
+    assert report.left_out == {"not_text": 1, "contradicting_box": 1}
+    assert (
+        "the column 'answer' is of type list[str] (2 items)"
+        in (run.output / "report.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(

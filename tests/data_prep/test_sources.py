@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.sources import open_sources
+from data_prep.sources import check_texts, open_sources, read_texts
 from run_lib.commands import InputError
 
 
@@ -136,3 +136,71 @@ def test_a_hub_id_that_cannot_be_loaded_is_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=r"^owner/absent-data: no data set could be loaded: "):
         open_sources("owner/absent-data")
+
+
+# Types
+
+STRINGS = pa.list_(pa.string())
+MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+
+
+def write_columns(folder, *columns: pa.Array):
+    for number, column in enumerate(columns):
+        pq.write_table(pa.table({"problem": column}), folder / f"{number}.parquet")
+    return open_sources(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pa.array(["a"]), pa.array(["b"], pa.large_string())),
+        (pa.array(["a"], pa.large_string()), pa.array(["b"])),
+        (pa.array(["a"]).dictionary_encode(), pa.array(["b"])),
+        (pa.array(["a"], pa.string_view()), pa.array(["b"])),
+        (pa.array([1], pa.int32()), pa.array([2], pa.int64())),
+        (pa.array([["a"]], STRINGS), pa.array([["b"]], pa.large_list(pa.large_string()))),
+        (pa.array([None]), pa.array(["b"])),
+        (pa.array(["a"]), pa.array([None])),
+    ],
+)
+def test_files_of_types_that_mean_the_same_are_one_data_set(tmp_path, one, other):
+    source = write_columns(tmp_path, one, other)["train"]
+    table = source.read(0, 2, ["problem"])
+    assert table.column("problem").to_pylist() == one.to_pylist() + other.to_pylist()
+    assert table.schema == source.read(1, 2, ["problem"]).schema == source.schema
+
+
+@pytest.mark.parametrize("other", [pa.array([1]), pa.array([["a"]], STRINGS)])
+def test_files_of_types_that_mean_something_else_are_named(tmp_path, other):
+    with pytest.raises(InputError, match=r"1.parquet has columns of other types: .*problem"):
+        write_columns(tmp_path, pa.array(["a"]), other)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[{"role": "user", "content": "What is 1?"}]], MESSAGES),
+        pa.array([{"role": "user"}]),
+        pa.array([b"What is 1?"]),
+        pa.array([True]),
+    ],
+)
+def test_a_column_without_texts_is_named_with_its_type(tmp_path, column):
+    sources = write_columns(tmp_path, column)
+    message = r"^mine, row 0 of train: the column 'problem' is of type .*(struct|binary|bool)"
+    with pytest.raises(ValueError, match=message):
+        check_texts(sources, "mine", ["problem", "absent"])
+
+
+def test_texts_are_taken_out_of_lists_of_one():
+    column = pa.array([["a"], [], None, ["b", "c"]], STRINGS)
+    assert [row["problem"] for row in read_texts(pa.table({"problem": column}))] == [
+        *("a", None, None, ["b", "c"]),
+    ]
+
+
+def test_a_number_that_is_missing_is_no_text():
+    assert read_texts(pa.table({"answer": [1.5, float("nan")]})) == [
+        {"answer": 1.5},
+        {"answer": None},
+    ]

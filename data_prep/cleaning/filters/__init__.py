@@ -41,6 +41,7 @@ from data_prep.cleaning.filters.problems import (
     missing_problem,
     multi_part,
     multiple_choice,
+    not_text,
     proof,
     translation_note,
 )
@@ -50,6 +51,7 @@ from search_lib.grading import Grader
 READ_COLUMNS = ("problem", "solution", "answer", "question_type")
 
 TEXT_RULES: tuple[Rule, ...] = (
+    not_text,
     missing_problem,
     proof,
     missing_answer,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from data_prep.cleaning.filters.rows import Row, beginning, passage, text
 from data_prep.cleaning.normalise import plain
+from search_lib.benchmarks import read_text
 from search_lib.grading.answers import parse_integer
 
 # Requests ---------------------------------------------------------------------------------------
@@ -28,6 +29,16 @@ _PROOF_REQUEST = re.compile(
     r"give a (?:rigorous )?proof\b)",
     re.IGNORECASE,
 )
+
+
+def not_text(row: Row) -> str | None:
+    """The problem or the answer is a list of several texts: which one is it?"""
+    for column in ("problem", "answer"):
+        try:
+            read_text(row, column)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def missing_problem(row: Row) -> str | None:

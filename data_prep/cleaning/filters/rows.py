@@ -14,8 +14,13 @@ MAX_PASSAGE = 120  # characters
 
 
 def text(row: Row, column: str) -> str:
-    """Returns a column without white space around it; a missing or null one is empty."""
+    """Returns a column without white space around it; a missing or null one is empty.
+
+    The texts of a list, such as several solutions, become paragraphs.
+    """
     value = row.get(column)
+    if isinstance(value, list):
+        value = "\n\n".join(map(str, value))
     return "" if value is None else str(value).strip()
 
 
