@@ -106,10 +106,14 @@ class RollInFolders:
     """
 
     def __init__(self, folder: Path):
-        paths = sorted(path.parent for path in folder.glob(f"*/{STAGE_FILE}"))
+        # The star also stands for the hidden folder of data_prep.clean.
+        paths = sorted(path.parent for path in folder.glob(f"[!.]*/{STAGE_FILE}"))
         if not paths:
             raise ValueError(f"{folder}: no output of {ROLL_IN}")
         self._stages = [FinishedStage(path, ROLL_IN) for path in paths]
+        for stage in self._stages:
+            if not stage.settings.keys() >= set(ORIGIN_SETTINGS):
+                raise ValueError(f"{stage.folder}: no output of {ROLL_IN}")
         first = self._stages[0]
         for stage in self._stages[1:]:
             same = stage.inputs == first.inputs and all(

@@ -1,6 +1,7 @@
 """How commands read their flags, name what is wrong with them, and end."""
 
 import contextlib
+import errno
 import importlib.util
 import logging
 import os
@@ -14,6 +15,9 @@ import tyro
 from run_lib.text import one_line
 
 Args = TypeVar("Args")
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that is full, a quota, and a limit on the size of a file."""
 
 GPU_REQUIREMENTS = "pip install -r requirements-gpu.txt -c constraints.txt"
 """How to get what needs a GPU, for messages."""
@@ -129,7 +133,7 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
     |---|---|---|
     | a return | what is returned, else 0 | |
     | `InputError` | 2 | `PROGRAM: error: ...` |
-    | `RunStopped` | 1 | `PROGRAM: stopped: ...` |
+    | `RunStopped`, `OSError` of a full disk | 1 | `PROGRAM: stopped: ...` |
     | Ctrl-C | 130 | `interrupted; the same command goes on from here` |
 
     Args:
@@ -148,6 +152,10 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
         end(2, f"{program}: error: {one_line(error)}")
     except RunStopped as error:
         end(1, f"{program}: stopped: {one_line(error)}", at_once)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        end(1, f"{program}: stopped: {one_line(error)}; the same command goes on", at_once)
     except KeyboardInterrupt:
         end(130, "interrupted; the same command goes on from here", at_once)
     if status:

@@ -90,6 +90,9 @@ def replace_file(path: Path, content: Any) -> None:
     Args:
         path: The file; its folder exists.
         content: Anything with a buffer of bytes.
+
+    Raises:
+        OSError: Naming the file, if it can't be written; then the old content stands.
     """
     # Matches TEMPORARY_FILES.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -99,6 +102,10 @@ def replace_file(path: Path, content: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
+    except OSError as error:
+        if error.filename is None:  # as for a write
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

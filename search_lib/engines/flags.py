@@ -13,6 +13,8 @@ from search_lib.engines.sglang_arguments import server_arguments
 
 EngineName = Literal["hf", "sglang", "sglang_server"]
 
+ATTENTION = ("flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "eager")
+
 
 @dataclass(frozen=True)
 class EngineFlags:
@@ -58,6 +60,11 @@ class EngineFlags:
 
     def check(self) -> None:
         """Raises InputError for an engine that can't be opened, before anything is loaded."""
+        if self.attention_impl not in ATTENTION and "/" not in self.attention_impl:
+            raise InputError(
+                f"--attention_impl {self.attention_impl} is not known; known are "
+                f"{', '.join(ATTENTION)}, and kernels of the Hub, owner/name"
+            )
         if self.kind == "sglang":
             check_installed("SGLang", "--engine sglang", GPU_REQUIREMENTS)
             if not 0 < self.gpu_util < 1:

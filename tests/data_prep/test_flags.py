@@ -1,6 +1,7 @@
 """The command lines of the stages: their flags, how they end, and what they import."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,25 @@ def test_commands_end_with_one_line_on_bad_input(main, flags, line, capsys):
     assert ended.value.code == 2
     (written,) = capsys.readouterr().err.splitlines()
     assert written.startswith(line)
+
+
+@pytest.mark.parametrize("name", ["cleaned", ".filtered"])
+def test_the_output_of_another_stage_is_no_roll_in(chain, tmp_path, capsys, name):
+    shutil.copytree(chain.label.output, tmp_path / name)
+    with pytest.raises(SystemExit) as ended:
+        roll_out.main(["--input", str(tmp_path), "--output", "out", "--model", "a"])
+    assert ended.value.code == 2
+    (written,) = capsys.readouterr().err.splitlines()
+    assert "no output of data_prep.roll_in" in written
+
+
+def test_an_attention_that_nobody_knows_is_named_before_anything_is_written(tmp_path, capsys):
+    output = tmp_path / "out"
+    flags = ["--input", "in", "--output", str(output), "--models", "a:1"]
+    with pytest.raises(SystemExit):
+        roll_in.main([*flags, "--attention_impl", "nosuch"])
+    assert "error: --attention_impl nosuch is not known; known are " in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Commands read flags, name what is wrong with them, and end, all in one way."""
 
 import dataclasses
+import errno
 import re
 import subprocess
 import sys
@@ -163,6 +164,11 @@ def test_a_command_may_return_a_status():
     assert exit_info.value.code == 3
 
 
+def test_other_errors_of_the_system_are_not_hidden():
+    with pytest.raises(PermissionError):
+        run_command("program", lambda: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no")))
+
+
 class ServerGone(RunStopped):
     """A server stays away."""
 
@@ -172,6 +178,11 @@ class ServerGone(RunStopped):
     [
         (InputError("no such\n   file:\tx\n"), 2, "program: error: no such file: x\n"),
         (ServerGone("http://a is\n away"), 1, "program: stopped: http://a is away\n"),
+        (
+            OSError(errno.ENOSPC, "No space", "out/a"),
+            1,
+            "program: stopped: [Errno 28] No space: 'out/a'; the same command goes on\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
     ],
 )
