@@ -35,7 +35,7 @@ from data_prep.cleaning.duplicates import DuplicateFinder, judge_duplicates
 from data_prep.cleaning.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.cleaning.filters.rows import text
 from data_prep.cleaning.normalise import normalise
-from data_prep.cleaning.report import CleanReport, Place
+from data_prep.cleaning.report import MARKDOWN_FILE, CleanReport, Place
 from data_prep.columns import CLEAN, KEPT_SCHEMA
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import (
@@ -316,7 +316,7 @@ def clean_and_print(args: CleanArgs) -> None:
     """Cleans, and prints the report if the output is complete."""
     report = clean(args)
     if report is not None:
-        print(f"{args.output}\n{report.format()}")
+        print(f"{args.output}\n{report.format()}\nmore of each: {args.output / MARKDOWN_FILE}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

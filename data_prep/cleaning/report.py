@@ -13,7 +13,7 @@ from data_prep.reports import NUM_EXAMPLES, BadRow, RowReport
 from data_prep.sources import RowSource, read_texts
 from data_prep.stages import REPORT_FILE
 from run_lib.files import replace_file, write_json
-from run_lib.text import one_line
+from run_lib.text import printable, shorten
 
 Place = tuple[str, int]
 """A row of the input: its split and its number there."""
@@ -102,10 +102,14 @@ class CleanReport:
         write_json(folder / REPORT_FILE, {"all": content, "splits": splits})
 
     def format(self) -> str:
-        """Returns a table for the terminal."""
+        """Returns a table for the terminal, with the first row that each rule left out."""
         width = len(f"{self.rows_in:,}")
         lines = [f"{self.rows_in:{width},}  rows in"]
-        lines += [f"{count:{width},}  left out: {rule}" for rule, count in self.left_out.items()]
+        for rule, count in self.left_out.items():
+            example = self._read_example(*self._examples[rule][0])
+            because = example["passage"] or example["problem"]
+            lines.append(f"{count:{width},}  left out: {rule}")
+            lines.append(" " * (width + 4) + printable(shorten(f"{example['id']}: {because}", 90)))
         lines += [f"{count:{width},}  rows out: {split}" for split, count in self.rows_out.items()]
         lines += [f"{count:{width},}  {name}" for name, count in self.totals.items() if count]
         return "\n".join(lines)
@@ -149,7 +153,7 @@ class CleanReport:
                 "",
                 f"## {rule}",
                 "",
-                f"{_RULES[rule]} {count:,} rows, the first of them:",
+                f"{_RULES[rule]} Rows left out: {count:,}. The first of them:",
                 "",
             ]
             for example in examples[rule]:
@@ -162,9 +166,7 @@ class CleanReport:
 
 def code(content: Any) -> str:
     """Returns Markdown that shows a text of unknown origin as it is, on one line."""
-    shown = "".join(
-        character if character.isprintable() else " " for character in one_line(content)
-    )
+    shown = printable(content)
     fence = "`"
     while fence in shown:  # a fence must be longer than any run of backticks inside
         fence += "`"

@@ -10,6 +10,7 @@ import pytest
 
 from data_prep import label, roll_in, roll_out
 from data_prep.columns import ROLL_IN_SCHEMA, ROLL_OUT_SCHEMA
+from data_prep.reports import BadRow, RowReport
 from data_prep.sources import read_texts
 from run_lib.commands import InputError
 from run_lib.settings import as_json
@@ -118,6 +119,12 @@ def test_bytes_that_are_no_text_are_replaced(tmp_path):
         {"problem": None, "answer": "2"},
         {"problem": "é", "answer": "3"},
     ]
+
+
+def test_ids_of_several_lines_are_shown_on_one():
+    report = RowReport()
+    report.add(BadRow("../a\nb\x1b[31m", "no answer", "What is\n1?"))
+    assert report.format().splitlines()[-1].strip() == "../a b [31m: What is 1?"
 
 
 def test_ids_fall_back_to_hashes(hasty_policy, tokenizer, tmp_path):

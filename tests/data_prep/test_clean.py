@@ -467,6 +467,11 @@ def test_command_prints_a_table(cleaned, capsys) -> None:
     assert re.search(r"^88  rows in$", printed, re.MULTILINE)
     assert re.search(r"^ 2  left out: conflicting_answers$", printed, re.MULTILINE)
     assert re.search(r"^ 5  rows out: validation$", printed, re.MULTILINE)
+    rows, expected = read_sample()
+    first = rows[expected.index("has_image")]["uuid"]
+    assert re.search(rf"left out: has_image\n {{6}}{first}: \S", printed)
+    assert max(map(len, printed.splitlines())) < 120
+    assert printed.endswith("report.md\n")
 
 
 def test_command_ends_with_one_line_on_bad_input(cleaned, capsys) -> None:

@@ -42,7 +42,10 @@ def not_text(row: Row) -> str | None:
 
 
 def missing_problem(row: Row) -> str | None:
-    """No text, or a single word: `$1+1=?$` is more than one."""
+    """No text, or a single word.
+
+    `$1+1=?$` has no blank and is a question.
+    """
     problem = text(row, "problem")
     is_word = len(problem.split(maxsplit=2)) < 2 and not re.search("[=?]", problem)
     return beginning(problem) if is_word else None
