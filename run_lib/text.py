@@ -27,12 +27,6 @@ def one_line(content: Any) -> str:
     return printable(" ".join(text.split()))
 
 
-def printable(content: Any) -> str:
-    """Returns what a value says on one line, with blanks for what a terminal would obey."""
-    line = one_line(content)
-    return "".join(character if character.isprintable() else " " for character in line)
-
-
 def shorten(content: Any, length: int = 300, mark: str = " ...") -> str:
     """Returns the beginning of what a value says, on one line.
 
