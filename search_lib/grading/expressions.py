@@ -393,6 +393,8 @@ def _constant(name: str) -> Value | None:
 
 
 def _number(text: str) -> Value:
+    if text.isdigit():
+        return Fraction(int(text))
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, decimals = mantissa.partition(".")
     digits = (whole + decimals).lstrip("0") or "0"

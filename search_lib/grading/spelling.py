@@ -78,6 +78,7 @@ _ALIASES = (
     (re.compile(r"(?<!\\)%"), r"\\%"),
     (re.compile(r"\\(?:var)(epsilon|theta|phi|rho|sigma|pi)(?![A-Za-z])"), r"\\\1"),
 )
+_ALIASED = re.compile(r"\\(?!frac|sqrt)|[%<>!^]|inf|Inf|oo")
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-z])?")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _EXPLICIT_GROUPS = re.compile(
@@ -114,12 +115,13 @@ def clean(text: str) -> str:
     for grouping in (_EXPLICIT_GROUPS, _APOSTROPHE_GROUPS, _INDIAN_GROUPS):
         text = grouping.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     text = _without_dollars(text)
-    if not text.lstrip().startswith("**"):
+    if "**" in text and not text.lstrip().startswith("**"):
         text = re.sub(r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w({\\-])", "^", text)
     text = re.sub(r"\\[()\[\]]|\*\*|\\{1,2}$", " ", text)
     text = _SIZES.sub("", text)
-    for pattern, replacement in _ALIASES:
-        text = pattern.sub(replacement, text)
+    if _ALIASED.search(text):
+        for pattern, replacement in _ALIASES:
+            text = pattern.sub(replacement, text)
     text = _SPACES.sub(" ", text)
     for _ in range(4):  # \textbf{\boxed{5}} nests
         text, count = _STYLES.subn(r"\1", text)
