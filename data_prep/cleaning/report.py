@@ -13,7 +13,7 @@ from data_prep.reports import NUM_EXAMPLES, BadRow, RowReport
 from data_prep.sources import RowSource, read_texts
 from data_prep.stages import REPORT_FILE
 from run_lib.files import replace_file, write_json
-from run_lib.text import printable, shorten
+from run_lib.text import one_line, printable, shorten
 
 Place = tuple[str, int]
 """A row of the input: its split and its number there."""
@@ -166,7 +166,7 @@ class CleanReport:
 
 def code(content: Any) -> str:
     """Returns Markdown that shows a text of unknown origin as it is, on one line."""
-    shown = printable(content)
+    shown = one_line(content)
     fence = "`"
     while fence in shown:  # a fence must be longer than any run of backticks inside
         fence += "`"
