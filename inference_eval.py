@@ -35,6 +35,7 @@ from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem, problems_digest
+from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
 from search_lib.model_checks import check_models
 from search_lib.prompts import build_prompts, stop_token_ids
@@ -57,6 +58,7 @@ SERVER_LOG_NAME = "value_server.log"
 def main(args: Args) -> int:
     """Runs or resumes an evaluation. Returns the exit status; 1 if searches failed."""
     # Check the flags, and read everything but the weights.
+    args = replace(args, engine_flags=settle_engine(args.engine_flags))
     args.check()
     index, count = parse_shard(args.shard or "0/1")
     if args.shard:
@@ -163,7 +165,9 @@ async def search(
             progress.update()
 
         try:
-            return await run_searches(jobs, engine, scorer, args.sampling, args.window, on_finished)
+            return await run_searches(
+                jobs, engine, scorer, args.sampling, args.max_concurrent, on_finished
+            )
         finally:
             await engine.close()
             await scorer.close()

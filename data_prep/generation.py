@@ -54,8 +54,7 @@ class GenerationArgs:
     """Part i/n of the work, i from 0. The rows do not depend on n."""
 
     def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        self.engine_flags.check()
+        """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
         self.sampling.check()
         parse_shard(self.shard)
 

@@ -25,7 +25,7 @@ Killed at any moment, the same command goes on. Rows that can't be used are coun
 import gc
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
 from search_lib.benchmarks import MATH_INSTRUCTION, read_text
 from search_lib.engines.base import Block
+from search_lib.engines.choice import settle_engine
 from search_lib.prompts import ControlTokensInProblem, build_prompt
 
 
@@ -239,8 +240,9 @@ def roll_in(args: RollInArgs) -> None:
         EngineUnavailable, EngineRefuses: See `run_stage`.
     """
     args.check()
+    args = replace(args, engine_flags=settle_engine(args.engine_flags))
     counts = parse_models(args.models)
-    if args.engine_flags.kind == "sglang_server" and len(counts) > 1:
+    if args.engine_flags.engine == "sglang_server" and len(counts) > 1:
         raise InputError("--engine sglang_server: a server has one model, so name one in --models")
     with naming("--input"):
         sources = open_sources(args.input, required=("problem", "answer"))

@@ -22,7 +22,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.seeds import derive_seed
 from run_lib.settings import Settings, as_json
 from search_lib.engines.base import Block
+from search_lib.engines.choice import settle_engine
 from search_lib.prompts import prompt_holds
 
 ORIGIN_SETTINGS = ("model", "roll_ins", "temperature", "top_p", "max_length", "seed")
@@ -341,6 +342,7 @@ def roll_out(args: RollOutArgs) -> None:
         EngineUnavailable, EngineRefuses: See `run_stage`.
     """
     args.check()
+    args = replace(args, engine_flags=settle_engine(args.engine_flags))
     with naming("--input"):
         roll_ins = RollInFolders(Path(args.input))
     if args.window < roll_ins.rows_per_file:

@@ -30,12 +30,12 @@ from search_lib.scorers.flags import ScorerFlags
 class Args:
     """Value-guided search on a benchmark. Budget = num_blocks x num_repetitions."""
 
-    benchmark: str
+    benchmark: str = "aime-24"
     """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, toy; a .jsonl, .json, .csv or .parquet file; or a
     Hub data set owner/name."""
-    piref_model: str
+    piref_model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
     """The policy that generates: Hub id or folder."""
-    classifier_ckpt_path: str
+    classifier_ckpt_path: str = "VGS-AI/DeepSeek-VM-1.5B"
     """The value model that guides and weighs: Hub id or folder."""
     output_path: Path = Path("inference_outputs.jsonl")
     """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json
@@ -52,11 +52,11 @@ class Args:
     max_length: int = 16384
     """Most tokens of a response."""
     sampling: Sampling = Sampling()
-    seed: int = 0
+    seed: int = 1337
     """Every random draw derives from this, the problem, the repetition and the round."""
-    max_concurrent: Annotated[int | None, tyro.conf.arg(aliases=["--batch_size"])] = free(None)
-    """Searches in flight at once: the next one starts as soon as one ends. Default 32 with --engine
-    hf, 256 else. The published spelling works, too."""
+    max_concurrent: Annotated[int, tyro.conf.arg(aliases=["--batch_size"])] = free(32)
+    """Searches in flight at once: the next one starts as soon as one ends. Several GPUs want more.
+    The published spelling works, too."""
     engine_flags: EngineFlags = EngineFlags()
     scorer_flags: ScorerFlags = ScorerFlags()
     shard: str | None = None
@@ -78,18 +78,12 @@ class Args:
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""
     neptune_project: str | None = free(None)
-    """Also logs the metrics to this neptune project (offline without NEPTUNE_API_TOKEN)."""
-
-    @property
-    def window(self) -> int:
-        """Searches in flight at once."""
-        if self.max_concurrent is None:
-            return 32 if self.engine_flags.kind == "hf" else 256
-        return self.max_concurrent
+    """Also logs the metrics to this Neptune project (offline without NEPTUNE_API_TOKEN)."""
+    logger_tags: tuple[str, ...] = free(())
+    """Tags of the run in Neptune."""
 
     def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        self.engine_flags.check()
+        """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
         self.scorer_flags.check()
         self.sampling.check()
         at_least(

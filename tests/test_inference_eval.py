@@ -98,27 +98,31 @@ def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, ca
     assert ["budget", "4", "8"] in [line.split() for line in table.splitlines()]
 
 
-REQUIRED = ["--benchmark", "toy", "--piref_model", "p", "--classifier_ckpt_path", "v"]
+@pytest.mark.parametrize("flag", ["--batch_size", "--max_concurrent"])
+def test_the_window_has_two_names(flag):
+    args = parse_command_line(Args, "inference_eval.py", None, [flag, "10"])
+    assert args.max_concurrent == 10
 
 
-@pytest.mark.parametrize(
-    ("flags", "window"),
-    [
-        ([], 32),
-        (["--batch_size", "10"], 10),
-        (["--max_concurrent", "7"], 7),
-        (["--use_sglang_server"], 256),
-        (["--engine", "sglang_server"], 256),
-    ],
-)
-def test_the_window_has_two_names_and_a_default(flags, window):
-    args = parse_command_line(Args, "inference_eval.py", None, [*REQUIRED, *flags])
-    assert args.window == window
+def test_the_defaults_are_the_published_ones():
+    args = parse_command_line(Args, "inference_eval.py", None, [])
+    published = {
+        "seed": 1337,
+        "gpu_util": 0.5,
+        "max_concurrent": 32,
+        "benchmark": "aime-24",
+        "piref_model": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        "classifier_ckpt_path": "VGS-AI/DeepSeek-VM-1.5B",
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "max_length": 16384,
+    }
+    assert as_json(args).items() >= published.items()
 
 
 @pytest.mark.parametrize("flag", ["--piref_gpu_util", "--gpu_util"])
 def test_the_share_of_a_gpu_has_two_names(flag):
-    args = parse_command_line(Args, "inference_eval.py", None, [*REQUIRED, flag, "0.4"])
+    args = parse_command_line(Args, "inference_eval.py", None, [flag, "0.4"])
     assert args.engine_flags.gpu_util == 0.4
 
 
@@ -136,12 +140,12 @@ def test_flags_that_change_no_result_are_declared_where_they_stand():
     assert free_flags(Args) == {
         *("max_concurrent", "value_cache_tokens", "attention_impl", "scorer", "scorer_url"),
         *("sglang_url", "sglang_patience", "sglang_port", "tp_size", "dp_size", "gpu_util"),
-        *("neptune_project", "api_key", "answers"),
+        *("neptune_project", "logger_tags", "api_key", "use_sglang_server", "answers"),
     }
 
 
 def test_a_key_is_neither_saved_nor_shown(models, tmp_path, capsys):
-    command = [*REQUIRED, "--api_key", "s3cret"]
+    command = ["--api_key", "s3cret"]
     parsed = parse_command_line(Args, "inference_eval.py", None, command)
     assert parsed.engine_flags.api_key == "s3cret"
     assert "s3cret" not in repr(parsed)
@@ -290,7 +294,7 @@ def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
     with pytest.raises(InputError) as refusal:
         inference_eval.main(other)
     assert (
-        "made with other settings: --temperature (was 1.0, now 0.5), --seed (was 0, now 5)."
+        "made with other settings: --temperature (was 1.0, now 0.5), --seed (was 1337, now 5)."
         in str(refusal.value)
     )
     assert "max_concurrent" not in str(refusal.value)

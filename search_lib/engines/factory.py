@@ -7,6 +7,7 @@ import torch
 from run_lib.commands import InputError
 from run_lib.hub import load_config
 from search_lib.engines.base import Engine, EngineUnavailable
+from search_lib.engines.choice import choose_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
 from search_lib.engines.sglang import SglangEngine
@@ -32,10 +33,11 @@ def open_engine(
         ValueError: If there is no such model or its files are damaged; begins with its name.
         InputError: If no server listens.
     """
-    if flags.kind == "hf":
+    engine, _ = choose_engine(flags)
+    if engine == "hf":
         return HfEngine.load(model, flags.attention_impl, device, executor)
     vocab_size = load_config(model).vocab_size
-    if flags.kind == "sglang":
+    if engine == "sglang":
         arguments = server_arguments(flags.engine_args) | {
             "mem_fraction_static": flags.gpu_util,
             "tp_size": flags.tp_size,

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from run_lib.commands import GPU_REQUIREMENTS, InputError, at_least, check_installed, naming
+from run_lib.commands import InputError, at_least, naming
 from run_lib.settings import free
 from search_lib.engines.http_service import check_url
 from search_lib.engines.sglang_arguments import server_arguments
 
-EngineName = Literal["hf", "sglang", "sglang_server"]
+EngineName = Literal["auto", "hf", "sglang", "sglang_server"]
 
 ATTENTION = ("flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "eager")
 
@@ -20,9 +20,10 @@ ATTENTION = ("flash_attention_2", "flash_attention_3", "flex_attention", "sdpa",
 class EngineFlags:
     """How blocks are generated, whatever the model."""
 
-    engine: EngineName = "hf"
+    engine: EngineName = "auto"
     """What generates: hf runs transformers in this process, sglang runs SGLang in it, sglang_server
-    asks SGLang servers (scripts/serve_policy.sh)."""
+    asks SGLang servers (scripts/serve_policy.sh). auto: sglang where there are CUDA and SGLang,
+    else hf; with a flag of one engine, that engine."""
     attention_impl: str = free("flash_attention_2")
     """transformers' attention: flash_attention_2 (sdpa where it is missing), sdpa, eager."""
     sglang_url: tyro.conf.UseAppendAction[tuple[str, ...]] = free(())
@@ -33,13 +34,13 @@ class EngineFlags:
     api_key: str | None = free(None, secret=True)
     """Of servers that want one, of the policy as of the value model: sent as Authorization: Bearer.
     It is not saved."""
-    use_sglang_server: bool = False
+    use_sglang_server: bool = free(False)
     """Published spelling of --engine sglang_server."""
     sglang_port: int = free(30000)
     """Of sglang_server: the port where --sglang_url is not given."""
-    gpu_util: Annotated[float, tyro.conf.arg(aliases=["--piref_gpu_util"])] = free(0.75)
-    """Of sglang: share of GPU memory for weights and key-value states, in (0, 1). The published
-    spelling works, too."""
+    gpu_util: Annotated[float, tyro.conf.arg(aliases=["--piref_gpu_util"])] = free(0.5)
+    """Of sglang: share of GPU memory for weights and key-value states, in (0, 1); the value model
+    needs the rest. The published spelling works, too."""
     tp_size: int = free(1)
     """Of sglang: GPUs that share one copy of the policy."""
     dp_size: int = free(1)
@@ -49,31 +50,25 @@ class EngineFlags:
     """Of sglang: key=value for any other argument of its ServerArgs."""
 
     @property
-    def kind(self) -> EngineName:
-        """The engine asked for, by either spelling."""
-        return "sglang_server" if self.use_sglang_server else self.engine
-
-    @property
     def urls(self) -> tuple[str, ...]:
         """Addresses of the servers of sglang_server."""
         return self.sglang_url or (f"http://127.0.0.1:{self.sglang_port}",)
 
     def check(self) -> None:
-        """Raises InputError for an engine that can't be opened, before anything is loaded."""
+        """Raises InputError for values that the engine can't have; `settle_engine` has named it."""
         if self.attention_impl not in ATTENTION and "/" not in self.attention_impl:
             raise InputError(
                 f"--attention_impl {self.attention_impl} is not known; known are "
                 f"{', '.join(ATTENTION)}, and kernels of the Hub, owner/name"
             )
-        if self.kind == "sglang":
-            check_installed("SGLang", "--engine sglang", GPU_REQUIREMENTS)
-            if not 0 < self.gpu_util < 1:
-                raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
-            at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
+        at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
+        if not 0 < self.gpu_util < 1:
+            raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
+        if self.engine == "sglang":
             server_arguments(self.engine_args)
         elif self.engine_args:
-            raise InputError(f"--engine_args are of --engine sglang, not of {self.kind}")
-        if self.kind == "sglang_server":
+            raise InputError(f"--engine_args are of --engine sglang, not of {self.engine}")
+        if self.engine == "sglang_server":
             with naming("--sglang_url"):
                 for url in self.urls:
                     check_url(url)

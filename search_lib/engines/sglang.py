@@ -1,12 +1,14 @@
 """Blocks from SGLang in this process; its workers are child processes of it."""
 
 import asyncio
+import importlib.util
 import os
 import uuid
 from typing import Any
 
 import torch
 
+from run_lib.text import one_line
 from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.sglang_protocol import SglangSamples, read_block, sampling_params
 
@@ -17,6 +19,26 @@ CPU_ARGUMENTS = {
     # Else a share of all memory, taken at once.
     "max_total_tokens": 65_536,
 }
+
+
+def import_engine() -> Any:
+    """Returns the class `sglang.Engine`; the first import of SGLang in this process is here."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")  # read by the import
+    from sglang import Engine
+
+    return Engine
+
+
+def sglang_fault() -> str | None:
+    """Returns why SGLang can't run here, as it follows its name in a message; None if it can."""
+    if importlib.util.find_spec("sglang") is None:
+        return "is not installed"
+    try:
+        import_engine()
+    except Exception as error:  # of any package that it imports
+        return f"can't be imported ({type(error).__name__}: {one_line(error)})"
+    return None
 
 
 class SglangEngine(SglangSamples):
@@ -45,11 +67,9 @@ class SglangEngine(SglangSamples):
         """
         defaults: dict[str, Any] = {"enable_deterministic_inference": True, "log_level": "error"}
         if not torch.cuda.is_available():
-            os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
             defaults |= CPU_ARGUMENTS
-        from sglang import Engine
-
-        engine = Engine(**defaults | arguments, model_path=model_path, skip_tokenizer_init=True)
+        new_engine = import_engine()
+        engine = new_engine(**defaults | arguments, model_path=model_path, skip_tokenizer_init=True)
         return cls(engine, vocab_size)
 
     async def close(self) -> None:

@@ -68,6 +68,8 @@ class RunConfig:
     def _parse(cls, document: dict[str, Any]) -> Self:
         for name in READ_FLAGS:
             document[name]
+        if document.pop("use_sglang_server", False):  # in earlier versions beside `engine`
+            document["engine"] = "sglang_server"
         problem_ids = list(document.pop("problem_ids"))
         settings = Settings.load(document)
         return cls(dict(settings.flags), dict(settings.contents), problem_ids)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import inference_eval
 from run_lib.commands import InputError
 from search_lib.engines.base import Block, Sampling
+from search_lib.engines.choice import settle_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
 from search_lib.engines.http_service import BadReply
@@ -267,8 +268,9 @@ def test_samples_of_a_request_have_seeds_of_their_own():
 
 def test_a_missing_sglang_is_named_at_the_start(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="--engine sglang needs SGLang: pip install -r requirem"):
-        EngineFlags("sglang").check()
+    message = "--engine sglang needs SGLang, which is not installed: pip install -r requirem"
+    with pytest.raises(InputError, match=message):
+        settle_engine(EngineFlags("sglang"))
 
 
 @pytest.mark.parametrize(
