@@ -30,26 +30,38 @@ from run_lib.processes import distributed
 
 PROGRAM = "classifier_lib.evaluation"
 NUM_DECILES = 10
+NUM_ROLLOUT_BUCKETS = 16
 CALIBRATION_BINS = 15
 EVALUATION_FILE = "evaluation.json"
 SCORES = ("accuracy", "auroc", "brier", "calibration_error")
-TITLES = {"calibration_error": "ECE"}
+FIT_SCORES = ("explained_variance", "r2", "precision", "recall", "specificity", "f1")
+"""Scores of P(correct) as an estimate of the reward, and above 0.5 as a prediction of it."""
+TITLES = {
+    "calibration_error": "ECE",
+    "explained_variance": "expl.var.",
+    "r2": "R2",
+    "specificity": "specific.",
+    "f1": "F1",
+}
 
 
 class TokenMetrics(Metric):
-    """Exact token-level metrics of P(correct), overall and by position in the sequence.
+    """Exact token-level metrics of P(correct), overall and by position.
 
-    The target is the reward (1 for class 1 only). Every scored token is kept (15 bytes), since
+    The target is the reward (1 for class 1 only). Every scored token is kept (19 bytes), since
     an exact AUROC needs all of them; processes are merged by torchmetrics in `compute`.
 
     Positions count from the start of the sequence, prompt included, because the data does not tell
-    prompt from prefix: a prompt is a few per cent of a long response.
+    prompt from prefix (a prompt is a few per cent of a long response); places from the start of the
+    roll-out.
 
     Args:
         loss: The loss that the model is trained with. With pairs the logits only rank responses:
             accuracy is then the share of pairs in the right order, and there is neither a Brier
-            score nor a calibration error.
+            score, nor a calibration error, nor one of `FIT_SCORES`.
         bucket_tokens: Width of the absolute position buckets, in tokens.
+        max_length: Longest sequence, in tokens; `NUM_ROLLOUT_BUCKETS` equal parts of it are the
+            buckets of places.
     """
 
     full_state_update = False
@@ -59,14 +71,16 @@ class TokenMetrics(Metric):
     losses: list[torch.Tensor]
     deciles: list[torch.Tensor]
     positions: list[torch.Tensor]
+    places: list[torch.Tensor]
     loss_sum: torch.Tensor
     loss_terms: torch.Tensor
     right_pairs: torch.Tensor
 
-    def __init__(self, loss: TrainingLoss, bucket_tokens: int):
+    def __init__(self, loss: TrainingLoss, bucket_tokens: int, max_length: int):
         super().__init__()
         self.loss = loss
         self.bucket_tokens = bucket_tokens
+        self.place_tokens = -(-max_length // NUM_ROLLOUT_BUCKETS)
         for name in _TOKEN_STATES:
             self.add_state(name, [], dist_reduce_fx="cat")
         for name in ("loss_sum", "loss_terms", "right_pairs"):
@@ -78,15 +92,17 @@ class TokenMetrics(Metric):
         probs = success_probabilities(logits)
         rewards = targets.at_tokens(targets.rewards) > 0
         labels = targets.at_tokens(targets.labels)
-        lengths = targets.at_tokens(batch.lengths.to(logits.device))
+        sample_lengths = batch.lengths.to(logits.device)
+        lengths = targets.at_tokens(sample_lengths)
         positions = batch.position_ids.flatten()[batch.loss_index].to(logits.device)
+        places = positions - targets.at_tokens(sample_lengths - targets.counts)
         deciles = (positions * NUM_DECILES // lengths).clamp(max=NUM_DECILES - 1)
         right = logits.argmax(-1) == labels if logits.shape[-1] == 3 else (probs > 0.5) == rewards
         losses = torch.zeros_like(probs)
         if self.loss.token_losses:
             losses = self.loss.token_losses(logits, targets)
         for name, values in zip(
-            _TOKEN_STATES, (probs, rewards, right, losses, deciles, positions), strict=True
+            _TOKEN_STATES, (probs, rewards, right, losses, deciles, positions, places), strict=True
         ):
             getattr(self, name).append(values.to(_TOKEN_STATES[name]))
         self.loss_sum += self.loss.function(logits, targets).double()
@@ -108,12 +124,13 @@ class TokenMetrics(Metric):
         deciles = dim_zero_cat(self.deciles).long()
         buckets = dim_zero_cat(self.positions).long() // self.bucket_tokens
         num_buckets = int(buckets.max()) + 1 if len(buckets) else 0
+        place_buckets = dim_zero_cat(self.places).long() // self.place_tokens
 
         def at(kept: torch.Tensor | slice) -> dict[str, float | int | None]:
             """Returns the metrics of some tokens, without those that pairs don't have."""
             metrics = _token_metrics(probs[kept], rewards[kept], right[kept])
             if self.loss.pairs:
-                metrics |= dict.fromkeys(("accuracy", "brier", "calibration_error"))
+                metrics |= dict.fromkeys(("accuracy", "brier", "calibration_error", *FIT_SCORES))
             return metrics
 
         def at_positions(kept: torch.Tensor) -> dict[str, float | int | None]:
@@ -136,6 +153,11 @@ class TokenMetrics(Metric):
                 | at_positions(buckets == i)
                 for i in range(num_buckets)
             ],
+            "by_rollout_position": [
+                {"from": i * self.place_tokens, "to": (i + 1) * self.place_tokens}
+                | at_positions(place_buckets == i)
+                for i in range(NUM_ROLLOUT_BUCKETS)
+            ],
         }
 
 
@@ -146,6 +168,7 @@ _TOKEN_STATES = {
     "losses": torch.float32,
     "deciles": torch.uint8,
     "positions": torch.int32,
+    "places": torch.int32,
 }
 
 
@@ -159,8 +182,8 @@ def _token_metrics(
 ) -> dict[str, float | int | None]:
     """Returns the metrics of some tokens; None for those that are not defined on them."""
     if not len(probs):
-        return {"num_tokens": 0} | dict.fromkeys(SCORES)
-    scores: dict[str, float | int | None] = dict.fromkeys(SCORES)
+        return {"num_tokens": 0} | dict.fromkeys((*SCORES, *FIT_SCORES))
+    scores: dict[str, float | int | None] = dict.fromkeys((*SCORES, *FIT_SCORES))
     scores |= {"num_tokens": len(probs), "accuracy": _finite(right.double().mean())}
     if not probs.isfinite().all():  # a model that has diverged
         return scores
@@ -168,7 +191,28 @@ def _token_metrics(
         scores["auroc"] = _finite(binary_auroc(probs, rewards))
     scores["brier"] = _finite(mean_squared_error(probs.double(), rewards.double()))
     error = binary_calibration_error(probs, rewards, n_bins=CALIBRATION_BINS)
-    return scores | {"calibration_error": _finite(error)}
+    return scores | {"calibration_error": _finite(error)} | _fit_scores(probs, rewards)
+
+
+def _fit_scores(probs: torch.Tensor, rewards: torch.Tensor) -> dict[str, float | int | None]:
+    """Returns `FIT_SCORES` of some tokens, at least one; None for those that are 0 / 0."""
+    targets = rewards.double()
+    errors = targets - probs.double()
+    total = (targets - targets.mean()).square().sum()
+    predicted, actual = probs > 0.5, rewards > 0
+    right = int((predicted & actual).sum())
+    num_predicted, num_actual = int(predicted.sum()), int(actual.sum())
+    num_wrong = len(rewards) - num_actual
+    rejected = num_wrong - (num_predicted - right)
+    explained = 1 - (errors - errors.mean()).square().sum() / total
+    return {
+        "explained_variance": _finite(explained) if total else None,
+        "r2": _finite(1 - errors.square().sum() / total) if total else None,
+        "precision": right / num_predicted if num_predicted else None,
+        "recall": right / num_actual if num_actual else None,
+        "specificity": rejected / num_wrong if num_wrong else None,
+        "f1": 2 * right / (num_predicted + num_actual) if num_predicted + num_actual else None,
+    }
 
 
 @torch.no_grad()
@@ -186,15 +230,16 @@ def evaluate(
         bucket_tokens: Width of the absolute position buckets, in tokens.
 
     Returns:
-        `loss, num_tokens, accuracy, auroc, brier, calibration_error`, and the lists `by_decile`
-        (deciles of the sequence) and `by_position` (`bucket_tokens` each) of `{from, to}` and the
-        same numbers, where the loss is the mean over tokens (None for pairs). A number that is not
-        defined (an AUROC of one class only) is None. Accuracy is over the terminal classes with
-        three logits, over the reward else, and over the pairs for a loss of pairs. The same on
+        `loss, num_tokens`, `SCORES` and `FIT_SCORES`, and the lists `by_decile` (deciles of the
+        sequence), `by_position` (`bucket_tokens` each) and `by_rollout_position` (counted from the
+        start of the roll-out, `NUM_ROLLOUT_BUCKETS` parts of the maximum length) of `{from, to}`
+        and the same numbers, where the loss is the mean over tokens (None for pairs). A number that
+        is not defined (an AUROC of one class only) is None. Accuracy is over the terminal classes
+        with three logits, over the reward else, and over the pairs for a loss of pairs. The same on
         every process.
     """
     model, processes = learner.model, learner.processes
-    metrics = TokenMetrics(learner.loss, bucket_tokens).to(processes.device)
+    metrics = TokenMetrics(learner.loss, bucket_tokens, plan.max_length).to(processes.device)
     metrics.add_nothing()
     was_training = model.training
     model.eval()
@@ -211,31 +256,50 @@ def evaluate(
 
 
 def format_evaluation(metrics: dict[str, Any]) -> str:
-    """Returns the metrics of `evaluate` as a small table."""
+    """Returns the metrics of `evaluate` as two small tables: by position, and in the roll-out.
+
+    Buckets of the second one that have no token are left out.
+    """
+    deciles = [(f"{x['from']:.0%} - {x['to']:.0%}", x) for x in metrics["by_decile"]]
+    positions = [(f"{x['from']} - {x['to']}", x) for x in metrics["by_position"]]
+    places = [
+        (f"{x['from']} - {x['to']}", x) for x in metrics["by_rollout_position"] if x["num_tokens"]
+    ]
+    return "\n".join(
+        [
+            *_table("position", ("loss", *SCORES), [*deciles, *positions, ("all", metrics)]),
+            "",
+            *_table("in the roll-out", FIT_SCORES, [*places, ("all", metrics)]),
+        ]
+    )
+
+
+def _table(
+    title: str, scores: Sequence[str], rows: Sequence[tuple[str, dict[str, Any]]]
+) -> list[str]:
+    """Returns the lines of a table of some scores."""
 
     def show(value: float | None) -> str:
-        return f"{'-':>9}" if value is None else f"{value:9.4f}"
+        return f"{'-':>10}" if value is None else f"{value:10.4f}"
 
-    def row(name: str, values: dict[str, Any]) -> str:
-        scores = "".join(show(values[score]) for score in ("loss", *SCORES))
-        return f"{name:>15}  {values['num_tokens']:>13,}{scores}"
-
-    titles = "".join(f"{TITLES.get(score, score):>9}" for score in ("loss", *SCORES))
-    lines = [f"{'position':>15}  {'tokens':>13}{titles}"]
-    for bucket in metrics["by_decile"]:
-        lines.append(row(f"{bucket['from']:.0%} - {bucket['to']:.0%}", bucket))
-    for bucket in metrics["by_position"]:
-        lines.append(row(f"{bucket['from']} - {bucket['to']}", bucket))
-    return "\n".join([*lines, row("all", metrics)])
+    titles = "".join(f"{TITLES.get(score, score):>10}" for score in scores)
+    lines = [f"{title:>15}  {'tokens':>13}{titles}"]
+    for name, values in rows:
+        shown = "".join(show(values[score]) for score in scores)
+        lines.append(f"{name:>15}  {values['num_tokens']:>13,}{shown}")
+    return lines
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     """Returns the numbers of `evaluate` that a tracker can plot, by name."""
-    scalars = {name: metrics[name] for name in ("loss", *SCORES)}
+    scalars = {name: metrics[name] for name in ("loss", *SCORES, *FIT_SCORES)}
     for bucket in metrics["by_decile"]:
         scalars[f"auroc_decile_{round(bucket['from'] * NUM_DECILES)}"] = bucket["auroc"]
     for bucket in metrics["by_position"]:
         scalars[f"auroc_from_{bucket['from']}"] = bucket["auroc"]
+    for bucket in metrics["by_rollout_position"]:
+        for name in FIT_SCORES:
+            scalars[f"{name}_rollout_from_{bucket['from']}"] = bucket[name]
     return {f"eval/{name}": value for name, value in scalars.items() if value is not None}
 
 
@@ -251,7 +315,7 @@ class EvaluationArgs:
     """Responses in every row."""
     batch_size: int = 8
     """Samples in a forward of each process; even for a loss of pairs."""
-    max_length: int = 17408
+    max_length: int = 16384
     """Longest sequence in tokens, prompt included; longer ones are cut on the right."""
     bucket_tokens: int = 1024
     """Width of the absolute position buckets, in tokens."""

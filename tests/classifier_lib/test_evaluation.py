@@ -1,5 +1,7 @@
 import json
 import math
+import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 BUCKET = 16
 MAX_LENGTH = 30  # cuts some samples
 SCORES = ("accuracy", "auroc", "brier", "calibration_error")
+FIT_SCORES = ("explained_variance", "r2", "precision", "recall", "specificity", "f1")
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +93,35 @@ def reference_calibration_error(tokens: list[dict]) -> float:
     ) / len(tokens)
 
 
+def ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def reference_fit(tokens: list[dict]) -> dict[str, float | None]:
+    """Variances by their definition, and counts of a table of prediction and reward."""
+    rewards = [float(t["reward"]) for t in tokens]
+    errors = [t["reward"] - t["prob"] for t in tokens]
+    variance = statistics.pvariance(rewards)
+    table = Counter((t["prob"] > 0.5, bool(t["reward"])) for t in tokens)
+    hits, misses = table[True, True], table[False, True]
+    alarms, rejections = table[True, False], table[False, False]
+    unexplained = ratio(statistics.pvariance(errors), variance)
+    squares = ratio(statistics.fmean(error**2 for error in errors), variance)
+    return {
+        "explained_variance": None if unexplained is None else 1 - unexplained,
+        "r2": None if squares is None else 1 - squares,
+        "precision": ratio(hits, hits + alarms),
+        "recall": ratio(hits, hits + misses),
+        "specificity": ratio(rejections, rejections + alarms),
+        "f1": ratio(hits, hits + (misses + alarms) / 2),
+    }
+
+
 def reference_scores(tokens: list[dict], pairs: bool) -> dict[str, Any]:
     if not tokens:
-        return {"num_tokens": 0} | dict.fromkeys(("loss", *SCORES))
-    return {
+        return {"num_tokens": 0} | dict.fromkeys(("loss", *SCORES, *FIT_SCORES))
+    fit = dict.fromkeys(FIT_SCORES) if pairs else reference_fit(tokens)
+    return fit | {
         "num_tokens": len(tokens),
         "loss": None if pairs else sum(t["loss"] for t in tokens) / len(tokens),
         "accuracy": None if pairs else sum(t["right"] for t in tokens) / len(tokens),
@@ -136,6 +164,7 @@ def reference_metrics(
                     "right": (prob > 0.5) == (sample.label == 1) if right is None else bool(right),
                     "decile": 10 * position // len(ids),
                     "bucket": position // BUCKET,
+                    "place": (position - len(sample.roll_in)) // 2,  # a 16th of 30, rounded up
                 }
             )
         tokens += mine
@@ -167,6 +196,11 @@ def reference_metrics(
         {"from": BUCKET * i, "to": BUCKET * (i + 1)}
         | reference_scores([t for t in tokens if t["bucket"] == i], pairs)
         for i in range(max(t["bucket"] for t in tokens) + 1)
+    ]
+    expected["by_rollout_position"] = [
+        {"from": 2 * i, "to": 2 * (i + 1)}
+        | reference_scores([t for t in tokens if t["place"] == i], pairs)
+        for i in range(16)
     ]
     return expected
 
@@ -212,14 +246,23 @@ def test_a_bucket_of_one_class_is_null(models, data):
     metrics = run(models, one_class, batch_size=4)
     assert metrics["auroc"] is None
     assert all(bucket["auroc"] is None for bucket in metrics["by_decile"])
-    row = format_evaluation(metrics).splitlines()[-1].split()
+    table, _ = format_evaluation(metrics).split("\n\n")
+    row = table.splitlines()[-1].split()
     assert row[:2] == ["all", f"{metrics['num_tokens']:,}"]
     assert row[2:] == [
         "-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in ("loss", *SCORES)
     ]
     assert set(scalar_metrics(metrics)) == {
-        f"eval/{name}" for name in ("loss", "accuracy", "brier", "calibration_error")
+        f"eval/{name}"
+        for name in ("loss", "accuracy", "brier", "calibration_error", "precision", "specificity")
+    } | {"eval/f1"} | {
+        f"eval/{name}_rollout_from_{bucket['from']}"
+        for bucket in metrics["by_rollout_position"]
+        for name in FIT_SCORES
+        if bucket[name] is not None
     }
+    for name in ("auroc", "explained_variance", "r2", "recall"):
+        assert metrics[name] is None
     json.dumps(metrics, allow_nan=False)
 
 
@@ -235,15 +278,25 @@ def test_pairs_without_preference(models, data):
 
 def test_the_table_and_the_scalars_show_the_metrics(models, data):
     metrics = run(models, data)
-    lines = format_evaluation(metrics).splitlines()
+    table, fits = format_evaluation(metrics).split("\n\n")
+    lines = table.splitlines()
     assert lines[0].split() == ["position", "tokens", "loss", "accuracy", "auroc", "brier", "ECE"]
     assert len(lines) == 1 + 10 + len(metrics["by_position"]) + 1
     last = metrics["by_decile"][9]
     assert lines[10].split() == ["90%", "-", "100%", str(last["num_tokens"])] + [
         f"{last[name]:.4f}" for name in ("loss", *SCORES)
     ]
+    places = [bucket for bucket in metrics["by_rollout_position"] if bucket["num_tokens"]]
+    assert 1 < len(places) < 16
+    first, *rows = fits.splitlines()
+    assert first.split()[-6:] == ["expl.var.", "R2", "precision", "recall", "specific.", "F1"]
+    assert len(rows) == len(places) + 1
+    shown = [f"{places[1][name]:.4f}" for name in FIT_SCORES]
+    assert rows[1].split() == ["2", "-", "4", str(places[1]["num_tokens"]), *shown]
+    assert len({len(line) for line in [*lines[1:], *rows]}) == 2
     scalars = scalar_metrics(metrics)
-    for name in ("loss", *SCORES):
+    assert scalars["eval/f1_rollout_from_2"] == places[1]["f1"]
+    for name in ("loss", *SCORES, *FIT_SCORES):
         assert scalars[f"eval/{name}"] == metrics[name]
     assert scalars["eval/auroc_decile_9"] == last["auroc"]
 
