@@ -37,7 +37,7 @@ from classifier_lib.evaluation import (
     format_evaluation,
     scalar_metrics,
 )
-from classifier_lib.training.args import TrainArgs, check_flags
+from classifier_lib.training.args import NOT_SUPPORTED, TrainArgs, check_flags, resolve_loss
 from classifier_lib.training.card import model_card
 from classifier_lib.training.checkpoints import (
     Checkpointer,
@@ -63,7 +63,7 @@ BUCKET_TOKENS = 1024
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainArgs:
     """Returns the flags of a command line, by default this process's."""
-    return parse_command_line(TrainArgs, PROGRAM, __doc__, argv)
+    return parse_command_line(TrainArgs, PROGRAM, __doc__, argv, NOT_SUPPORTED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,6 +90,7 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
         InputError: If a flag or an input can't be used.
         RunStopped: If training diverges, checkpoints can't be written or the model can't be pushed.
     """
+    args = resolve_loss(args)
     check_flags(args, processes.world_size)
     is_main = processes.rank == 0
     with open_run(args, processes) as folder:
@@ -166,17 +167,22 @@ def run(
         indices = data.sampler.next_batch(args.total_batch_size).tolist()
         parts = training.plan.micro_batches(data.rollouts, indices, processes.world_size)
         batches = [training.plan.load(data.rollouts, part) for part in parts[processes.rank]]
-        lr = learning_rate(progress.step, data.num_steps, data.warmup_steps, args.max_lr)
+        lr = args.max_lr
+        if not args.disable_lr_schedule:
+            lr = learning_rate(progress.step, data.num_steps, data.warmup_steps, args.max_lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
         is_told = stop.stop_requested()
-        result = train_step(learner, optimizer, batches, args.seed, progress.step, is_told)
+        result = train_step(
+            learner, optimizer, batches, args.seed, progress.step, is_told, args.grad_norm_clip
+        )
         if result is None:
             break
         progress.add(result, data.sampler.state_dict(), args.max_bad_steps)
 
         # Log.
-        training.throughput.add(time.perf_counter() - step_start, result.counts)
+        lengths = [min(data.rollouts.length(i), args.max_length) for i in indices]
+        training.throughput.add(time.perf_counter() - step_start, result.counts, lengths)
         bar.update()
         if tracker and (progress.step % args.log_every == 0 or result.skipped):
             metrics = {

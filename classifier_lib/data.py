@@ -166,6 +166,10 @@ class GroupedRollouts(Dataset[Rollout]):
             self._soft_target(chunk, row, response) if self.soft_targets else None,
         )
 
+    def keep_first(self, num_rows: int) -> None:
+        """Leaves out all rows but the first so many that can be used."""
+        self.num_rows = min(self.num_rows, num_rows)
+
     def length(self, index: int) -> int:
         """Returns the tokens of a sample, roll-in and roll-out, without touching them."""
         chunk, row, response = self._locate(index)

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -106,7 +106,11 @@ def parse_shard(shard: str) -> tuple[int, int]:
 
 
 def parse_command_line(
-    args: type[Args], program: str, description: str | None, argv: Sequence[str] | None = None
+    args: type[Args],
+    program: str,
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    unsupported: Mapping[str, str] | None = None,
 ) -> Args:
     """Reads the flags of a command; a dataclass that nests others gives one flat set of flags.
 
@@ -115,7 +119,12 @@ def parse_command_line(
         program: Name of the command, as its user types it.
         description: Docstring of the command's module, for `--help`.
         argv: The command line; by default that of this process.
+        unsupported: What to use instead of published flags that there are not here, by flag.
     """
+    for argument in sys.argv[1:] if argv is None else argv:
+        flag, _, _ = argument.replace("-", "_").partition("=")
+        if advice := (unsupported or {}).get(flag.removeprefix("__")):
+            end(2, f"{program}: error: --{flag[2:]} is not supported: {advice}")
     return tyro.cli(
         args,
         args=argv,

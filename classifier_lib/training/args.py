@@ -1,12 +1,23 @@
 """The flags of `train_classifier.py`, and the checks of their values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from classifier_lib.batches import BatchPlan
+from classifier_lib.losses import LOSSES, TrainingLoss
 from run_lib.commands import InputError, at_least
 from run_lib.settings import free
+
+NUM_STEPS = 4000
+
+NOT_SUPPORTED = {
+    "dataset_name": "--data_path takes a Hub id, Parquet file or folder, or save_to_disk folder",
+    "label_key": "labels are read from the column `labels`; datasets' rename_column renames yours",
+}
+"""Published flags that there are not here, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -16,25 +27,27 @@ class TrainArgs:
     Flags that are `free` leave the weights as they are, but for rounding and the draws of dropout.
     """
 
-    data_path: str
-    """Training roll-outs: Hub id, Parquet file or folder, or save_to_disk folder."""
-    model_path: str
-    """Policy to start from (Hub id or folder, Qwen2), or a value model to train further."""
     run_name: str
     """Name of the run; its folder is <output_dir>/<run_name>."""
+    data_path: str = "VGS-AI/OpenR1-VM"
+    """Training roll-outs: Hub id, Parquet file or folder, or save_to_disk folder."""
+    model_path: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+    """Policy to start from (Hub id or folder, Qwen2), or a value model to train further."""
     output_dir: Path = free(Path("outputs"))
     """Folder of the runs; with several machines a shared one."""
-    data_num_response: int = 56
-    """Responses in every row of the data."""
+    data_num_response: int = 8
+    """Responses in every row of the data (56 in OpenR1-VM)."""
+    dataset_size: int = -1
+    """Train on the first so many rows of --data_path; -1: on all."""
     skip_bad_rows: bool = False
     """Leave out rows that can't be trained on, and name them, instead of ending."""
-    num_steps: int = -1
-    """Optimizer steps; -1: as many as --num_epochs has whole batches."""
-    num_epochs: int = 5
-    """Passes over the data when --num_steps is -1."""
-    total_batch_size: int = 1024
+    num_steps: int = NUM_STEPS
+    """Optimizer steps; -1: those of 5 epochs."""
+    num_epochs: int | None = None
+    """Passes over the data, in place of --num_steps: as many steps as they have whole batches."""
+    total_batch_size: int = 128
     """Samples in an optimizer step, over all processes."""
-    micro_batch_size: int = free(8)
+    micro_batch_size: int = free(4)
     """Samples in one forward and backward of a process, for --packing padded and in evaluation."""
     tokens_per_micro_batch: int = free(-1)
     """Most tokens in one, for the other packings; -1: --micro_batch_size x --max_length, at most
@@ -45,19 +58,33 @@ class TrainArgs:
     small_group_size: int = 2
     """Neighbouring responses of a problem (4 of one roll-in in OpenR1-VM) that stay together in a
     micro batch; divides --data_num_response."""
-    max_length: int = 17408
-    """Longest sequence in tokens (16,384 of response + 1,024 for the prompt); the rest is cut."""
-    loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] = "cross_entropy"
-    """cross_entropy over 3 terminal classes (the paper's), bce on the reward, mse to the share of
-    correct completions of the roll-in (in OpenR1-VM one: the reward), or bradley_terry on pairs."""
+    max_length: int = 16384
+    """Longest sequence in tokens, prompt included; the rest is cut."""
+    loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] | None = None
+    """cross_entropy over 3 terminal classes (the paper's, and the default), bce on the reward, mse
+    to the share of correct completions of the roll-in (in OpenR1-VM one: the reward), or
+    bradley_terry on pairs."""
+    num_labels: int | None = free(None)
+    """Published spelling: 3 is --loss cross_entropy, 1 without a --loss is bce."""
+    train_bt_model: bool = free(False)
+    """Published spelling of --loss bradley_terry."""
     max_lr: float = 1e-4
     """Largest learning rate, after the warm-up; the cosine ends at a tenth of it."""
     warmup_steps: int = -1
     """Steps of linear warm-up; -1: max(5 % of the steps, 100), at most half of the run."""
+    disable_lr_schedule: bool = False
+    """Train at --max_lr throughout, without warm-up and cosine."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean of the gradients."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean of their squares."""
+    grad_norm_clip: float = 5.0
+    """Largest norm of the gradient; longer ones are scaled down to it."""
     weight_decay: float = 0.1
     """AdamW decay of tensors with two or more dimensions."""
-    attention_dropout: float = 0.05
-    """Dropout probability in attention (flex_attention has none) and before the head."""
+    attention_dropout: Annotated[float, tyro.conf.arg(aliases=["--p_dropout"])] = 0.05
+    """Dropout probability in attention (flex_attention has none) and before the head. The published
+    spelling works, too."""
     seed: int = 0
     """Seed of the new head, the order of the data and the dropout."""
     attention_impl: Literal["auto", "flash_attention_2", "flex_attention", "sdpa"] = free("auto")
@@ -74,13 +101,18 @@ class TrainArgs:
     """Compile the decoder layers with torch.compile."""
     log_every: int = free(1)
     """Steps between two lines of metrics."""
-    eval_data_path: str | None = free(None)
-    """Held-out roll-outs in the same columns; evaluated at the end, and by --eval_every."""
-    eval_every: int = free(-1)
-    """Steps between two evaluations; -1: at the end only."""
-    save_every: int = free(-1)
+    eval_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--validation_data_path"])] = free(
+        None
+    )
+    """Held-out roll-outs in the same columns; evaluated at the end, and by --eval_every. The
+    published spelling works, too."""
+    eval_size: int = free(128)
+    """Evaluate on the first so many rows of --eval_data_path; -1: on all."""
+    eval_every: int = free(200)
+    """Steps between two evaluations on --eval_data_path, if there is one; -1: at the end only."""
+    save_every: int = free(200)
     """Steps between two checkpoints; -1: at the last step only."""
-    max_keep_ckpts: int = free(2)
+    max_keep_ckpts: int = free(20)
     """Checkpoints to keep; an old one is removed when the new one is complete."""
     max_bad_steps: int = free(10)
     """Consecutive steps with a loss or gradient that isn't finite before the run stops."""
@@ -90,10 +122,41 @@ class TrainArgs:
     """The same as --trackers neptune."""
     neptune_project: str = free("vgs/train-classifier")
     """Neptune project, as workspace/project."""
+    logger_tags: tuple[str, ...] = free(())
+    """Tags of the run in Neptune and wandb."""
     push_to_hub: bool = free(False)
     """Push the final model, with a model card of this run, to the Hugging Face Hub."""
+    push_checkpoints: bool = free(False)
+    """Also push every checkpoint, while training goes on: step N to <hub_model_id>-step-N."""
     hub_model_id: str | None = free(None)
     """Repository to push to; the run's name by default."""
+
+    @property
+    def objective(self) -> TrainingLoss:
+        """The loss that `loss` names."""
+        return LOSSES[self.loss or "cross_entropy"]
+
+
+def resolve_loss(args: TrainArgs) -> TrainArgs:
+    """Returns the flags with the loss in `loss`, in whichever spelling it was given.
+
+    Raises:
+        InputError: If they mean two losses, or none.
+    """
+    loss = args.loss
+    if args.train_bt_model:
+        if loss not in (None, "bradley_terry"):
+            raise InputError(f"--train_bt_model is --loss bradley_terry, not {loss}")
+        loss = "bradley_terry"
+    if args.num_labels == 1:
+        loss = loss or "bce"
+    loss = loss or "cross_entropy"
+    if args.num_labels not in (None, LOSSES[loss].num_labels):
+        raise InputError(
+            f"--num_labels {args.num_labels} is not of --loss {loss}, which has "
+            f"{LOSSES[loss].num_labels}"
+        )
+    return replace(args, loss=loss, num_labels=None, train_bt_model=False)
 
 
 def check_flags(args: TrainArgs, world_size: int) -> None:
@@ -111,15 +174,26 @@ def check_flags(args: TrainArgs, world_size: int) -> None:
         max_bad_steps=args.max_bad_steps,
     )
     at_least(0, weight_decay=args.weight_decay, seed=args.seed)
-    for name in ("num_steps", "eval_every", "save_every", "tokens_per_micro_batch"):
+    or_minus_one = ("num_steps", "dataset_size", "eval_size", "eval_every", "save_every")
+    for name in (*or_minus_one, "tokens_per_micro_batch"):
         if getattr(args, name) < 1 and getattr(args, name) != -1:
             raise InputError(f"--{name} must be at least 1, or -1, got {getattr(args, name)}")
+    if args.num_epochs is not None and args.num_steps not in (NUM_STEPS, -1):
+        raise InputError(
+            f"--num_steps {args.num_steps} and --num_epochs {args.num_epochs} are two lengths of "
+            "one run: give one"
+        )
+    if args.disable_lr_schedule and args.warmup_steps != -1:
+        raise InputError(f"--disable_lr_schedule has no --warmup_steps {args.warmup_steps}")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise InputError(f"--{name} must be in [0, 1), got {getattr(args, name)}")
+    if not args.grad_norm_clip > 0:
+        raise InputError(f"--grad_norm_clip must be positive, got {args.grad_norm_clip}")
     if not args.max_lr > 0:
         raise InputError(f"--max_lr must be positive, got {args.max_lr}")
     if not 0 <= args.attention_dropout < 1:
         raise InputError(f"--attention_dropout must be in [0, 1), got {args.attention_dropout}")
-    if args.eval_every > 0 and not args.eval_data_path:
-        raise InputError(f"--eval_every {args.eval_every} needs --eval_data_path")
     for name in ("data_num_response", "total_batch_size"):
         if getattr(args, name) % args.small_group_size:
             raise InputError(

@@ -13,13 +13,15 @@ from classifier_lib.data import GroupedRollouts, GroupSampler, format_bad_rows
 from classifier_lib.flops import ModelSize
 from classifier_lib.learner import Learner
 from classifier_lib.loading import initialize_from_policy, load_policy_config
-from classifier_lib.losses import LOSSES
 from classifier_lib.training.args import TrainArgs
 from classifier_lib.training.parallel import parallelize
 from classifier_lib.training.step import build_optimizer, default_warmup_steps
 from classifier_lib.training.throughput import Throughput
 from run_lib.commands import InputError, naming
 from run_lib.processes import Processes
+
+NUM_EPOCHS = 5
+"""Epochs of `--num_steps -1` without `--num_epochs`: those of the paper."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,13 @@ def load_data(
     """
     left_out = state["left_out"] if state else None
     rollouts = _open("--data_path", args.data_path, args, vocab_size, left_out, processes)
+    if args.dataset_size > 0:
+        rollouts.keep_first(args.dataset_size)
     held_out = None
     if args.eval_data_path:
         held_out = _open("--eval_data_path", args.eval_data_path, args, vocab_size, None, processes)
+        if args.eval_size > 0:
+            held_out.keep_first(args.eval_size)
     sampler = GroupSampler(
         rollouts.num_rows, rollouts.num_responses, args.small_group_size, args.seed
     )
@@ -123,7 +129,7 @@ def _open(
             vocab_size if left_out is None else None,
             skip_bad_rows=args.skip_bad_rows,
             left_out=left_out or (),
-            soft_targets=LOSSES[args.loss].needs_soft,
+            soft_targets=args.objective.needs_soft,
             processes=processes,
         )
     if processes.rank == 0 and data.bad_rows:
@@ -138,14 +144,15 @@ def plan_steps(args: TrainArgs, num_samples: int) -> tuple[int, int]:
         InputError: If that leaves no step to train.
     """
     num_steps = args.num_steps
-    if num_steps == -1:
-        num_steps = args.num_epochs * num_samples // args.total_batch_size
+    if num_steps == -1 or args.num_epochs is not None:
+        num_epochs = args.num_epochs or NUM_EPOCHS
+        num_steps = num_epochs * num_samples // args.total_batch_size
         if not num_steps:
             raise InputError(
-                f"--num_epochs {args.num_epochs} of {num_samples} samples are less than one "
+                f"--num_epochs {num_epochs} of {num_samples} samples are less than one "
                 f"--total_batch_size {args.total_batch_size}"
             )
-    warmup_steps = args.warmup_steps
+    warmup_steps = 0 if args.disable_lr_schedule else args.warmup_steps
     if warmup_steps == -1:
         warmup_steps = default_warmup_steps(num_steps)
     if not 0 <= warmup_steps < num_steps:
@@ -166,7 +173,7 @@ def build_model(args: TrainArgs, source: str, processes: Processes) -> TrainingM
     Raises:
         InputError: If the model or the attention can't be used.
     """
-    loss = LOSSES[args.loss]
+    loss = args.objective
     device = processes.device
     with naming("--attention_impl"):
         implementation = choose_attention(args.attention_impl, args.packing, device)
@@ -196,6 +203,7 @@ def build_model(args: TrainArgs, source: str, processes: Processes) -> TrainingM
             layer.compile()
     with naming("--parallel"):
         parallel_model = parallelize(model, args.parallel, processes)
-    optimizer = build_optimizer(parallel_model, args.max_lr, args.weight_decay)
+    betas = args.beta1, args.beta2
+    optimizer = build_optimizer(parallel_model, args.max_lr, args.weight_decay, betas)
     learner = Learner(parallel_model, loss, implementation, processes)
     return TrainingModel(learner, optimizer, plan, throughput)

@@ -22,14 +22,19 @@ GRADIENT_CLIP = 5.0
 FINAL_LR_RATIO = 0.1
 
 
-def build_optimizer(model: nn.Module, max_lr: float, weight_decay: float) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module,
+    max_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = ADAM_BETAS,
+) -> torch.optim.AdamW:
     """Returns fused AdamW; tensors of fewer than two dimensions (norms, biases) have no decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=max_lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+    return torch.optim.AdamW(groups, lr=max_lr, betas=betas, eps=ADAM_EPS, fused=True)
 
 
 def default_warmup_steps(num_steps: int) -> int:
@@ -79,6 +84,7 @@ def train_step(
     seed: int,
     step: int,
     stop: bool,
+    max_norm: float = GRADIENT_CLIP,
 ) -> StepResult | None:
     """Takes one optimizer step on this process's micro batches of the global batch.
 
@@ -93,6 +99,7 @@ def train_step(
         seed: Seed of the run.
         step: This step, from 0.
         stop: Whether this process was asked to stop.
+        max_norm: Norm to which longer gradients are scaled down.
 
     Returns:
         The result, the same on every process; None if the step was not taken, as any process was
@@ -123,7 +130,7 @@ def train_step(
             batch.layout.prepared.clear()  # masks are large
     mean_loss = float(processes.sum(loss_sum)) / max(num_terms, 1)
     # The norm is that of all processes, so all of them take the same branch below.
-    grad_norm = clip_gradients(model, GRADIENT_CLIP)
+    grad_norm = clip_gradients(model, max_norm)
     finite = math.isfinite(mean_loss) and math.isfinite(grad_norm)
     if finite:
         optimizer.step()

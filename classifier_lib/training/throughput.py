@@ -1,5 +1,7 @@
 """Speed of training: tokens per second by kind, and model FLOPs utilisation (MFU)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -43,20 +45,38 @@ class Throughput:
 
     def _reset(self) -> None:
         self._seconds = 0.0
+        self._num_steps = 0
+        self._lengths: list[int] = []
         self._counts = np.zeros(len(TokenCounts._fields), dtype=np.int64)
 
-    def add(self, seconds: float, counts: TokenCounts) -> None:
-        """Adds a step that took so long, counted over all processes."""
+    def add(self, seconds: float, counts: TokenCounts, lengths: Sequence[int]) -> None:
+        """Adds a step.
+
+        Args:
+            seconds: Time it took.
+            counts: Its tokens, over all processes.
+            lengths: Tokens of each sample of its global batch.
+        """
         self._seconds += seconds
+        self._num_steps += 1
         self._counts += counts
+        self._lengths += lengths
 
     def report(self) -> dict[str, float]:
-        """Returns tokens per second (all, valid, loss), and MFU on a known GPU; starts again."""
+        """Returns rates and means over the steps since the last report, and starts again.
+
+        Tokens per second (all, valid, loss), and MFU on a known GPU; seconds and loss tokens of a
+        step; average and largest length of a sample.
+        """
         counts = TokenCounts(*self._counts.tolist())
         rates = {
             f"tokens_per_second/{kind}": getattr(counts, kind) / self._seconds
             for kind in ("all", "valid", "loss")
         }
+        rates["step_time"] = self._seconds / self._num_steps
+        rates["loss_tokens"] = counts.loss / self._num_steps
+        rates["avg_length"] = sum(self._lengths) / len(self._lengths)
+        rates["max_length"] = max(self._lengths)
         if self._peak:
             rates["mfu"] = self._size.training_flops(counts) / self._seconds / self._peak
         self._reset()

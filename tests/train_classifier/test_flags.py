@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from classifier_lib.training.args import TrainArgs, check_flags
+from classifier_lib.training.args import TrainArgs, check_flags, resolve_loss
 from run_lib.settings import free_flags
 from train_classifier import parse_args
 
@@ -44,6 +44,47 @@ def test_the_published_command_line_passes_the_checks():
     check_flags(parse_args(PUBLISHED.split()), world_size=4)
 
 
+def test_the_defaults_are_the_published_ones():
+    args = parse_args(["--run_name", "run"])
+    published = {
+        "data_path": "VGS-AI/OpenR1-VM",
+        "model_path": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        "data_num_response": 8,
+        "micro_batch_size": 4,
+        "total_batch_size": 128,
+        "num_steps": 4000,
+        "eval_every": 200,
+        "eval_size": 128,
+        "save_every": 200,
+        "max_keep_ckpts": 20,
+        "max_length": 16384,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "grad_norm_clip": 5.0,
+    }
+    assert {name: getattr(args, name) for name in published} == published
+    check_flags(args, world_size=4)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name", "value"),
+    [
+        ("--p_dropout 0.1", "attention_dropout", 0.1),
+        ("--validation_data_path held_out", "eval_data_path", "held_out"),
+        ("--logger_tags a b", "logger_tags", ("a", "b")),
+        ("", "loss", "cross_entropy"),
+        ("--num_labels 3", "loss", "cross_entropy"),
+        ("--num_labels 1", "loss", "bce"),
+        ("--num_labels 1 --loss mse", "loss", "mse"),
+        ("--num_labels 1 --train_bt_model", "loss", "bradley_terry"),
+        ("--train_bt_model", "loss", "bradley_terry"),
+    ],
+)
+def test_published_spellings_mean_the_same(spelling, name, value):
+    args = resolve_loss(parse_args(["--run_name", "run", *spelling.split()]))
+    assert getattr(args, name) == value
+
+
 def test_help_shows_underscores(capsys):
     with pytest.raises(SystemExit):
         parse_args(["--help"])
@@ -59,6 +100,7 @@ def test_flags_that_train_other_weights_are_bound():
         "model_path",
         "run_name",
         "data_num_response",
+        "dataset_size",
         "skip_bad_rows",
         "num_steps",
         "num_epochs",
@@ -68,6 +110,10 @@ def test_flags_that_train_other_weights_are_bound():
         "loss",
         "max_lr",
         "warmup_steps",
+        "disable_lr_schedule",
+        "beta1",
+        "beta2",
+        "grad_norm_clip",
         "weight_decay",
         "attention_dropout",
         "seed",
@@ -113,7 +159,20 @@ def test_flags_that_train_other_weights_are_bound():
         ),
         ({"loss": "bradley_terry", "small_group_size": 1}, "must be even"),
         ({"loss": "bradley_terry", "micro_batch_size": 3}, "--micro_batch_size 3 must be even"),
-        ({"eval_every": 2}, "--eval_every 2 needs --eval_data_path"),
+        ({"num_epochs": 2}, "--num_steps 4 and --num_epochs 2 are two lengths of one run"),
+        ({"num_labels": 1, "loss": "cross_entropy"}, "1 is not of --loss cross_entropy, which has"),
+        ({"num_labels": 3, "train_bt_model": True}, "3 is not of --loss bradley_terry, which has"),
+        ({"num_labels": 2}, "--num_labels 2 is not of --loss cross_entropy, which has 3"),
+        (
+            {"train_bt_model": True, "loss": "bce"},
+            "--train_bt_model is --loss bradley_terry, not bce",
+        ),
+        ({"dataset_name": "main"}, "--dataset_name is not supported: --data_path takes a Hub id"),
+        ({"label-key": "y"}, "--label_key is not supported: labels are read from the column"),
+        ({"dataset_size": 0}, "--dataset_size must be at least 1, or -1, got 0"),
+        ({"disable_lr_schedule": True, "warmup_steps": 2}, "has no --warmup_steps 2"),
+        ({"beta2": 1}, "--beta2 must be in [0, 1), got 1.0"),
+        ({"grad_norm_clip": "nan"}, "--grad_norm_clip must be positive, got nan"),
         ({"num_steps": 0}, "--num_steps must be at least 1, or -1, got 0"),
         ({"max_keep_ckpts": 0}, "--max_keep_ckpts must be at least 1, got 0"),
         ({"warmup_steps": 4}, "--warmup_steps 4 must be at least 0 and less than the 4 steps"),

@@ -11,6 +11,7 @@ import torch
 
 import train_classifier
 from classifier_lib import evaluation
+from classifier_lib.data import GroupedRollouts
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib import hub
@@ -68,6 +69,21 @@ def test_rates_count_padding_and_sharing(whole_run):
     line = read_metrics(whole_run[1])[0]
     rates = [line[f"train/tokens_per_second/{kind}"] for kind in ("all", "valid", "loss")]
     assert rates[0] == rates[1] > rates[2] > 0  # packed: nothing is padding, nothing is shared
+
+
+def test_lengths_loss_tokens_and_time_of_a_step_are_logged(whole_run, rollout_rows):
+    # All samples are in one of the five batches.
+    lines = [line for line in read_metrics(whole_run[1]) if "train/loss" in line]
+    rows = [
+        (len(roll_in), len(roll_out))
+        for row in rollout_rows
+        for roll_in, roll_out in zip(row["roll_in_ids"], row["roll_outs_ids"], strict=True)
+    ]
+    lengths = [sum(row) for row in rows]
+    assert sum(line["train/loss_tokens"] for line in lines) == sum(own for _, own in rows)
+    assert 8 * sum(line["train/avg_length"] for line in lines) == pytest.approx(sum(lengths))
+    assert max(line["train/max_length"] for line in lines) == max(lengths)
+    assert all(line["train/step_time"] > 0 for line in lines)
 
 
 def test_the_final_model_loads_whole(whole_run):
@@ -156,6 +172,17 @@ def test_num_epochs_and_warmup(flags, tmp_path, warmup_steps):
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]  # 40 samples hold two whole batches
     assert lines[1]["train/lr"] == pytest.approx(1e-3)
+
+
+def test_a_run_without_schedule_on_a_part_of_the_data(flags, tmp_path, rollout_folder, capsys):
+    settings = {"dataset_size": 2, "eval_size": 1, "eval_data_path": rollout_folder}
+    train_classifier.main(flags(disable_lr_schedule=True, num_steps=2, **settings))
+    assert "8 samples" in capsys.readouterr().out
+    lines = read_metrics(tmp_path / "run")
+    assert [line["train/lr"] for line in lines if "train/lr" in line] == [1e-3, 1e-3]
+    data = GroupedRollouts(str(rollout_folder), 4)
+    num_tokens = sum(len(data[i].roll_out) for i in range(4))
+    assert read_evaluation(tmp_path / "run")["num_tokens"] == num_tokens
 
 
 def test_weights_in_bfloat16(flags, tmp_path):

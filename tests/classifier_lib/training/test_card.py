@@ -12,6 +12,7 @@ from classifier_lib.training.card import model_card
 
 def config(**changes: Any) -> dict[str, Any]:
     flags = {"data_path": "org/data", "model_path": "org/policy", "run_name": "my_run"}
+    flags |= {"loss": "cross_entropy", "total_batch_size": 1024}
     return dataclasses.asdict(TrainArgs(**{**flags, **changes}))
 
 

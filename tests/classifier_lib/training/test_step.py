@@ -11,6 +11,7 @@ from classifier_lib.data import GroupedRollouts
 from classifier_lib.learner import Learner
 from classifier_lib.losses import LOSSES, TrainingLoss
 from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.training import step as step_module
 from classifier_lib.training.step import (
     GRADIENT_CLIP,
     StepResult,
@@ -130,6 +131,25 @@ def test_a_step_is_that_of_the_whole_batch(tiny_config, micro_batches, whole_bat
         assert not torch.equal(weight, before[name])
     assert all(parameter.grad is None for parameter in model.parameters())
     assert GRADIENT_CLIP == 5.0  # VGS appendix E
+
+
+def test_betas_are_the_optimizers(tiny_config):
+    optimizer = build_optimizer(build_model(tiny_config), 1e-3, 0.1, (0.5, 0.6))
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.5, 0.6)}
+
+
+def test_the_largest_norm_may_be_another(tiny_config, micro_batches, monkeypatch):
+    norms = []
+
+    def clip(model: object, norm: float) -> float:
+        norms.append(norm)
+        return 1.0
+
+    monkeypatch.setattr(step_module, "clip_gradients", clip)
+    model = build_model(tiny_config)
+    learner = Learner(model, LOSSES["cross_entropy"], SEGMENTED_SDPA, ALONE)
+    train_step(learner, build_optimizer(model, 1e-3, 0.1), micro_batches, 0, 0, False, 0.25)
+    assert norms == [0.25]
 
 
 def not_finite_loss(logits: torch.Tensor, targets: object) -> torch.Tensor:

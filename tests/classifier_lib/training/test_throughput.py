@@ -65,19 +65,24 @@ def test_rates_over_the_steps_since_the_last_report(monkeypatch):
     speed = Throughput(size, 4, CPU)
     counts = TokenCounts(100, 50, 80, 20, 700)
     more = TokenCounts(60, 30, 40, 10, 100)
-    speed.add(1.5, counts)
-    speed.add(0.5, more)
+    speed.add(1.5, counts, [30, 50])
+    speed.add(0.5, more, [10, 30])
     assert speed.report() == {
         "tokens_per_second/all": 80,
         "tokens_per_second/valid": 60,
         "tokens_per_second/loss": 15,
+        "step_time": 1,
+        "loss_tokens": 15,
+        "avg_length": 30,
+        "max_length": 50,
         "mfu": pytest.approx((6 * 1000 * 80 + 12 * 10 * 800) / 2 / 4e5),
     }
-    speed.add(1.0, more)
-    assert speed.report()["tokens_per_second/all"] == 60
+    speed.add(1.0, more, [40])
+    again = speed.report()
+    assert (again["tokens_per_second/all"], again["max_length"]) == (60, 40)
 
 
 def test_no_mfu_on_an_unknown_device():
     speed = Throughput(ModelSize(1000, 10), 1, CPU)
-    speed.add(2.0, TokenCounts(4, 3, 2, 2, 1))
-    assert set(speed.report()) == {f"tokens_per_second/{kind}" for kind in ("all", "valid", "loss")}
+    speed.add(2.0, TokenCounts(4, 3, 2, 2, 1), [2])
+    assert "mfu" not in speed.report()
