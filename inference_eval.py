@@ -41,7 +41,7 @@ from search_lib.model_checks import check_models
 from search_lib.prompts import build_prompts, stop_token_ids
 from search_lib.recording import Recorder
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import MetricRow
+from search_lib.results.metrics import MetricRow, published_metrics
 from search_lib.results.records import RecordFile
 from search_lib.results.run_config import RunConfig
 from search_lib.results.shards import searches_of, shard_path
@@ -174,16 +174,17 @@ async def search(
 
 
 def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:
-    """Logs the accuracies, by budget."""
+    """Logs accuracies and 95 % intervals under the published names; a step is a budget."""
     trackers = open_trackers(
         args.output_path.parent,
         as_json(args),
         ["neptune"],
         run_name=args.output_path.stem,
         neptune_project=project,
+        tags=args.logger_tags,
     )
-    for row in rows:
-        trackers.log({f"accuracy/{row.method}": row.estimate.mean}, step=row.budget)
+    for budget, metrics in published_metrics(args.benchmark, rows).items():
+        trackers.log(metrics, step=budget)
     trackers.close()
 
 

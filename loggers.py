@@ -10,9 +10,10 @@ keeps its files in a folder of its name beside `metrics.jsonl`:
 
 - `tensorboard`: `tensorboard --logdir FOLDER` shows them. Steps that a resumed run repeats hide the
   earlier ones.
-- `neptune`: online with NEPTUNE_API_TOKEN, else offline (`neptune sync` uploads, oldest
-  first). A resumed run is a new Neptune run, forked from the old one at the checkpoint's step, as
-  Neptune refuses steps that don't increase. The fork continues the experiment of the same name.
+- `neptune`: online with NEPTUNE_API_TOKEN or NEPTUNE_API_KEY, else offline (`neptune sync` uploads,
+  oldest first). A resumed run is a new Neptune run, forked from the old one at the checkpoint's
+  step, as Neptune refuses steps that don't increase. The fork continues the experiment of the same
+  name.
 - `wandb`: online with WANDB_API_KEY, else offline (`wandb sync` uploads). A resumed run keeps its
   id. Its x axis is the logged "step", which may go back, and not wandb's own, which may not.
 
@@ -53,6 +54,7 @@ class _Settings:
     run_name: str
     neptune_project: str
     resume: TrackerState | None
+    tags: Sequence[str]
 
 
 class _Service(Protocol):
@@ -98,13 +100,15 @@ class _Neptune:
         self.run_id: str | None = uuid.uuid4().hex
         parent = (settings.resume or {}).get("neptune")
         self._errors: list[BaseException] = []
+        token = os.environ.get("NEPTUNE_API_TOKEN") or os.environ.get("NEPTUNE_API_KEY")
         self._run = Run(
             project=settings.neptune_project,
+            api_token=token,
             run_id=self.run_id,
             experiment_name=settings.run_name,
             fork_run_id=parent,
             fork_step=settings.resume["step"] if settings.resume and parent else None,
-            mode=_mode("NEPTUNE_MODE", "NEPTUNE_API_TOKEN", "async"),
+            mode=_mode("NEPTUNE_MODE", token, "async"),
             log_directory=settings.output_dir / "neptune",
             enable_console_log_capture=False,
             on_error_callback=lambda error, last_seen: self._errors.append(error),
@@ -116,6 +120,8 @@ class _Neptune:
             {f"config/{key}": value for key, value in settings.config.items()},
             cast_unsupported=True,
         )
+        if settings.tags:
+            self._run.add_tags(list(settings.tags))
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self._raise_error()
@@ -144,10 +150,11 @@ class _Wandb:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or settings.neptune_project.split("/")[-1],
             name=settings.run_name,
+            tags=list(settings.tags),
             dir=settings.output_dir,
             id=self.run_id,
             resume="allow",
-            mode=_mode("WANDB_MODE", "WANDB_API_KEY", "online"),
+            mode=_mode("WANDB_MODE", os.environ.get("WANDB_API_KEY"), "online"),
             config=settings.config,
             settings=wandb.Settings(
                 console="off",
@@ -236,6 +243,7 @@ def open_trackers(
     run_name: str | None = None,
     neptune_project: str = "vgs/train-classifier",
     resume: TrackerState | None = None,
+    tags: Sequence[str] = (),
 ) -> Tracker:
     """Opens the trackers of a run; in a run of several processes rank 0 does.
 
@@ -248,6 +256,7 @@ def open_trackers(
         neptune_project: "workspace/project" in Neptune; wandb gets the project's name, unless
             WANDB_PROJECT is set.
         resume: `Tracker.state` of the checkpoint that the run continues from; None for a new run.
+        tags: Tags of the run in Neptune and wandb.
 
     Returns:
         The tracker.
@@ -259,7 +268,7 @@ def open_trackers(
         raise ValueError(f"unknown trackers {unknown}: there are {', '.join(TRACKERS)}")
     output_dir.mkdir(parents=True, exist_ok=True)
     settings = _Settings(
-        output_dir, config, run_name or output_dir.resolve().name, neptune_project, resume
+        output_dir, config, run_name or output_dir.resolve().name, neptune_project, resume, tags
     )
     services = {}
     for name in names:
@@ -289,6 +298,6 @@ def _warn(message: str, error: BaseException) -> None:
     print(f"warning: {message}: {reason}", file=sys.stderr)
 
 
-def _mode(mode_variable: str, key_variable: str, online: str) -> Any:
+def _mode(variable: str, key: str | None, online: str) -> Any:
     """Returns the mode of a service, of the client's own literal type."""
-    return os.environ.get(mode_variable) or (online if os.environ.get(key_variable) else "offline")
+    return os.environ.get(variable) or (online if key else "offline")

@@ -258,6 +258,7 @@ def start_tracking(args: TrainArgs, folder: RunFolder, resume: TrackerState | No
         run_name=args.run_name,
         neptune_project=args.neptune_project,
         resume=resume,
+        tags=args.logger_tags,
     )
 
 

@@ -1,6 +1,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,8 +12,9 @@ from tests.support.waiting import wait_for
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
-    for name in ("NEPTUNE_API_TOKEN", "NEPTUNE_MODE", "WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
+    for service in ("NEPTUNE", "WANDB"):
+        for name in ("API_TOKEN", "API_KEY", "MODE"):
+            monkeypatch.delenv(f"{service}_{name}", raising=False)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("NEPTUNE_LOGGER_LEVEL", "error")
@@ -108,6 +110,40 @@ def read_neptune(folder: Path, run_id: str):
             step = update.step.whole + update.step.micro / 1e6
             losses[step] = update.append["train/loss"].float64
     return creation, config, losses
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode", "token"),
+    [
+        ({"NEPTUNE_API_KEY": "key"}, "async", "key"),
+        ({"NEPTUNE_API_KEY": "key", "NEPTUNE_API_TOKEN": "token"}, "async", "token"),
+        ({}, "offline", None),
+    ],
+)
+def test_neptune_takes_its_key_under_both_names(tmp_path, monkeypatch, variables, mode, token):
+    class Run:
+        made: ClassVar[list[Any]] = []
+
+        def __init__(self, **settings):
+            self.settings, self.tags = settings, []
+            Run.made.append(self)
+
+        def log_configs(self, config, cast_unsupported):
+            pass
+
+        def add_tags(self, tags):
+            self.tags += tags
+
+        def close(self, timeout):
+            pass
+
+    monkeypatch.setattr("neptune_scale.Run", Run)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    open_trackers(tmp_path, {}, ["neptune"], tags=("a", "b")).close()
+    (run,) = Run.made
+    assert (run.settings["mode"], run.settings["api_token"]) == (mode, token)
+    assert run.tags == ["a", "b"]
 
 
 def test_neptune_goes_on_in_a_fork(tmp_path):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,34 @@ def _format_estimate(estimate: Estimate) -> str:
         f"{100 * estimate.mean:.1f} ±{half_width(estimate.over_problems)} "
         f"({half_width(estimate.over_searches)})"
     )
+
+
+PUBLISHED_NAMES = {"BoN": "bon", "MV": "maj", "WMV": "wmaj", "pass@1": "pass1", "pass@k": "pass"}
+"""The published names of the aggregations; it has none for pass@1."""
+
+
+def published_metrics(benchmark: str, rows: list[MetricRow]) -> dict[int, dict[str, float]]:
+    """Returns the table of a run under the names that the published code logs to Neptune.
+
+    They are `{benchmark}/{bon,maj,wmaj,pass}_{m,ci}`: mean and 95 % interval over searches, where
+    there is one.
+
+    Args:
+        benchmark: See `--benchmark`; a path gives the file's name.
+        rows: The table.
+
+    Returns:
+        The metrics by step, which is the budget, num_blocks x trees; steps increase.
+    """
+    path = Path(benchmark)
+    name = path.stem if path.exists() else benchmark
+    steps: dict[int, dict[str, float]] = {budget: {} for budget in sorted({r.budget for r in rows})}
+    for row in rows:
+        metric = f"{name}/{PUBLISHED_NAMES.get(row.method, row.method)}"
+        steps[row.budget][f"{metric}_m"] = row.estimate.mean
+        if row.estimate.over_searches is not None:
+            steps[row.budget][f"{metric}_ci"] = row.estimate.over_searches
+    return steps
 
 
 def metrics_document(

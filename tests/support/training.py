@@ -28,6 +28,7 @@ def command_line(policy: Path, data: Path, output_dir: Path, **changes: object) 
         "micro_batch_size": 4,
         "max_lr": 1e-3,
         "max_length": 64,
+        "max_keep_ckpts": 2,
         **changes,
     }
     line = []

@@ -8,6 +8,7 @@ from search_lib.results.metrics import (
     format_joining,
     format_metrics,
     grade_records,
+    published_metrics,
 )
 from search_lib.results.records import Record, RecordedResponse
 
@@ -53,6 +54,26 @@ def equal_strings(pairs):
 def table(num_repetitions=4):
     graded, _ = grade_records(records(), num_repetitions, equal_strings)
     return {(r.method, r.trees): r for r in compute_metrics(graded, 4, num_repetitions)}
+
+
+def test_the_published_names_at_increasing_budgets(tmp_path):
+    rows = table()
+    logged = published_metrics("aime-24", list(rows.values()))
+    assert list(logged) == [4, 8, 16]
+    names = {"bon": "BoN", "maj": "MV", "wmaj": "WMV", "pass": "pass@k", "pass1": "pass@1"}
+    assert logged[8] == {
+        f"aime-24/{name}_{kind}": value
+        for name, method in names.items()
+        for kind, value in (
+            ("m", rows[method, 2].estimate.mean),
+            ("ci", rows[method, 2].estimate.over_searches),
+        )
+    }
+    # One group of all trees has no interval over searches.
+    assert set(logged[16]) == {f"aime-24/{name}_m" for name in names}
+    problems = tmp_path / "mine.jsonl"
+    problems.touch()
+    assert "mine/bon_m" in published_metrics(str(problems), list(rows.values()))[4]
 
 
 def test_every_method_at_every_power_of_two_of_trees():
