@@ -50,6 +50,7 @@ from classifier_lib.training.progress import Progress
 from classifier_lib.training.run_folder import RunFolder, open_run
 from classifier_lib.training.setup import build_model, check_model, load_data
 from classifier_lib.training.step import learning_rate, train_step
+from classifier_lib.training.uploads import CheckpointUploads
 from loggers import Tracker, TrackerState, open_trackers
 from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.files import atomic_folder, write_files, write_json
@@ -96,10 +97,14 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
     with open_run(args, processes) as folder:
         is_finished = folder.is_finished
         if not is_finished:
+            uploads = CheckpointUploads(repository(args)) if args.push_checkpoints else None
+            on_published = uploads.add if uploads else None
             with contextlib.closing(
-                Checkpointer(folder.path, processes, args.max_keep_ckpts)
+                Checkpointer(folder.path, processes, args.max_keep_ckpts, on_published)
             ) as checkpointer:
                 is_finished = run(args, folder, checkpointer, processes, stop)
+            if uploads and is_finished:
+                uploads.finish()
         elif is_main:
             print(f"the run is finished: {folder.final}")
         if is_main and is_finished and args.push_to_hub:

@@ -144,7 +144,10 @@ class GroupedRollouts(Dataset[Rollout]):
         self.bad_rows = [by_row[row] for row in sorted(by_row)]
         if self.bad_rows and not skip_bad_rows:
             more = f" (and {len(by_row) - 1} more bad rows)" if len(by_row) > 1 else ""
-            raise ValueError(f"{source}: {self.bad_rows[0]}{more}; skip_bad_rows leaves them out")
+            advice = "skip_bad_rows leaves them out"
+            if len(by_row) == table.num_rows:
+                advice = "every row is bad, so see whether data_num_response is that of the data"
+            raise ValueError(f"{source}: {self.bad_rows[0]}{more}; {advice}")
         self.left_out = sorted({*by_row, *left_out})
         self.num_rows = table.num_rows - len(self.left_out)
         if not self.num_rows:

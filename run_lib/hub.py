@@ -1,7 +1,7 @@
 """Folders and repositories in the form of the Hugging Face Hub: load, check, upload."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,13 @@ def hub_id(source: str) -> str | None:
     return None if source.count("/") != 1 or Path(source).exists() else source
 
 
-def push_folder(folder: Path, repo_id: str) -> str:
+def push_folder(folder: Path, repo_id: str, leave_out: Sequence[str] = ()) -> str:
     """Uploads a model folder to the Hugging Face Hub, creating the repository if needed.
+
+    Args:
+        folder: The folder.
+        repo_id: The repository.
+        leave_out: Patterns of files that stay here.
 
     Returns:
         Address of the repository.
@@ -141,7 +146,7 @@ def push_folder(folder: Path, repo_id: str) -> str:
     try:
         api = huggingface_hub.HfApi()
         url = api.create_repo(repo_id, exist_ok=True)
-        api.upload_folder(repo_id=url.repo_id, folder_path=folder)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=list(leave_out))
     except Exception as error:
         raise NotPushed(
             f"{folder} could not be pushed to {repo_id}: {type(error).__name__}: {error}"

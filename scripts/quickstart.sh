@@ -40,7 +40,8 @@ stage "1/5 policy: a 0.3M-parameter Qwen2 learns from a noisy teacher's traces"
 $python -m data_prep.toy.policy --output_dir $out/policy --num_steps 1200
 
 stage "2/5 training data of the value model: problems, roll-ins, roll-outs, labels"
-sampling="--max_length 96 --temperature 1.0 --top_p 1.0 --attention_impl sdpa --window 144"
+sampling="--max_length 96 --temperature 1.0 --top_p 1.0 --engine hf --attention_impl sdpa
+    --window 144"
 $python -m data_prep.toy.problems --output $out/problems.parquet --num_problems 720
 $python -m data_prep.clean --input $out/problems.parquet --output $out/cleaned \
     --num_validation 100 --num_test 0
@@ -62,13 +63,14 @@ OMP_NUM_THREADS=1 $python -m torch.distributed.run --standalone --nproc_per_node
     --data_num_response 12 --output_dir $out --run_name value_model \
     --packing shared_prefix --small_group_size 4 --tokens_per_micro_batch 2048 \
     --num_steps 350 --total_batch_size 64 --max_lr 1e-3 --max_length 192 --warmup_steps 30 \
-    --save_every 100 --log_every 50 --attention_dropout 0 --no_gradient_checkpointing
+    --micro_batch_size 8 --eval_every -1 --save_every 100 --max_keep_ckpts 2 --log_every 50 \
+    --attention_dropout 0 --no_gradient_checkpointing
 
 stage "4/5 searches on 60 held-out problems: independent samples, VGS, and the ablation"
 search="$python inference_eval.py --benchmark toy --max_problems 60 --seed 7996
     --piref_model $out/policy --classifier_ckpt_path $out/value_model/final
     --num_blocks 4 --num_repetitions 16 --block_size 12 --max_length 96
-    --temperature 1.0 --top_p 1.0 --batch_size 256 --attention_impl sdpa"
+    --temperature 1.0 --top_p 1.0 --batch_size 256 --engine hf --attention_impl sdpa"
 search=${search//$'\n'/ }
 in_parallel \
     beam2 "$search --search_type beam2 --output_path $out/beam2/records.jsonl" \

@@ -17,7 +17,7 @@ import tyro
 import inference_eval
 import train_classifier
 from classifier_lib import score
-from classifier_lib.training.args import check_flags
+from classifier_lib.training.args import TrainArgs, check_flags
 from data_prep import clean, label, roll_in, roll_out
 from data_prep.toy import problems
 from run_lib.commands import InputError, parse_command_line
@@ -69,7 +69,7 @@ def test_the_evaluation_commands_of_the_documentation_parse():
         *commands(inference_eval.__doc__, "inference_eval.py"),
         *commands(script, "scripts/search_slurm.sh"),
     ]
-    assert len(found) == 7
+    assert len(found) == 8
     for arguments in found:
         args = parse_command_line(SearchArgs, "inference_eval.py", None, arguments)
         assert args.num_repetitions > 1
@@ -84,10 +84,61 @@ def test_the_training_commands_of_the_documentation_parse():
         *commands(text, "scripts/train_multinode.sh"),
         *commands(text, "scripts/train_slurm.sh"),
     ]
-    assert (len(on_one_machine), len(on_many)) == (7, 3)
+    assert (len(on_one_machine), len(on_many)) == (6, 3)
     for found, world_size in ((on_one_machine, 4), (on_many, 16 * 8)):
         for arguments in found:
             check_flags(train_classifier.parse_args(arguments), world_size)
+
+
+@pytest.fixture
+def published_script(tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs a script with a Python that prints its arguments; returns those of the program."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copytree(ROOT / "scripts" / "lib", tmp_path / "scripts" / "lib")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+
+    def run(name: str, program: str, *arguments: str) -> list[str]:
+        script = shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
+        done = subprocess.run([script, *arguments], check=True, capture_output=True, text=True)
+        line = done.stdout.splitlines()
+        return line[line.index(str(tmp_path / program)) + 1 :]
+
+    return run
+
+
+def test_beam2_runs_the_published_evaluation_and_passes_arguments_on(published_script):
+    def parse(*more: str) -> SearchArgs:
+        arguments = published_script("beam2.sh", "inference_eval.py", *more)
+        return parse_command_line(SearchArgs, "inference_eval.py", None, arguments)
+
+    published = """--benchmark aime-24 --piref_gpu_util 0.75
+        --piref_model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --seed 7996 --batch_size 10
+        --num_blocks 8 --block_size 4096 --temperature 0.6
+        --classifier_ckpt_path VGS-AI/DeepSeek-VM-1.5B --num_repetitions 16
+        --output_path outputs/aime-24/inference_outputs.jsonl
+        --attention_impl flash_attention_2 --search_type beam2"""
+    expected = parse_command_line(SearchArgs, "inference_eval.py", None, published.split())
+    assert parse() == expected
+    assert parse("--seed", "1").seed == 1
+
+
+def test_train_runs_the_published_training_and_passes_arguments_on(published_script):
+    def parse(*more: str) -> TrainArgs:
+        return train_classifier.parse_args(
+            published_script("train.sh", "train_classifier.py", *more)
+        )
+
+    published = """--eval_every -1 --save_every 486 --num_steps 12170 --max_lr 0.0001
+        --data_path VGS-AI/OpenR1-VM --data_num_response 56
+        --model_path deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --total_batch_size 64
+        --micro_batch_size 8 --small_group_size 2 --run_name single_node_run --track --compile
+        --push_to_hub"""
+    assert parse() == train_classifier.parse_args(published.split())
+    args = parse("--run_name", "mine", "--no_push_to_hub")
+    assert (args.run_name, args.push_to_hub) == ("mine", False)
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,17 @@ class Checkpointer:
         run_dir: Folder of the run, on a file system that all processes share.
         processes: The processes of the run.
         max_keep: Checkpoints to keep, at least 1; older ones go when a new one is whole.
+        on_published: Called on rank 0 with every checkpoint that is whole, in another thread.
     """
 
-    def __init__(self, run_dir: Path, processes: Processes, max_keep: int):
+    def __init__(
+        self,
+        run_dir: Path,
+        processes: Processes,
+        max_keep: int,
+        on_published: Callable[[Path], None] | None = None,
+    ):
+        self._on_published = on_published
         self._run_dir = run_dir
         self._processes = processes
         self._max_keep = max_keep
@@ -132,6 +140,8 @@ class Checkpointer:
             (temporary / TRAINER_STATE).write_text(state_text, encoding="utf-8")
             check_shards(temporary / SHARDS)
             publish_folder(temporary, folder)
+            if self._on_published:
+                self._on_published(folder)
             for _, old in _numbered_checkpoints(self._run_dir)[: -self._max_keep]:
                 remove_folder(old)
 

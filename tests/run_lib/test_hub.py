@@ -119,12 +119,14 @@ def test_push_creates_the_repository_of_the_user(tmp_path, monkeypatch):
             calls.append(("create", repo_id, exist_ok))
             return huggingface_hub.RepoUrl(f"https://huggingface.co/me/{repo_id}")
 
-        def upload_folder(self, repo_id: str, folder_path: Path) -> None:
-            calls.append(("upload", repo_id, folder_path))
+        def upload_folder(
+            self, repo_id: str, folder_path: Path, ignore_patterns: list[str]
+        ) -> None:
+            calls.append(("upload", repo_id, folder_path, ignore_patterns))
 
     monkeypatch.setattr(hub.huggingface_hub, "HfApi", Api)
-    assert push_folder(tmp_path, "my_run") == "https://huggingface.co/me/my_run"
-    assert calls == [("create", "my_run", True), ("upload", "me/my_run", tmp_path)]
+    assert push_folder(tmp_path, "my_run", ("a/*",)) == "https://huggingface.co/me/my_run"
+    assert calls == [("create", "my_run", True), ("upload", "me/my_run", tmp_path, ["a/*"])]
 
 
 def test_a_loaded_tokenizer_is_the_saved_one(tmp_path):

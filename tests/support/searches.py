@@ -25,7 +25,7 @@ def make_args(models: Path, folder: Path, **changes: Any) -> Args:
         max_length=32,
         sampling=Sampling(1.0, 1.0),
         max_problems=3,
-        engine_flags=EngineFlags(attention_impl="sdpa"),
+        engine_flags=EngineFlags("hf", attention_impl="sdpa"),
     )
     return replace_flags(args, **changes)
 

@@ -188,6 +188,7 @@ def test_flags_that_train_other_weights_are_bound():
         ({"data_path": "/absent/data"}, "--data_path /absent/data: no such file"),
         ({"eval_data_path": "/absent/data"}, "--eval_data_path /absent/data: no such file"),
         ({"data_num_response": 8}, "row 0, column labels has 4 responses, not 8"),
+        ({"data_num_response": 8}, "so see whether data_num_response is that of the data"),
         ({"model_path": "/absent/model"}, "--model_path /absent/model: no model could be found"),
         ({"output_dir": "/dev/null"}, "--output_dir [Errno 20] Not a directory"),
     ],

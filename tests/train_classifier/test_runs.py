@@ -270,15 +270,34 @@ class Api:
     """The Hub, which can't be reached at first."""
 
     pushed: list[Path]
+    refused: str = "nothing"
     is_reached = False
 
     def create_repo(self, repo_id: str, exist_ok: bool) -> Any:
-        if not Api.is_reached:
+        if not Api.is_reached or repo_id == Api.refused:
             raise ConnectionError("no network")
         return hub.huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
 
-    def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+    def upload_folder(self, repo_id: str, folder_path: Path, ignore_patterns: list[str]) -> None:
+        assert folder_path.name == "final" or ignore_patterns == ["trainer/*", "trainer_state.json"]
         Api.pushed.append(folder_path)
+
+
+def test_every_checkpoint_is_pushed_and_one_that_fails_is_a_warning(
+    flags, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(hub.huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(Api, "pushed", [], raising=False)
+    monkeypatch.setattr(Api, "is_reached", True)
+    monkeypatch.setattr(Api, "refused", "me/model-step-2")
+    changes = {"push_checkpoints": True, "hub_model_id": "me/model"}
+    train_classifier.main(flags(num_steps=3, save_every=1, max_keep_ckpts=9, **changes))
+    run_dir = tmp_path / "run"
+    assert Api.pushed == [run_dir / "step_1", run_dir / "step_3"]
+    output = capsys.readouterr().out
+    assert f"warning: {run_dir}/step_2 could not be pushed to me/model-step-2: Conn" in output
+    assert "pushed step_3 to https://huggingface.co/me/model-step-3" in output
+    assert (run_dir / "final").exists()
 
 
 def test_push_to_hub_can_be_tried_again(flags, tmp_path, monkeypatch, capsys, train_stop):

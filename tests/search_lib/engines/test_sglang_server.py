@@ -176,7 +176,7 @@ def test_a_greedy_search_gives_the_responses_of_transformers(served, models, tmp
         "published": {"use_sglang_server": True, "sglang_port": port(served.router)},
     }.items():
         output_path = tmp_path / name / "records.jsonl"
-        engine = "hf" if name == "published" else "sglang_server"
+        engine = "auto" if name == "published" else "sglang_server"
         changed = replace_flags(args, engine=engine, output_path=output_path, **changes)
         assert inference_eval.main(changed) == 0
         assert responses(output_path) == expected

@@ -117,7 +117,7 @@ def search_args(policy, value_model_folder) -> Args:
         max_length=32,
         sampling=Sampling(1.0, 1.0),
         max_problems=3,
-        engine_flags=EngineFlags(attention_impl="sdpa"),
+        engine_flags=EngineFlags("hf", attention_impl="sdpa"),
     )
 
 
