@@ -9,6 +9,7 @@ from typing import Any
 
 from classifier_lib.training.args import TrainArgs
 from classifier_lib.training.checkpoints import newest_checkpoint, remove_leftovers
+from classifier_lib.training.step import ADAM_BETAS, GRADIENT_CLIP
 from run_lib.commands import InputError, naming
 from run_lib.files import lock_file, write_json
 from run_lib.fingerprints import DATA_FILES, MODEL_FILES, fingerprint
@@ -68,7 +69,8 @@ def open_run(args: TrainArgs, processes: Processes) -> Iterator[RunFolder]:
             )
         if checkpoint or is_finished:
             advice = "Use another --run_name for another run"
-            file = SettingsFile(path / CONFIG_FILE, path, advice, free_flags(TrainArgs))
+            free = free_flags(TrainArgs)
+            file = SettingsFile(path / CONFIG_FILE, path, advice, free, parse_settings)
             file.check(settings)
         yield RunFolder(path, settings.document(), checkpoint, is_finished)
 
@@ -80,6 +82,25 @@ def run_settings(args: TrainArgs) -> Settings:
         "data_path": fingerprint(args.data_path, DATA_FILES),
     }
     return Settings(as_json(args), contents)
+
+
+NEW_FLAGS = {
+    "dataset_size": -1,
+    "disable_lr_schedule": False,
+    "beta1": ADAM_BETAS[0],
+    "beta2": ADAM_BETAS[1],
+    "grad_norm_clip": GRADIENT_CLIP,
+}
+"""Flags that earlier versions did not have, as they trained."""
+
+
+def parse_settings(document: dict[str, Any]) -> Settings:
+    """Reads `config.json`, also one of an earlier version, into the flags of this one."""
+    saved = Settings.load(document)
+    flags = {**NEW_FLAGS, **saved.flags}
+    if NEW_FLAGS.keys() - saved.flags and flags["num_steps"] != -1:
+        flags["num_epochs"] = None  # had a default that played no part
+    return Settings(flags, saved.contents)
 
 
 @contextlib.contextmanager

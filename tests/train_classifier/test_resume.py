@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train_classifier
-from classifier_lib.training.run_folder import LOCK_FILE
+from classifier_lib.training.run_folder import LOCK_FILE, parse_settings
 from run_lib.files import lock_file
 from tests.support.training import (
     ENVIRONMENT,
@@ -46,6 +46,18 @@ def signal_at_step(process: subprocess.Popen[str], step: int, number: signal.Sig
 
 
 # Kills and stops.
+
+
+def test_a_run_of_an_earlier_version_goes_on(flags, tmp_path, capsys):
+    train_classifier.main(flags(num_steps=2))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("dataset_size", "disable_lr_schedule", "beta1", "beta2", "grad_norm_clip"):
+        del config[name]
+    path.write_text(json.dumps(config | {"num_epochs": 5}))
+    train_classifier.main(flags(num_steps=2))
+    assert "the run is finished" in capsys.readouterr().out
+    assert parse_settings(config | {"num_steps": -1, "num_epochs": 5}).flags["num_epochs"] == 5
 
 
 @pytest.mark.parametrize("packing", ["packed", "shared_prefix"])
