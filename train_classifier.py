@@ -97,7 +97,8 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
     with open_run(args, processes) as folder:
         is_finished = folder.is_finished
         if not is_finished:
-            uploads = CheckpointUploads(repository(args)) if args.push_checkpoints else None
+            is_pushed = is_main and args.push_checkpoints
+            uploads = CheckpointUploads(repository(args)) if is_pushed else None
             on_published = uploads.add if uploads else None
             with contextlib.closing(
                 Checkpointer(folder.path, processes, args.max_keep_ckpts, on_published)
