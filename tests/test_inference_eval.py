@@ -374,7 +374,7 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ({"engine": "sglang", "tp_size": 0}, "--tp_size must be at least 1"),
         ({"engine": "sglang_server", "sglang_url": ("localhost",)}, "--sglang_url 'localhost' is"),
         (
-            {"use_sglang_server": True, "sglang_patience": -1.0},
+            {"engine": "auto", "use_sglang_server": True, "sglang_patience": -1.0},
             "--sglang_patience must be at least 0",
         ),
         ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),

@@ -7,6 +7,7 @@ import torch
 from run_lib.commands import GPU_REQUIREMENTS, InputError
 from search_lib.engines.flags import EngineFlags, EngineName
 from search_lib.engines.sglang import sglang_fault
+from search_lib.engines.sglang_arguments import server_arguments
 
 
 def choose_engine(flags: EngineFlags) -> tuple[EngineName, str]:
@@ -43,7 +44,9 @@ def settle_engine(flags: EngineFlags) -> EngineFlags:
     engine, reason = choose_engine(flags)
     print(f"engine: {engine} ({reason})", flush=True)
     flags = replace(flags, engine=engine, use_sglang_server=False)
-    if engine == "sglang" and (fault := sglang_fault()):
-        raise InputError(f"--engine sglang needs SGLang, which {fault}: {GPU_REQUIREMENTS}")
     flags.check()
+    if engine == "sglang":
+        if fault := sglang_fault():
+            raise InputError(f"--engine sglang needs SGLang, which {fault}: {GPU_REQUIREMENTS}")
+        server_arguments(flags.engine_args)  # the names and types are SGLang's own
     return flags

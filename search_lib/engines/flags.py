@@ -9,7 +9,6 @@ import tyro
 from run_lib.commands import InputError, at_least, naming
 from run_lib.settings import free
 from search_lib.engines.http_service import check_url
-from search_lib.engines.sglang_arguments import server_arguments
 
 EngineName = Literal["auto", "hf", "sglang", "sglang_server"]
 
@@ -64,9 +63,7 @@ class EngineFlags:
         at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
         if not 0 < self.gpu_util < 1:
             raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
-        if self.engine == "sglang":
-            server_arguments(self.engine_args)
-        elif self.engine_args:
+        if self.engine_args and self.engine != "sglang":
             raise InputError(f"--engine_args are of --engine sglang, not of {self.engine}")
         if self.engine == "sglang_server":
             with naming("--sglang_url"):
