@@ -6,8 +6,12 @@ import torch
 from transformers import PretrainedConfig, Qwen2Config
 
 from classifier_lib.modeling import Qwen2ForClassifier
+from run_lib.checksums import check_intact
 from run_lib.hub import load_config, loading
 from run_lib.text import some_of
+
+MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+"""What is read of a model's folder; compared with the checksums of folders that have some."""
 
 
 def load_value_config(path: str) -> PretrainedConfig:
@@ -44,6 +48,7 @@ def load_value_model(
         ValueError: If there is none, its files are damaged or don't hold all weights; one line
             that begins with the path.
     """
+    check_intact(path, *MODEL_FILES)
     with loading(path):
         model, info = Qwen2ForClassifier.from_pretrained(
             path,
@@ -120,6 +125,7 @@ def initialize_from_policy(
     config.attention_dropout = attention_dropout
     config.tie_word_embeddings = False
     config.use_cache = False  # whole sequences in one forward: a cache would only hold memory
+    check_intact(path, *MODEL_FILES)
     with loading(path):
         model, info = Qwen2ForClassifier.from_pretrained(
             path,

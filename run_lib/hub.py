@@ -10,6 +10,7 @@ import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from run_lib.checksums import check_intact
 from run_lib.commands import RunStopped
 from run_lib.text import one_line
 
@@ -68,6 +69,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         ValueError: If there is none, its files are damaged, or it needs code of its own; one line
             that begins with the path.
     """
+    check_intact(path, *TOKENIZER_FILES)
     with loading(path, "no tokenizer could be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     # Of a folder with a Qwen2 config.json and no tokenizer, transformers makes one that knows the
@@ -84,6 +86,7 @@ def load_config(path: str) -> Any:
         ValueError: If there is none, it is damaged, or it needs code of its own; one line that
             begins with the path.
     """
+    check_intact(path, "config.json")
     with loading(path, "no model could be found"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
@@ -141,9 +144,11 @@ def push_folder(folder: Path, repo_id: str, leave_out: Sequence[str] = ()) -> st
         Address of the repository.
 
     Raises:
-        NotPushed: If that fails, for whatever reason of the network or the Hub.
+        NotPushed: If that fails, for whatever reason of the network or the Hub, or the folder is
+            damaged.
     """
     try:
+        check_intact(folder, "*.json", "*.safetensors")  # people edit their cards
         api = huggingface_hub.HfApi()
         url = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=list(leave_out))
