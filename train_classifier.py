@@ -52,6 +52,7 @@ from classifier_lib.training.setup import build_model, check_model, load_data
 from classifier_lib.training.step import learning_rate, train_step
 from classifier_lib.training.uploads import CheckpointUploads
 from loggers import Tracker, TrackerState, open_trackers
+from run_lib.checksums import write_checksums
 from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.files import atomic_folder, write_files, write_json
 from run_lib.hub import push_folder, quiet_transformers, read_tokenizer
@@ -143,6 +144,7 @@ def run(
         load_checkpoint(folder.checkpoint, learner.model, optimizer)
         progress = Progress.resume(state)
     tracker_state = state["trackers"] if state else None
+    processes.on_main(folder.prepare)
     tracker = start_tracking(args, folder, tracker_state) if is_main else None
     if is_main:
         start = f"resuming from {folder.checkpoint}" if folder.checkpoint else "starting"
@@ -153,6 +155,7 @@ def run(
         progress.saved_step = progress.step
         trackers = tracker.state(progress.step) if tracker else None
         state = {**progress.state(), "left_out": data.rollouts.left_out, "trackers": trackers}
+        state["resume_from"] = args.resume_from
         checkpointer.save(learner.model, optimizer, state, lambda at: write_files(at, tokenizer))
 
     def evaluate_and_report() -> dict[str, Any] | None:
@@ -246,6 +249,7 @@ def write_final(
     with atomic_folder(folder) as temporary:
         write_model(temporary, config, weights)
         write_files(temporary, files)
+        write_checksums(temporary)
 
 
 def repository(args: TrainArgs) -> str:
@@ -254,8 +258,7 @@ def repository(args: TrainArgs) -> str:
 
 
 def start_tracking(args: TrainArgs, folder: RunFolder, resume: TrackerState | None) -> Tracker:
-    """Saves the settings of the run and opens the trackers that its flags ask for."""
-    folder.prepare()
+    """Opens the trackers that the flags of the run ask for."""
     names = dict.fromkeys([*args.trackers, *(["neptune"] if args.track else [])])
     return open_trackers(
         folder.path,

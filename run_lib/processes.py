@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from run_lib.commands import InputError
+from run_lib.commands import InputError, RunStopped
+from run_lib.text import one_line
 
 T = TypeVar("T")
 
@@ -84,6 +85,28 @@ class Processes:
         if self.world_size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Acts on rank 0, and returns the (pickled) result on every process.
+
+        Raises:
+            InputError: On every process, if the action raises it.
+            RunStopped: On the others, if the action raises anything else, which rank 0 raises.
+        """
+        result = error = None
+        if self.rank == 0:
+            try:
+                result = action()
+            except Exception as caught:
+                error = caught
+        failure = error and (isinstance(error, InputError), one_line(error))
+        result, failure = self.from_main((result, failure))
+        if error:
+            raise error
+        if failure:
+            is_input, message = failure
+            raise (InputError if is_input else RunStopped)(message)
+        return cast(T, result)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,9 @@ class TrainArgs:
     """Steps between two checkpoints; -1: at the last step only."""
     max_keep_ckpts: int = free(20)
     """Checkpoints to keep; an old one is removed when the new one is complete."""
+    resume_from: str | None = free(None)
+    """Checkpoint of the run to go on from, e.g. step_400, instead of its newest one; later ones are
+    set aside under another name."""
     max_bad_steps: int = free(10)
     """Consecutive steps with a loss or gradient that isn't finite before the run stops."""
     trackers: tuple[Literal["tensorboard", "neptune", "wandb"], ...] = free(())

@@ -3,16 +3,20 @@
 `step_N/` holds the weights in Hugging Face form (`from_pretrained` takes the folder as it is),
 `trainer_state.json`, and in `trainer/` weights and optimizer state as shards of
 `torch.distributed.checkpoint`, which any number of processes can read, in any mode of
-`classifier_lib.training.parallel`.
+`classifier_lib.training.parallel`. `SHA256SUMS` has the checksums of all files.
+
+    python -m classifier_lib.training.checkpoints verify outputs/my_run
+
+compares them with the files of all checkpoints of a run and of its final model; of one checkpoint,
+or of an exported model, if that is the folder.
 """
 
 import contextlib
 import copy
 import json
-import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +24,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+import tyro
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -28,21 +33,24 @@ from tqdm import tqdm
 from transformers import Qwen2Config
 
 from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.training.checkpoint_folders import (
+    TRAINER_STATE,
+    CheckpointError,
+    find_checkpoints,
+    verify,
+)
 from classifier_lib.training.parallel import full_weights, unwrap
-from run_lib.commands import RunStopped
+from run_lib.checksums import checksum, write_checksums
+from run_lib.commands import run_command
 from run_lib.files import publish_folder, read_json, remove_folder
 from run_lib.processes import Processes
 from run_lib.text import one_line
 
-TRAINER_STATE = "trainer_state.json"
+PROGRAM = "classifier_lib.training.checkpoints"
 SHARDS = "trainer"
 
 # One process without torchrun is as good as any other.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or")
-
-
-class CheckpointError(RunStopped):
-    """A checkpoint can't be written or read; the message names its folder and the reason."""
 
 
 @contextlib.contextmanager
@@ -133,16 +141,17 @@ class Checkpointer:
         shards = self._own_part(_trainer_state(model, optimizer))
         config = copy.deepcopy(unwrap(model).config)
 
-        def write_files() -> None:
+        def write_files(checksums: dict[str, str]) -> None:
             assert weights is not None
             write_model(temporary, config, weights)
             write_extra(temporary)
             (temporary / TRAINER_STATE).write_text(state_text, encoding="utf-8")
             check_shards(temporary / SHARDS)
+            write_checksums(temporary, checksums)
             publish_folder(temporary, folder)
             if self._on_published:
                 self._on_published(folder)
-            for _, old in _numbered_checkpoints(self._run_dir)[: -self._max_keep]:
+            for old in find_checkpoints(self._run_dir)[: -self._max_keep]:
                 remove_folder(old)
 
         def prepare() -> None:
@@ -220,7 +229,7 @@ class Checkpointer:
     def _publish(
         self,
         written: Future,
-        write_files: Callable[[], None],
+        write_files: Callable[[dict[str, str]], None],
         folder: Path,
         temporary: Path,
     ) -> None:
@@ -230,14 +239,40 @@ class Checkpointer:
 
         def complete() -> None:
             with _removed_on_failure(temporary):
-                write_files()
+                write_files(checksums)
 
         # Rank 0 is through with this when the shards of all processes are on the disk, as it
         # writes the list of them last.
         removed = _removed_on_failure(temporary) if is_main else contextlib.nullcontext()
         with _checkpoint_errors(failure), removed:
             written.result()
+            checksums = self._shard_checksums(temporary)
         self._on_main(complete, folder)
+
+    def _shard_checksums(self, temporary: Path) -> dict[str, str]:
+        """Returns the checksums of all shards; each process reads those that it has written.
+
+        Raises:
+            OSError: On every process, if one of them can't.
+        """
+        own: dict[str, str] | str
+        try:
+            own = {
+                f"{SHARDS}/{file.name}": checksum(file)
+                for file in (temporary / SHARDS).glob(f"__{self._processes.rank}_*")
+            }
+        except OSError as error:
+            own = f"rank {self._processes.rank}: {_describe(error)}"
+        parts: list[Any] = [own]
+        if self._processes.checkpoint_group is not None:
+            parts = [None] * self._processes.world_size
+            dist.all_gather_object(parts, own, group=self._processes.checkpoint_group)
+        checksums: dict[str, str] = {}
+        for part in parts:
+            if isinstance(part, str):
+                raise OSError(part)
+            checksums |= part
+        return checksums
 
     def _on_main(self, action: Callable[[], None], folder: Path) -> None:
         """Acts on rank 0 for all processes, which wait for it and share its errors."""
@@ -332,31 +367,6 @@ def write_model(folder: Path, config: Qwen2Config, weights: dict[str, torch.Tens
     model.save_pretrained(folder, state_dict=dict(weights))
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """Returns the newest complete checkpoint of a run, None if there is none."""
-    checkpoints = _numbered_checkpoints(run_dir)
-    return checkpoints[-1][1] if checkpoints else None
-
-
-def remove_leftovers(run_dir: Path) -> None:
-    """Removes the temporary folders and files of a run that was killed while writing."""
-    for path in run_dir.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _numbered_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
-    """Returns (step, folder) of the complete checkpoints, oldest first."""
-    found = []
-    for path in run_dir.glob("step_*"):
-        match = re.fullmatch(r"step_(\d+)", path.name)
-        if match:
-            found.append((int(match.group(1)), path))
-    return sorted(found)
-
-
 def _trainer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Returns {"model": {name: tensor}, "optimizer": {name: {key: tensor}}}, not yet copied."""
     is_fresh = not optimizer.state
@@ -376,3 +386,17 @@ def _describe(error: BaseException) -> str:
         rank, (cause, _) = min(error.failures.items())
         return f"rank {rank}: {_describe(cause)}"
     return f"{type(error).__name__}: {one_line(error)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `python -m classifier_lib.training.checkpoints`."""
+    run_command(
+        PROGRAM,
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {"verify": verify}, args=argv, prog=PROGRAM, use_underscores=True
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from classifier_lib.training.args import TrainArgs
-from classifier_lib.training.checkpoints import newest_checkpoint, remove_leftovers
+from classifier_lib.training.checkpoint_folders import (
+    FINAL_FOLDER,
+    check_checkpoint,
+    choose_checkpoint,
+    remove_leftovers,
+    set_aside,
+)
 from classifier_lib.training.step import ADAM_BETAS, GRADIENT_CLIP
 from run_lib.commands import InputError, naming
 from run_lib.files import lock_file, write_json
@@ -17,7 +23,6 @@ from run_lib.processes import Processes
 from run_lib.settings import Settings, SettingsFile, as_json, free_flags
 
 CONFIG_FILE = "config.json"
-FINAL_FOLDER = "final"
 LOCK_FILE = ".run.lock"
 
 
@@ -28,13 +33,15 @@ class RunFolder:
     Attributes:
         path: The folder.
         config: Flags of the run as they are saved, with digests of the contents of its inputs.
-        checkpoint: Newest complete checkpoint; None for a run to start.
+        checkpoint: Complete checkpoint to go on from; None for a run to start.
+        later: Checkpoints after it, which its user doesn't want.
         is_finished: Whether the final model is there.
     """
 
     path: Path
     config: dict[str, Any]
     checkpoint: Path | None
+    later: list[Path]
     is_finished: bool
 
     @property
@@ -43,9 +50,14 @@ class RunFolder:
         return self.path / FINAL_FOLDER
 
     def prepare(self) -> None:
-        """Removes the leftovers of a killed run and saves the settings; rank 0 calls this."""
+        """Removes the leftovers of a killed run and saves the settings; rank 0 calls this.
+
+        Checkpoints after the one to go on from are renamed.
+        """
         remove_leftovers(self.path)
         write_json(self.path / CONFIG_FILE, self.config)
+        for checkpoint in self.later:
+            print(f"set aside: {checkpoint} is now {set_aside(checkpoint).name}")
 
 
 @contextlib.contextmanager
@@ -53,15 +65,22 @@ def open_run(args: TrainArgs, processes: Processes) -> Iterator[RunFolder]:
     """Finds the folder of a run and keeps other starts of the run out; every process calls this.
 
     Raises:
-        InputError: On every process, if the machines don't share the folder, or its checkpoints are
-            of flags that train other weights; on rank 0, if another start of the run is in it.
+        InputError: On every process, if the machines don't share the folder, another start of the
+            run is in it, or its checkpoints are of flags that train other weights.
+        CheckpointError: On every process, if the checkpoint to go on from is damaged.
     """
     path = args.output_dir / args.run_name
     settings = run_settings(args)
-    with _locked(path) if processes.rank == 0 else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+
+        def find() -> tuple[bool, Path | None, list[Path]]:
+            stack.enter_context(_locked(path))
+            if (path / FINAL_FOLDER).exists():
+                return True, None, []
+            return False, *choose_checkpoint(path, args.resume_from)
+
         # Rank 0 looks for all: a shared file system may show others an older state.
-        found = newest_checkpoint(path), (path / FINAL_FOLDER).exists()
-        checkpoint, is_finished = processes.from_main(found)
+        is_finished, checkpoint, later = processes.on_main(find)
         if not all(processes.all_gather_objects((path / LOCK_FILE).exists())):
             raise InputError(
                 f"--output_dir {args.output_dir} is not shared by the machines: some don't see "
@@ -72,7 +91,9 @@ def open_run(args: TrainArgs, processes: Processes) -> Iterator[RunFolder]:
             free = free_flags(TrainArgs)
             file = SettingsFile(path / CONFIG_FILE, path, advice, free, parse_settings)
             file.check(settings)
-        yield RunFolder(path, settings.document(), checkpoint, is_finished)
+        if checkpoint:
+            check_checkpoint(checkpoint, processes)
+        yield RunFolder(path, settings.document(), checkpoint, later, is_finished)
 
 
 def run_settings(args: TrainArgs) -> Settings:

@@ -14,13 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train_classifier
+from classifier_lib.loading import initialize_from_policy, load_value_config, load_value_model
+from classifier_lib.training import checkpoints
 from classifier_lib.training.run_folder import LOCK_FILE, parse_settings
+from run_lib.checksums import CHECKSUMS_FILE
 from run_lib.files import lock_file
 from tests.support.training import (
     ENVIRONMENT,
     SCRIPT,
     Stop,
     check_equal,
+    command_line,
     final_weights,
     losses,
     read_evaluation,
@@ -280,3 +284,123 @@ def test_a_run_without_a_checkpoint_starts_again(flags, tmp_path, monkeypatch):
 def test_a_refused_run_leaves_no_folder(flags, tmp_path, train_error):
     train_error(flags(model_path="/absent/model"))
     assert not (tmp_path / "run").exists()
+
+
+# Damaged checkpoints.
+
+
+def damage(file: Path) -> None:
+    """Inverts bytes in the middle of a file, as a bad disk does."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    file.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory, tiny_policy, rollout_folder) -> Path:
+    """Folder of a run with the checkpoints of all of its first four steps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Stop):
+            train_classifier.main(command_line(tiny_policy, rollout_folder, folder, **EVERY_STEP))
+    return folder / "run"
+
+
+EVERY_STEP = {"num_steps": 6, "save_every": 1, "max_keep_ckpts": 9}
+
+
+@pytest.fixture
+def damaged_run(stopped_run, tmp_path) -> Path:
+    """A copy of that run, whose newest checkpoint is damaged."""
+    run_dir = shutil.copytree(stopped_run, tmp_path / "run")
+    damage(run_dir / "step_4" / "trainer" / "__0_0.distcp")
+    return run_dir
+
+
+def test_a_damaged_checkpoint_is_not_trained_on(flags, damaged_run, train_stop):
+    damage(damaged_run / "step_3" / "model.safetensors")
+    assert train_stop(flags(**EVERY_STEP)) == (
+        f"train_classifier.py: stopped: {damaged_run / 'step_4'} is damaged: trainer/__0_0.distcp "
+        "doesn't match its checksum; step_2 is intact: --resume_from step_2 goes on from there"
+    )
+    (damaged_run / "step_2" / "trainer_state.json").unlink()
+    damage(damaged_run / "step_1" / "config.json")
+    line = train_stop(flags(**EVERY_STEP))
+    assert line.endswith("checksum; no checkpoint before it is known to be intact")
+    line = train_stop(flags(**EVERY_STEP, resume_from="step_2"))
+    assert "step_2 is damaged: trainer_state.json is missing; no checkpoint" in line
+
+
+def test_a_run_goes_on_from_the_checkpoint_asked_for(flags, damaged_run, monkeypatch, capsys):
+    other = shutil.copytree(damaged_run, damaged_run.parent / "other" / "run")
+    command = flags(**EVERY_STEP, resume_from="step_2")
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Stop):
+        train_classifier.main(command)
+    monkeypatch.undo()
+    output = capsys.readouterr().out
+    assert f"set aside: {damaged_run / 'step_4'} is now step_4.set_aside" in output
+    names = ["step_1", "step_2", "step_3", "step_3.set_aside", "step_4", "step_4.set_aside"]
+    assert sorted(path.name for path in damaged_run.glob("step_*")) == names
+
+    train_classifier.main(command)  # as torchrun does: nothing is done twice
+    assert f"resuming from {damaged_run / 'step_4'}: " in capsys.readouterr().out
+    assert len(list(damaged_run.glob("step_*.set_aside"))) == 2
+    shutil.rmtree(other / "step_3")
+    shutil.rmtree(other / "step_4")
+    train_classifier.main(flags(**EVERY_STEP, output_dir=other.parent))
+    check_equal(final_weights(damaged_run), final_weights(other))
+
+
+def test_a_checkpoint_that_is_not_there_cannot_be_resumed(flags, damaged_run, train_error):
+    line = train_error(flags(**EVERY_STEP, resume_from="step_9"))
+    assert f"--resume_from step_9: {damaged_run} has step_1, step_2, step_3, step_4" in line
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_checked(flags, damaged_run, capsys):
+    (damaged_run / "step_3" / CHECKSUMS_FILE).unlink()
+    train_classifier.main(flags(**EVERY_STEP, resume_from="step_3"))
+    warning = f"warning: {damaged_run / 'step_3'} has no SHA256SUMS: its files are not checked"
+    assert warning in capsys.readouterr().out
+
+
+def test_verify_tells_what_is_damaged(damaged_run, capsys):
+    run_dir = damaged_run
+    with pytest.raises(SystemExit, match="1"):
+        checkpoints.main(["verify", str(run_dir)])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{run_dir / 'step_1'}: intact",
+        f"{run_dir / 'step_2'}: intact",
+        f"{run_dir / 'step_3'}: intact",
+        f"{run_dir / 'step_4'}: DAMAGED",
+        "    trainer/__0_0.distcp doesn't match its checksum",
+    ]
+    (run_dir / "step_3" / "notes.txt").touch()
+    checkpoints.main(["verify", str(run_dir / "step_3")])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{run_dir / 'step_3'}: intact",
+        "    notes.txt is extra: it has no checksum",
+    ]
+    (run_dir / "step_3" / CHECKSUMS_FILE).unlink()
+    with pytest.raises(SystemExit, match="1"):
+        checkpoints.main(["verify", str(run_dir / "step_3")])
+    assert "step_3: not checked, it has no SHA256SUMS" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        checkpoints.main(["verify", str(run_dir / "absent")])
+
+
+def test_a_damaged_final_model_is_not_loaded(flags, tmp_path, capsys):
+    train_classifier.main(flags(num_steps=1))
+    final = tmp_path / "run" / "final"
+    checkpoints.main(["verify", str(tmp_path / "run")])
+    assert f"{final}: intact" in capsys.readouterr().out
+    damage(final / "model.safetensors")
+    with pytest.raises(ValueError, match=f"^{final} is damaged: model.safetensors doesn't match"):
+        load_value_model(str(final), "sdpa", torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match=f"^{final} is damaged: model.safetensors doesn't match"):
+        initialize_from_policy(final, 3, 0.0)
+    damage(final / "config.json")
+    with pytest.raises(ValueError, match=f"^{final} is damaged: config.json doesn't match"):
+        load_value_config(str(final))

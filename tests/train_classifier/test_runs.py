@@ -113,6 +113,7 @@ def test_a_checkpoint_holds_the_state_of_the_run(whole_run):
         "bad_in_a_row": 0,
         "left_out": [],
         "trackers": {"step": 4},
+        "resume_from": None,
     }
 
 

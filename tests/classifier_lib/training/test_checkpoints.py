@@ -14,18 +14,21 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config
 
 from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.training.checkpoint_folders import (
+    TRAINER_STATE,
+    CheckpointError,
+    find_checkpoints,
+    remove_leftovers,
+)
 from classifier_lib.training.checkpoints import (
     SHARDS,
-    TRAINER_STATE,
     Checkpointer,
-    CheckpointError,
     load_checkpoint,
-    newest_checkpoint,
     read_state,
-    remove_leftovers,
     write_model,
 )
 from classifier_lib.training.parallel import ParallelMode, full_weights, parallelize
+from run_lib.checksums import files_without_checksum, find_faults
 from run_lib.commands import InputError
 from run_lib.processes import Processes, distributed
 from tests.support.distributed import run_distributed
@@ -91,12 +94,12 @@ def test_a_checkpoint_is_a_model_folder_and_resumes(tiny_config, tmp_path):
         (folder / "tokenizer.json").write_text("{}")
 
     folder = checkpointer.save(model, optimizer, state, write_tokenizer, wait=True)
-    assert folder == tmp_path / "step_2" == newest_checkpoint(tmp_path)
+    assert [folder] == [tmp_path / "step_2"] == find_checkpoints(tmp_path)
 
     model.save_pretrained(tmp_path / "expected")
     for file in (tmp_path / "expected").iterdir():
         assert (folder / file.name).read_bytes() == file.read_bytes()
-    extra = ["tokenizer.json", "trainer", "trainer_state.json"]
+    extra = ["SHA256SUMS", "tokenizer.json", "trainer", "trainer_state.json"]
     assert names(folder) == sorted([*names(tmp_path / "expected"), *extra])
     loaded = Qwen2ForClassifier.from_pretrained(folder)
     check_equal(loaded.state_dict(), model.state_dict())
@@ -235,7 +238,7 @@ def test_old_checkpoints_go_when_the_new_one_is_whole(tiny_config, tmp_path):
         [".step_10.tmp", "step_10", "step_9"],
     ]
     assert names(tmp_path) == ["step_10", "step_9"]
-    assert newest_checkpoint(tmp_path) == tmp_path / "step_10"
+    assert find_checkpoints(tmp_path) == [tmp_path / "step_9", tmp_path / "step_10"]
     (tmp_path / ".step_11.tmp" / "trainer").mkdir(parents=True)
     (tmp_path / ".config.json.tmp").touch()
     remove_leftovers(tmp_path)
@@ -317,6 +320,8 @@ def test_any_number_of_processes_resumes(tiny_config, tmp_path):
         assert json.loads((folder / "config.json").read_text())["architectures"] == [
             "Qwen2ForClassifier"
         ]
+        assert find_faults(folder) == {}
+        assert files_without_checksum(folder) == []
     # Both processes have written a part of what they hold alike.
     shards = list((run_dir / "ddp" / "step_2" / "trainer").glob("*.distcp"))
     sizes = [path.stat().st_size for path in shards]
@@ -359,4 +364,4 @@ def test_shards_that_are_on_another_disk_are_noticed(tiny_config, tmp_path):
     checkpointer.save(model, optimizer, {"step": 1}, lose_shards)
     with pytest.raises(CheckpointError, match="the folder must be shared by all machines"):
         checkpointer.wait()
-    assert newest_checkpoint(tmp_path) is None
+    assert not find_checkpoints(tmp_path)
