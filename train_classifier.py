@@ -56,7 +56,7 @@ from run_lib.checksums import write_checksums
 from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.files import atomic_folder, write_files, write_json
 from run_lib.hub import push_folder, quiet_transformers, read_tokenizer
-from run_lib.processes import Processes, StopRequest, distributed
+from run_lib.processes import Processes, StopRequest, ToldToStop, distributed
 
 PROGRAM = "train_classifier.py"
 BUCKET_TOKENS = 1024
@@ -161,12 +161,25 @@ def run(
     def evaluate_and_report() -> dict[str, Any] | None:
         if data.held_out is None:
             return None
-        metrics = evaluate(learner, data.held_out, training.plan, BUCKET_TOKENS)
+        metrics = evaluate(
+            learner, data.held_out, training.plan, BUCKET_TOKENS, stop.stop_requested
+        )
         if tracker:
             tqdm.write(f"evaluation after step {progress.step}\n{format_evaluation(metrics)}")
             write_json(folder.path / EVALUATION_FILE, {"step": progress.step, **metrics})
             tracker.log(scalar_metrics(metrics), progress.step)
         return metrics
+
+    def leave() -> bool:
+        # Told to stop: save the last step.
+        if progress.step > progress.saved_step:
+            save()
+        checkpointer.wait()
+        if tracker:
+            tracker.close()
+            done = f"saved step {progress.step}" if progress.step else "before the first step"
+            print(f"told to stop: {done}; the same command goes on from there")
+        return False
 
     is_off = None if is_main else True  # None: off unless standard error is a terminal
     bar = tqdm(initial=progress.step, total=data.num_steps, unit="step", disable=is_off)
@@ -181,9 +194,14 @@ def run(
             lr = learning_rate(progress.step, data.num_steps, data.warmup_steps, args.max_lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        is_told = stop.stop_requested()
         result = train_step(
-            learner, optimizer, batches, args.seed, progress.step, is_told, args.grad_norm_clip
+            learner,
+            optimizer,
+            batches,
+            args.seed,
+            progress.step,
+            stop.stop_requested,
+            args.grad_norm_clip,
         )
         if result is None:
             break
@@ -215,23 +233,18 @@ def run(
 
         # Evaluate; the evaluation of the last step follows the loop.
         if args.eval_every > 0 and progress.step % args.eval_every == 0 and not is_last:
-            evaluate_and_report()
+            with contextlib.suppress(ToldToStop):  # the next step is not taken
+                evaluate_and_report()
     bar.close()
-
-    # Told to stop: save the last step.
     if progress.step < data.num_steps:
-        if progress.step > progress.saved_step:
-            save()
-        checkpointer.wait()
-        if tracker:
-            tracker.close()
-            done = f"saved step {progress.step}" if progress.step else "before the first step"
-            print(f"told to stop: {done}; the same command goes on from there")
-        return False
+        return leave()
 
     # Evaluate, and write the final model.
     checkpointer.wait()
-    evaluation = evaluate_and_report()
+    try:
+        evaluation = evaluate_and_report()
+    except ToldToStop:
+        return leave()
     weights = full_weights(learner.model, processes)
     if tracker and weights is not None:
         tracker.close()

@@ -6,7 +6,7 @@ python -m classifier_lib.evaluation --model outputs/my_run/final --data held_out
 Runs under torchrun as well; the numbers are those of one process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from classifier_lib.modeling import success_probabilities
 from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
 from run_lib.files import write_json
 from run_lib.hub import quiet_transformers
-from run_lib.processes import distributed
+from run_lib.processes import ToldToStop, distributed
 
 PROGRAM = "classifier_lib.evaluation"
 NUM_DECILES = 10
@@ -217,7 +217,11 @@ def _fit_scores(probs: torch.Tensor, rewards: torch.Tensor) -> dict[str, float |
 
 @torch.no_grad()
 def evaluate(
-    learner: Learner, data: GroupedRollouts, plan: BatchPlan, bucket_tokens: int
+    learner: Learner,
+    data: GroupedRollouts,
+    plan: BatchPlan,
+    bucket_tokens: int,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Evaluates a value model on every roll-out token of a data set.
 
@@ -228,6 +232,8 @@ def evaluate(
         data: Held-out roll-outs.
         plan: Layout of the samples, see `BatchPlan.in_order`.
         bucket_tokens: Width of the absolute position buckets, in tokens.
+        stop_requested: Tells whether this process was asked to stop, which ends the evaluation on
+            all of them.
 
     Returns:
         `loss, num_tokens`, `SCORES` and `FIT_SCORES`, and the lists `by_decile` (deciles of the
@@ -237,6 +243,9 @@ def evaluate(
         is not defined (an AUROC of one class only) is None. Accuracy is over the terminal classes
         with three logits, over the reward else, and over the pairs for a loss of pairs. The same on
         every process.
+
+    Raises:
+        ToldToStop: On every process, if any was asked to stop; the training mode is restored.
     """
     model, processes = learner.model, learner.processes
     metrics = TokenMetrics(learner.loss, bucket_tokens, plan.max_length).to(processes.device)
@@ -244,7 +253,12 @@ def evaluate(
     was_training = model.training
     model.eval()
     parts = plan.in_order(data)
+    any_told: Callable[[], bool] | None = None
     for first in range(0, len(parts), processes.world_size):
+        if any_told and any_told():
+            model.train(was_training)
+            raise ToldToStop
+        any_told = processes.start_any(stop_requested)
         mine = first + processes.rank
         # A process that has no samples left computes along: the others may need its shard.
         batch = plan.load(data, parts[mine if mine < len(parts) else 0])

@@ -86,6 +86,29 @@ class Processes:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def start_any(self, is_set: Callable[[], bool]) -> Callable[[], bool]:
+        """Starts to ask whether something holds on any process; every process calls this.
+
+        Processes need not wait for each other: they ask before a part of their work, and read the
+        answer after it.
+
+        Args:
+            is_set: Tells whether it holds on this process.
+
+        Returns:
+            Waits until all processes have asked, and returns the answer, the same on all of them.
+        """
+        if self.world_size == 1:
+            return is_set
+        count = torch.tensor([int(is_set())])  # over gloo: does not wait for the work of a GPU
+        asked = dist.all_reduce(count, async_op=True)
+
+        def answer() -> bool:
+            asked.wait()
+            return bool(count)
+
+        return answer
+
     def on_main(self, action: Callable[[], T]) -> T:
         """Acts on rank 0, and returns the (pickled) result on every process.
 
@@ -380,6 +403,10 @@ class Watchdog:
 def _write_to_stderr(line: bytes) -> None:
     with contextlib.suppress(OSError):
         os.write(2, line)
+
+
+class ToldToStop(Exception):
+    """A process of the run was asked to stop; raised on all of them."""
 
 
 class StopRequest:

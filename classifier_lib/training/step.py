@@ -4,7 +4,7 @@ Hyperparameters are those of VGS appendix E.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,7 @@ def train_step(
     batches: Sequence[Batch],
     seed: int,
     step: int,
-    stop: bool,
+    stop_requested: Callable[[], bool] = lambda: False,
     max_norm: float = GRADIENT_CLIP,
 ) -> StepResult | None:
     """Takes one optimizer step on this process's micro batches of the global batch.
@@ -98,11 +98,12 @@ def train_step(
         batches: This process's micro batches; every process has as many.
         seed: Seed of the run.
         step: This step, from 0.
-        stop: Whether this process was asked to stop.
+        stop_requested: Tells whether this process was asked to stop; it is asked before and between
+            the micro batches.
         max_norm: Norm to which longer gradients are scaled down.
 
     Returns:
-        The result, the same on every process; None if the step was not taken, as any process was
+        The result, the same on every process; None if the step was given up, as any process was
         asked to stop.
     """
     model, loss, processes = learner.model, learner.loss, learner.processes
@@ -110,7 +111,7 @@ def train_step(
     own = [
         sum(int(loss.count_terms(batch.targets)) for batch in batches),
         sum(batch.num_truncated for batch in batches),
-        int(stop),
+        int(stop_requested()),
         *np.sum([batch.counts for batch in batches], axis=0).tolist(),
     ]
     totals = processes.sum(torch.tensor(own, dtype=torch.int64, device=device)).tolist()
@@ -119,9 +120,15 @@ def train_step(
         return None
 
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    any_told: Callable[[], bool] | None = None
     for i, batch in enumerate(batches):
+        is_last = i == len(batches) - 1
+        if any_told and any_told():
+            optimizer.zero_grad(set_to_none=True)
+            return None
+        any_told = None if is_last else processes.start_any(stop_requested)
         torch.manual_seed(_derive_seed(seed, step, i * processes.world_size + processes.rank))
-        with gradient_sync(model, last=i == len(batches) - 1):
+        with gradient_sync(model, last=is_last):
             batch_loss = loss.function(learner.logits(batch), batch.targets.to(device))
             # Gradients are averaged over processes where the loss needs a sum: hence world_size.
             (batch_loss * (processes.world_size / max(num_terms, 1))).backward()

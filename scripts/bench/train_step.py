@@ -216,7 +216,7 @@ class Bench:
         start = self._clock()
         (mine,) = plan.micro_batches(self._data, self._indices, world_size=1)
         batches = [plan.load(self._data, samples) for samples in mine]
-        result = train_step(learner, self._optimizer, batches, seed=0, step=0, stop=False)
+        result = train_step(learner, self._optimizer, batches, seed=0, step=0)
         assert result is not None  # nobody asks to stop
         self._synchronize()
         return self._clock() - start, len(mine), result

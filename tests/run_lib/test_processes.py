@@ -1,11 +1,13 @@
 import os
 import signal
 import threading
+from functools import partial
 from multiprocessing.connection import Connection
 
 import pytest
 import torch
 
+from run_lib.commands import InputError, RunStopped
 from run_lib.processes import StopRequest, Watchdog, _connect_store, distributed
 from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
 
@@ -28,6 +30,43 @@ def gather() -> tuple[list[int], int, float]:
 
 def test_processes_exchange_values(tmp_path):
     assert run_distributed(tmp_path, gather) == [([0, 1], 10, 3.0)] * 2
+
+
+def act_on_main() -> list[str]:
+    with distributed(INTERVAL, LIMIT) as processes:
+        results = [processes.on_main(lambda: f"of rank {processes.rank}")]
+        for error in (InputError("--flag"), OSError("no space"), RunStopped("no server")):
+            with pytest.raises((InputError, RunStopped, OSError)) as info:
+                processes.on_main(partial(fail, error))
+            results.append(f"{type(info.value).__name__} {info.value}")
+        return results
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_an_error_of_rank_0_is_one_of_all(tmp_path):
+    main, other = run_distributed(tmp_path, act_on_main)
+    assert main == ["of rank 0", "InputError --flag", "OSError no space", "RunStopped no server"]
+    assert other == [
+        "of rank 0",
+        "InputError --flag",
+        "RunStopped no space",
+        "RunStopped no server",
+    ]
+
+
+def ask_any() -> list[bool]:
+    with distributed(INTERVAL, LIMIT) as processes:
+        asked = [
+            processes.start_any(lambda number=number: processes.rank == number) for number in (1, 2)
+        ]
+        return [answer() for answer in asked]
+
+
+def test_what_holds_on_one_process_holds_on_any(tmp_path):
+    assert run_distributed(tmp_path, ask_any) == [[True, False]] * 2
 
 
 def test_a_process_alone_needs_no_torchrun(monkeypatch):

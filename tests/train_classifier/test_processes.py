@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train_classifier
+from classifier_lib.evaluation import TokenMetrics
 from classifier_lib.losses import LOSSES
 from run_lib.commands import InputError
 from run_lib.processes import StopRequest, distributed
@@ -23,6 +24,7 @@ from tests.support.training import (
     losses,
     read_evaluation,
     read_metrics,
+    step_weights,
 )
 
 
@@ -165,3 +167,64 @@ def test_killed_processes_continue_to_the_same_weights(flags, tmp_path, parallel
         tmp_path, train_classifier.main, argv, world_size=world_size, local_world_size=world_size
     )
     check_close(final_weights(tmp_path / "resharded" / "run"), final_weights(undisturbed))
+
+
+def train_told_to_stop(argv: list[str], calls_before: int, batches_before: int) -> int:
+    """Trains, and tells rank 1 to stop.
+
+    Args:
+        argv: The command line.
+        calls_before: Micro batches of the process before that, in training.
+        batches_before: Micro batches before that, in evaluation.
+
+    Returns:
+        The micro batches that this process has computed.
+    """
+    loss, calls, update, batches = LOSSES["cross_entropy"], 0, TokenMetrics.update, 0
+
+    def stop_if(is_time: bool) -> None:
+        if is_time and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def counted_loss(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        stop_if(calls == calls_before)
+        return loss.function(*args)
+
+    def counted_update(self: TokenMetrics, *args: Any) -> None:
+        nonlocal batches
+        batches += 1
+        stop_if(batches == batches_before)
+        update(self, *args)
+
+    LOSSES["cross_entropy"] = loss._replace(function=counted_loss)
+    TokenMetrics.update = counted_update  # type: ignore[method-assign]
+    train_classifier.main(argv)
+    return calls
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_all_give_up_a_step_that_one_is_told_to_stop_in(flags, rollout_folder, tmp_path, parallel):
+    settings = {
+        "num_steps": 2,
+        "total_batch_size": 16,
+        "micro_batch_size": 1,
+        "small_group_size": 1,
+        "packing": "padded",
+        "parallel": parallel,
+        "eval_data_path": rollout_folder,
+    }
+    argv, run_dir = flags(**settings), tmp_path / "run"
+    # In the third of eight micro batches of the second step: all know of it two later.
+    assert run_distributed(tmp_path, train_told_to_stop, argv, 8 + 3, 0) == [8 + 4] * 2
+    assert [path.name for path in run_dir.glob("step_*")] == ["step_1"]
+    # In the second of twenty micro batches of the last evaluation.
+    run_distributed(tmp_path, train_told_to_stop, argv, 0, 2)
+    assert (run_dir / "step_2").exists()
+    assert not (run_dir / "evaluation.json").exists()
+    assert not (run_dir / "final").exists()
+
+    argv = flags(**settings, output_dir=tmp_path / "other")
+    run_distributed(tmp_path, train_classifier.main, argv)
+    check_equal(step_weights(run_dir, 2), final_weights(tmp_path / "other" / "run"))

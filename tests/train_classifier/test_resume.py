@@ -86,7 +86,7 @@ def test_killed_run_continues_to_the_same_weights(flags, tmp_path, packing):
 
 
 def test_a_run_told_to_stop_saves_and_goes_on(flags, tmp_path):
-    command = flags(num_steps=200)
+    command = flags(num_steps=60)
     with start(command) as process:
         output = signal_at_step(process, 3, signal.SIGTERM)
     assert process.returncode == 0
@@ -95,7 +95,7 @@ def test_a_run_told_to_stop_saves_and_goes_on(flags, tmp_path):
     (saved,) = run_dir.glob("step_*")
     assert f"told to stop: saved step {saved.name.removeprefix('step_')};" in output
     train_classifier.main(command)
-    train_classifier.main(flags(num_steps=200, output_dir=tmp_path / "other"))
+    train_classifier.main(flags(num_steps=60, output_dir=tmp_path / "other"))
     check_equal(final_weights(run_dir), final_weights(tmp_path / "other" / "run"))
 
 

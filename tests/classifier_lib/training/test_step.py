@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -81,10 +82,9 @@ def take_step(
     processes: Processes = ALONE,
     seed: int = 0,
     step: int = 0,
-    stop: bool = False,
 ) -> StepResult:
     learner = Learner(model, loss, SEGMENTED_SDPA, processes)
-    return train_step(learner, build_optimizer(model, 1e-3, 0.1), batches, seed, step, stop)
+    return train_step(learner, build_optimizer(model, 1e-3, 0.1), batches, seed, step)
 
 
 def test_padding_needs_no_attention_mask(tiny_config, whole_batch):
@@ -166,7 +166,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, micro_batches, f
     loss = LOSSES["cross_entropy"]._replace(function=function)
     optimizer = build_optimizer(model, 1e-3, 0.1)
     learner = Learner(model, loss, SEGMENTED_SDPA, ALONE)
-    result = train_step(learner, optimizer, micro_batches, 0, 0, stop=False)
+    result = train_step(learner, optimizer, micro_batches, 0, 0)
     assert result is not None
     assert result.skipped
     before = build_model(tiny_config).state_dict()
@@ -175,13 +175,28 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, micro_batches, f
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_no_step_is_taken_when_asked_to_stop(tiny_config, micro_batches):
+@pytest.mark.parametrize("num_computed", [0, 1, 2])
+def test_no_step_is_taken_when_asked_to_stop(tiny_config, micro_batches, num_computed):
+    """Asked to stop after so many micro batches of three."""
     model = build_model(tiny_config)
     optimizer = build_optimizer(model, 1e-3, 0.1)
-    learner = Learner(model, LOSSES["cross_entropy"], SEGMENTED_SDPA, ALONE)
-    assert train_step(learner, optimizer, micro_batches, 0, 0, stop=True) is None
+    loss, computed = LOSSES["cross_entropy"], 0
+
+    def count(*args: Any) -> torch.Tensor:
+        nonlocal computed
+        computed += 1
+        return loss.function(*args)
+
+    learner = Learner(model, loss._replace(function=count), SEGMENTED_SDPA, ALONE)
+
+    def stop_requested() -> bool:
+        return computed == num_computed
+
+    assert train_step(learner, optimizer, micro_batches, 0, 0, stop_requested) is None
+    assert computed == num_computed
     assert not optimizer.state
-    assert train_step(learner, optimizer, micro_batches, 0, 0, stop=False) is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert train_step(learner, optimizer, micro_batches, 0, 0) is not None
 
 
 def test_a_batch_without_preferences_is_no_error(tiny_config, rollout_folder):
