@@ -18,6 +18,9 @@ end final/ and evaluation.json. Killed at any moment, or told to stop by SIGTERM
 goes on from the newest checkpoint, on as many processes as there are then.
 """
 
+# First: from here on this process ends with torchrun's agent, which the imports outlast.
+import run_lib.parent  # isort: skip  # noqa: F401
+
 import contextlib
 import sys
 import time

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from run_lib.commands import InputError, RunStopped
+from run_lib.parent import end_process, end_with_parent
 from run_lib.text import one_line
 
 T = TypeVar("T")
@@ -163,6 +164,7 @@ def distributed(
     if "RANK" not in os.environ:
         yield Processes(0, 1, device)
         return
+    end_with_parent()  # torchrun's agent
     is_cuda = device.type == "cuda"
     store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=JOIN_TIMEOUT)))
     attempt = _join(store, rank, world_size)
@@ -254,9 +256,9 @@ class Watchdog:
     """Ends this process with exit code 1 when another one of the job is lost.
 
     Every process counts up a number in the store of the job. A process is lost when its number
-    stands still for `limit` seconds; so is the job when its store can't be reached for that long,
-    or when the parent of this process (torchrun's agent) is gone. One line on standard error says
-    which. A process that hangs in its main thread alone is not noticed.
+    stands still for `limit` seconds; so is the job when its store can't be reached for that long.
+    One line on standard error says which. A process that hangs in its main thread alone is not
+    noticed.
 
     Args:
         connect: Opens a connection to the store, under a prefix that is new in this attempt.
@@ -279,7 +281,6 @@ class Watchdog:
         self._world_size = world_size
         self._interval = interval
         self._limit = limit
-        self._parent = os.getppid()
         # Silence is counted in ticks of this process, not read from a clock: one that was stopped
         # itself for a while (a paused virtual machine) must not blame the others for it.
         self._tick = interval / 5
@@ -368,8 +369,6 @@ class Watchdog:
         limit = self._limit / self._tick
         failed_ticks = 0
         while not self._closed.wait(self._tick):
-            if os.getppid() != self._parent:
-                self._end(f"its parent, process {self._parent}, is gone")
             if self._failed.is_set():
                 failed_ticks += 1
                 if failed_ticks > limit:
@@ -391,18 +390,7 @@ class Watchdog:
                 self._end(f"no sign of life from {ranks} for {self._limit:g} s")
 
     def _end(self, reason: str) -> None:
-        line = f"rank {self._rank} ends: {reason}\n".encode()
-        # Past Python's own standard error, whose lock a stuck main thread may hold, and in a
-        # thread, as nobody may be reading a full pipe.
-        writer = threading.Thread(target=_write_to_stderr, args=(line,), daemon=True)
-        writer.start()
-        writer.join(timeout=1)
-        os._exit(1)
-
-
-def _write_to_stderr(line: bytes) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, line)
+        end_process(f"rank {self._rank} ends: {reason}")
 
 
 class ToldToStop(Exception):

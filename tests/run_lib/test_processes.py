@@ -1,15 +1,20 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 import torch
 
+import train_classifier
 from run_lib.commands import InputError, RunStopped
-from run_lib.processes import StopRequest, Watchdog, _connect_store, distributed
+from run_lib.processes import StopRequest, distributed
 from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
+from tests.support.waiting import wait_for
 
 INTERVAL = 0.2
 LIMIT = 2.0
@@ -150,24 +155,32 @@ def test_a_lost_store_ends_all(tmp_path, number):
                 assert "the store of the job hasn't answered for 2 s" in job.log(rank)
 
 
-def start_a_rank(connection: Connection) -> None:
+def join_below_an_agent(connection: Connection) -> None:
+    """Forks a rank that waits for another one, and stays as its parent."""
     if os.fork():
         connection.recv()
-    watchdog = Watchdog(lambda: _connect_store(INTERVAL), 0, 1, INTERVAL, LIMIT)
-    watchdog.start()
     connection.send("in")
-    connection.recv()
+    with distributed(INTERVAL, LIMIT):
+        pass
 
 
-def test_a_rank_ends_with_its_parent(tmp_path):
+def test_a_rank_ends_with_its_parent_before_the_others_have_joined(tmp_path):
     store = host_store()
-    with Job(tmp_path, start_a_rank, [()], torchrun_environment(store.port, 1, 1)) as job:
+    environment = torchrun_environment(store.port, 2, 2)
+    with Job(tmp_path, join_below_an_agent, [()], environment) as job:
         job.receive(0)
+        wait_for(lambda: watches_its_parent(job.processes[0].pid), "a rank that watches", SOON)
         job.signal(0, signal.SIGKILL)
         job.exit_code(0)
         with pytest.raises(EOFError):  # both ends of the pipe are closed
             job.receive(0, SOON)
         assert job.log(0).startswith("rank 0 ends: its parent, process ")
+
+
+def watches_its_parent(agent: int) -> bool:
+    """Returns whether the child of a process has started to look at it."""
+    (child,) = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return len(list(Path(f"/proc/{child}/task").iterdir())) > 1
 
 
 def fail_and_hang(connection: Connection) -> None:
@@ -197,3 +210,28 @@ def test_a_request_to_stop_is_noted():
             os.kill(os.getpid(), number)
             assert request.stop_requested()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+AGENT = """
+import subprocess, sys
+worker = [sys.executable, "-X", "importtime", sys.argv[1], "--help"]
+print(subprocess.Popen(worker).wait(), file=sys.stderr)
+"""
+
+
+def test_a_worker_ends_with_its_agent_while_it_imports():
+    """The kill comes as soon as the first module is imported; torch takes seconds."""
+    with subprocess.Popen(
+        [sys.executable, "-c", AGENT, train_classifier.__file__],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RANK": "0", "TORCHELASTIC_RUN_ID": "job"},
+    ) as agent:
+        assert agent.stderr is not None
+        for line in agent.stderr:
+            if "run_lib.parent" in line:
+                agent.kill()
+                break
+        rest = agent.stderr.read()  # until the worker has ended as well
+    assert f"rank 0 ends: its parent, process {agent.pid}, is gone" in rest
