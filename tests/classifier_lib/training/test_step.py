@@ -227,6 +227,9 @@ class Played(Processes):
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
+    def start_any(self, is_set: Callable[[], bool]) -> Callable[[], bool]:
+        return is_set
+
 
 def test_dropout_follows_the_micro_batch_wherever_it_is(tiny_config, micro_batches):
     batches = [micro_batches[0]] * 4  # that differ in their dropout only
