@@ -4,11 +4,13 @@ import contextlib
 import errno
 import importlib.util
 import logging
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NoReturn, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -120,12 +122,16 @@ def parse_command_line(
         description: Docstring of the command's module, for `--help`.
         argv: The command line; by default that of this process.
         unsupported: What to use instead of published flags that there are not here, by flag.
+
+    Raises:
+        SystemExit: With status 2, and a line on standard error, if the flags can't be read or a
+            number isn't finite.
     """
     for argument in sys.argv[1:] if argv is None else argv:
         flag, _, _ = argument.replace("-", "_").partition("=")
         if advice := (unsupported or {}).get(flag.removeprefix("__")):
             end(2, f"{program}: error: --{flag[2:]} is not supported: {advice}")
-    return tyro.cli(
+    parsed = tyro.cli(
         args,
         args=argv,
         prog=program,
@@ -133,6 +139,19 @@ def parse_command_line(
         config=(tyro.conf.OmitArgPrefixes,),
         use_underscores=True,
     )
+    for name, value in _endless_numbers(parsed):
+        end(2, f"{program}: error: --{name} must be a finite number, got {value}")
+    return parsed
+
+
+def _endless_numbers(flags: Any) -> Iterator[tuple[str, float]]:
+    """Yields the flags of a dataclass, and of those in it, whose value is infinite or NaN."""
+    for entry in fields(flags):
+        value = getattr(flags, entry.name)
+        if is_dataclass(value):
+            yield from _endless_numbers(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield entry.name, value
 
 
 def run_command(program: str, command: Callable[[], int | None], at_once: bool = False) -> None:

@@ -141,17 +141,17 @@ def plan_steps(args: TrainArgs, num_samples: int) -> tuple[int, int]:
     """Returns the optimizer steps of the run, and how many of them are the warm-up.
 
     Raises:
-        InputError: If that leaves no step to train.
+        InputError: If a step needs more samples than there are, or all steps are warm-up.
     """
+    if args.total_batch_size > num_samples:
+        raise InputError(
+            f"--total_batch_size {args.total_batch_size} is more than the {num_samples} samples of "
+            f"--data_path {args.data_path}"
+        )
     num_steps = args.num_steps
     if num_steps == -1 or args.num_epochs is not None:
         num_epochs = args.num_epochs or NUM_EPOCHS
         num_steps = num_epochs * num_samples // args.total_batch_size
-        if not num_steps:
-            raise InputError(
-                f"--num_epochs {num_epochs} of {num_samples} samples are less than one "
-                f"--total_batch_size {args.total_batch_size}"
-            )
     warmup_steps = 0 if args.disable_lr_schedule else args.warmup_steps
     if warmup_steps == -1:
         warmup_steps = default_warmup_steps(num_steps)
