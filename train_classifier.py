@@ -222,9 +222,10 @@ def run(
                 "epoch": progress.step * args.total_batch_size / num_samples,
                 **training.throughput.report(),
                 "truncated_samples": progress.num_truncated,
+                "samples_without_loss": progress.num_without_loss,
                 "skipped_steps": progress.num_bad,
             }
-            progress.num_truncated = 0
+            progress.num_truncated = progress.num_without_loss = 0
             tracker.log({f"train/{name}": value for name, value in metrics.items()}, progress.step)
             note = " NOT FINITE, step skipped" if result.skipped else ""
             tqdm.write(f"step {progress.step}/{data.num_steps} {format_metrics(metrics)}{note}")
@@ -254,6 +255,8 @@ def run(
         card = model_card(folder.config, data.num_steps, num_samples, evaluation, repository(args))
         files = {**tokenizer, "README.md": card.encode()}
         write_final(folder.final, unwrap(learner.model).config, weights, files)
+        seen, lost = progress.step * args.total_batch_size, progress.all_without_loss
+        print(f"{lost:,} of {seen:,} samples had no roll-out token within --max_length: no loss")
         print(f"the final model is in {folder.final}")
     return True
 

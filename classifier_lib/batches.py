@@ -43,6 +43,7 @@ class Batch:
         targets: Targets of the loss tokens.
         counts: Tokens by kind.
         num_truncated: Samples that were cut to the maximum length.
+        num_without_loss: Those of them that have no loss token left.
     """
 
     input_ids: torch.Tensor
@@ -53,6 +54,7 @@ class Batch:
     targets: Targets
     counts: TokenCounts
     num_truncated: int
+    num_without_loss: int
 
     def model_inputs(self, implementation: str, device: torch.device) -> dict[str, Any]:
         """Returns the keyword arguments of `Qwen2ForClassifier` on a device.
@@ -158,6 +160,7 @@ def collate(
         num_truncated=sum(
             len(rollout.roll_in) + len(rollout.roll_out) > max_length for rollout in rollouts
         ),
+        num_without_loss=sum(len(sample.own) == 0 for sample in samples),
     )
 
 

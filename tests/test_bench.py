@@ -56,7 +56,7 @@ def test_train_step_compares_equal_steps_of_fewer_and_fewer_tokens(capsys):
 
 def test_train_step_refuses_ways_that_did_different_steps():
     counts = TokenCounts(all=10, computed=10, valid=10, loss=5, attended=30)
-    same = StepResult(1.0, 2.0, counts, num_truncated=0, skipped=False)
+    same = StepResult(1.0, 2.0, counts, num_truncated=0, num_without_loss=0, skipped=False)
     timings = {way: train_step.Timing(1, same, [1.0], 0) for way in train_step.WAYS}
     train_step.check_agreement(timings)
     for change in ({"loss": 1.01}, {"grad_norm": 2.1}, {"counts": counts._replace(loss=6)}):

@@ -67,6 +67,7 @@ class StepResult:
         grad_norm: Norm of the gradient before clipping.
         counts: Tokens by kind.
         num_truncated: Samples cut to the maximum length.
+        num_without_loss: Those of them that have no loss token left.
         skipped: Whether loss or gradient wasn't finite, so that no weight was changed.
     """
 
@@ -74,6 +75,7 @@ class StepResult:
     grad_norm: float
     counts: TokenCounts
     num_truncated: int
+    num_without_loss: int
     skipped: bool
 
 
@@ -111,11 +113,12 @@ def train_step(
     own = [
         sum(int(loss.count_terms(batch.targets)) for batch in batches),
         sum(batch.num_truncated for batch in batches),
+        sum(batch.num_without_loss for batch in batches),
         int(stop_requested()),
         *np.sum([batch.counts for batch in batches], axis=0).tolist(),
     ]
     totals = processes.sum(torch.tensor(own, dtype=torch.int64, device=device)).tolist()
-    num_terms, num_truncated, num_stop, *counts = totals
+    num_terms, num_truncated, num_without_loss, num_stop, *counts = totals
     if num_stop:
         return None
 
@@ -142,7 +145,9 @@ def train_step(
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean_loss, grad_norm, TokenCounts(*counts), num_truncated, not finite)
+    return StepResult(
+        mean_loss, grad_norm, TokenCounts(*counts), num_truncated, num_without_loss, not finite
+    )
 
 
 def _derive_seed(*parts: int) -> int:

@@ -233,6 +233,7 @@ def test_long_samples_are_cut_on_the_right(packing):
     ]
     batch = collate(rollouts, 5, packing)
     assert batch.num_truncated == 2
+    assert batch.num_without_loss == 1
     assert batch.input_ids.flatten()[batch.loss_index].tolist() == [10, 11, 0, 1, 20, 21]
     assert batch.targets.counts.tolist() == [2, 0, 2, 2]
     assert batch.targets.labels.tolist() == [1, 0, 2, 1]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def test_a_checkpoint_holds_the_state_of_the_run(whole_run):
         "sampler": {"epoch": 0, "position": 16, "num_groups": 20},
         "num_bad": 0,
         "bad_in_a_row": 0,
+        "all_without_loss": 0,
         "left_out": [],
         "trackers": {"step": 4},
         "resume_from": None,
@@ -146,7 +148,7 @@ def test_packing_and_micro_batches_do_not_change_the_result(flags, tmp_path, los
     shared = {
         "loss": loss,
         "attention_dropout": 0,
-        "max_length": 12,  # some samples lose all their loss tokens, so parts weigh unequally
+        "max_length": 9,  # some samples lose all their loss tokens, so parts weigh unequally
         "total_batch_size": 16,
         "small_group_size": 4,
         "eval_data_path": flags()[1],
@@ -161,6 +163,12 @@ def test_packing_and_micro_batches_do_not_change_the_result(flags, tmp_path, los
         check_close(final_weights(tmp_path / "expected"), final_weights(tmp_path / name))
         expected, metrics = (read_metrics(tmp_path / run)[3] for run in ("expected", name))
         assert metrics["train/truncated_samples"] == expected["train/truncated_samples"] > 0
+        counts = [
+            [x.get("train/samples_without_loss") for x in read_metrics(tmp_path / run)]
+            for run in ("expected", name)
+        ]
+        assert counts[0] == counts[1]
+        assert any(counts[0])
         expected, metrics = (read_metrics(tmp_path / run)[-1] for run in ("expected", name))
         assert metrics["eval/auroc"] == pytest.approx(expected["eval/auroc"], abs=1e-3)
 
@@ -190,6 +198,23 @@ def test_weights_in_bfloat16(flags, tmp_path):
     train_classifier.main(flags(param_dtype="bfloat16", packing="shared_prefix"))
     weights = final_weights(tmp_path / "run")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_samples_without_a_loss_are_counted(flags, rollout_rows, tmp_path, capsys):
+    """One epoch in two steps; the second one is of a run that was started again."""
+    max_length = 8
+    roll_ins = [ids for row in rollout_rows for ids in row["roll_in_ids"]]
+    expected = sum(len(ids) >= max_length for ids in roll_ins)
+    assert 0 < expected < len(roll_ins)
+    command = flags(num_steps=2, total_batch_size=20, max_length=max_length, save_every=1)
+    train_classifier.main(command)
+    lines = read_metrics(tmp_path / "run")
+    assert sum(line["train/samples_without_loss"] for line in lines) == expected
+    for name in ("final", "step_2"):
+        shutil.rmtree(tmp_path / "run" / name)
+    train_classifier.main(command)
+    told = f"{expected} of 40 samples had no roll-out token within --max_length: no loss\n"
+    assert capsys.readouterr().out.count(told) == 2
 
 
 # Bad rows, bad steps, bad luck.

@@ -7,8 +7,8 @@ from classifier_lib.training.progress import Diverged, Progress
 from classifier_lib.training.step import StepResult
 
 COUNTS = TokenCounts(0, 0, 0, 0, 0)
-GOOD = StepResult(0.5, 1.0, COUNTS, num_truncated=2, skipped=False)
-BAD = StepResult(float("nan"), 1.0, COUNTS, num_truncated=1, skipped=True)
+GOOD = StepResult(0.5, 1.0, COUNTS, num_truncated=2, num_without_loss=1, skipped=False)
+BAD = StepResult(float("nan"), 1.0, COUNTS, num_truncated=1, num_without_loss=1, skipped=True)
 
 
 def sampler(position: int) -> dict[str, int]:
@@ -29,8 +29,10 @@ def test_steps_and_skipped_ones_are_counted():
         "sampler": sampler(5),
         "num_bad": 3,
         "bad_in_a_row": 1,
+        "all_without_loss": 5,
     }
     assert progress.num_truncated == 7
+    assert progress.num_without_loss == progress.all_without_loss == 5
 
 
 def test_a_resumed_run_has_the_state_of_its_checkpoint():
@@ -38,6 +40,8 @@ def test_a_resumed_run_has_the_state_of_its_checkpoint():
     resumed = Progress.resume({**state, "left_out": [], "trackers": None})
     assert resumed.state() == state
     assert resumed.saved_step == 2
+    del state["all_without_loss"]  # as in earlier versions
+    assert Progress.resume(state).all_without_loss == 0
 
 
 def test_consecutive_bad_steps_end_the_run():
