@@ -44,6 +44,7 @@ from classifier_lib.training.args import NOT_SUPPORTED, TrainArgs, check_flags, 
 from classifier_lib.training.card import model_card
 from classifier_lib.training.checkpoints import (
     Checkpointer,
+    checkpoint_errors,
     load_checkpoint,
     read_state,
     write_model,
@@ -265,7 +266,7 @@ def write_final(
     folder: Path, config: Qwen2Config, weights: dict[str, torch.Tensor], files: dict[str, bytes]
 ) -> None:
     """Writes the final model and the files that go with it, all or nothing."""
-    with atomic_folder(folder) as temporary:
+    with checkpoint_errors(f"saving {folder} failed"), atomic_folder(folder) as temporary:
         write_model(temporary, config, weights)
         write_files(temporary, files)
         write_checksums(temporary)

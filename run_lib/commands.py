@@ -18,11 +18,11 @@ from run_lib.text import one_line
 
 Args = TypeVar("Args")
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk that is full, a quota, and a limit on the size of a file."""
-
 GPU_REQUIREMENTS = "pip install -r requirements-gpu.txt -c constraints.txt"
 """How to get what needs a GPU, for messages."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors of a disk that is full, read-only or broken, or of a quota."""
 
 
 class InputError(ValueError):
@@ -161,7 +161,7 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
     |---|---|---|
     | a return | what is returned, else 0 | |
     | `InputError` | 2 | `PROGRAM: error: ...` |
-    | `RunStopped`, `OSError` of a full disk | 1 | `PROGRAM: stopped: ...` |
+    | `RunStopped`, or a disk that is full or fails | 1 | `PROGRAM: stopped: ...` |
     | Ctrl-C | 130 | `interrupted; the same command goes on from here` |
 
     Args:
@@ -181,7 +181,7 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
     except RunStopped as error:
         end(1, f"{program}: stopped: {one_line(error)}", at_once)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in DISK_ERRORS:
             raise
         end(1, f"{program}: stopped: {one_line(error)}; the same command goes on", at_once)
     except KeyboardInterrupt:

@@ -27,8 +27,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    yield temporary
-    publish_folder(temporary, path)
+    with removed_on_failure(temporary):
+        yield temporary
+        publish_folder(temporary, path)
+
+
+@contextlib.contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Removes a folder if the block fails: of its space there may be too little."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
@@ -72,6 +83,17 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    """Adds its file to an error of writing, which knows none: the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file.
 
@@ -97,7 +119,7 @@ def replace_file(path: Path, content: Any) -> None:
     # Matches TEMPORARY_FILES.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with _naming_file(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

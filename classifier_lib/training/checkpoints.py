@@ -42,7 +42,7 @@ from classifier_lib.training.checkpoint_folders import (
 from classifier_lib.training.parallel import full_weights, unwrap
 from run_lib.checksums import checksum, write_checksums
 from run_lib.commands import run_command
-from run_lib.files import publish_folder, read_json, remove_folder
+from run_lib.files import publish_folder, read_json, remove_folder, removed_on_failure
 from run_lib.processes import Processes
 from run_lib.text import one_line
 
@@ -54,8 +54,8 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 
 
 @contextlib.contextmanager
-def _checkpoint_errors(failure: str) -> Iterator[None]:
-    """Turns the errors of reading and writing shards into a `CheckpointError`.
+def checkpoint_errors(failure: str) -> Iterator[None]:
+    """Turns the errors of reading and writing checkpoints into a `CheckpointError`.
 
     Args:
         failure: The beginning of the message.
@@ -64,16 +64,6 @@ def _checkpoint_errors(failure: str) -> Iterator[None]:
         yield
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise CheckpointError(f"{failure}: {_describe(error)}") from error
-
-
-@contextlib.contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    """Removes a folder if the block fails: of its space there may be too little."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 class Checkpointer:
@@ -238,13 +228,13 @@ class Checkpointer:
         is_main = self._processes.rank == 0
 
         def complete() -> None:
-            with _removed_on_failure(temporary):
+            with removed_on_failure(temporary):
                 write_files(checksums)
 
         # Rank 0 is through with this when the shards of all processes are on the disk, as it
         # writes the list of them last.
-        removed = _removed_on_failure(temporary) if is_main else contextlib.nullcontext()
-        with _checkpoint_errors(failure), removed:
+        removed = removed_on_failure(temporary) if is_main else contextlib.nullcontext()
+        with checkpoint_errors(failure), removed:
             written.result()
             checksums = self._shard_checksums(temporary)
         self._on_main(complete, folder)
@@ -341,7 +331,7 @@ def load_checkpoint(
     """
     state = read_state(checkpoint)
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    with _checkpoint_errors(f"{checkpoint} can't be resumed"):
+    with checkpoint_errors(f"{checkpoint} can't be resumed"):
         dcp.load(
             {"model": model_state, "optimizer": optimizer_state["state"]},
             checkpoint_id=checkpoint / SHARDS,

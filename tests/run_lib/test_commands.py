@@ -149,6 +149,36 @@ def test_a_wrong_flag_is_refused_with_status_2(capsys):
     assert "--max_length" in capsys.readouterr().err
 
 
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """Flags in flags."""
+
+    share: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """Flags."""
+
+    inner: Inner
+    rate: float = 0.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--rate", "inf"], "--rate must be a finite number, got inf"),
+        (["--share", "nan"], "--share must be a finite number, got nan"),
+    ],
+)
+def test_numbers_are_finite(flags, fault, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse_command_line(Outer, "program", None, flags)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == f"program: error: {fault}\n"
+    assert parse_command_line(Outer, "program", None, ["--share", "2"]) == Outer(Inner(2.0))
+
+
 # The end of a command.
 
 
@@ -198,11 +228,12 @@ def test_an_expected_error_is_one_line_and_a_status(error, status, line, capsys)
     assert output.out == ""
 
 
-def test_other_errors_keep_their_traceback():
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "a")])
+def test_other_errors_keep_their_traceback(error):
     def command() -> None:
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         run_command("program", command)
 
 

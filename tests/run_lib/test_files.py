@@ -47,9 +47,24 @@ def test_a_folder_appears_only_when_its_block_succeeds_and_replaces_the_old_one(
     with pytest.raises(RuntimeError, match="killed"):
         fail_half_way()
     assert [path.name for path in target.iterdir()] == ["a"]
+    assert list(target.parent.iterdir()) == [target]
     with atomic_folder(target) as folder:
         (folder / "c").write_text("second")
     assert [path.name for path in target.iterdir()] == ["c"]
+
+
+def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    replace_file(path, b"first")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
+        replace_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):

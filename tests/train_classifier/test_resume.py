@@ -1,6 +1,8 @@
 """A run that was killed, stopped or failed goes on to the same weights, and to no others."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -169,6 +171,29 @@ def test_two_consecutive_failed_saves_stop_the_run(flags, tmp_path, full_disk, t
     line = train_stop(flags(save_every=1))
     assert "step_3 failed: OSError: no space left on device" in line
     assert (tmp_path / "run" / "step_1").exists()
+
+
+def test_a_full_disk_at_the_start_is_one_line(flags, tmp_path, monkeypatch, train_stop):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        line = train_stop(flags())
+        assert line.endswith(f"No space left on device: '{tmp_path / 'run' / 'config.json'}'")
+    train_classifier.main(flags())
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_is_full_in_the_end_loses_nothing(flags, tmp_path, monkeypatch, train_stop):
+    final = tmp_path / "run" / "final"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_classifier, "write_model", no_space)
+        line = train_stop(flags())
+        assert f"saving {final} failed: OSError: [Errno 28] No space left on device" in line
+    assert not list(final.parent.glob(".*.tmp"))
+    train_classifier.main(flags())
+    check_equal(step_weights(final.parent, 4), final_weights(final.parent))
 
 
 def test_a_run_stopped_after_its_last_step_is_completed(
