@@ -41,7 +41,7 @@ from classifier_lib.training.checkpoint_folders import (
 )
 from classifier_lib.training.parallel import full_weights, unwrap
 from run_lib.checksums import checksum, write_checksums
-from run_lib.commands import run_command
+from run_lib.commands import DISK_ERRORS, run_command
 from run_lib.files import publish_folder, read_json, remove_folder, removed_on_failure
 from run_lib.processes import Processes
 from run_lib.text import one_line
@@ -375,6 +375,11 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, CheckpointException) and error.failures:
         rank, (cause, _) = min(error.failures.items())
         return f"rank {rank}: {_describe(cause)}"
+    earlier: BaseException | None = error
+    while earlier is not None:  # of a full disk torch only says that a position was unexpected
+        if isinstance(earlier, OSError) and earlier.errno in DISK_ERRORS:
+            error = earlier
+        earlier = earlier.__cause__ or earlier.__context__
     return f"{type(error).__name__}: {one_line(error)}"
 
 

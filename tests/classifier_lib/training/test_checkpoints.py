@@ -202,6 +202,19 @@ def test_a_failed_save_is_reported_and_leaves_the_last_one(tiny_config, tmp_path
     assert names(tmp_path) == ["file", "step_1"]
 
 
+def test_a_full_disk_behind_an_error_of_torch_is_named(tiny_config, tmp_path, monkeypatch):
+    def write(*_: Any) -> None:
+        try:
+            fail_to_write()
+        finally:
+            raise RuntimeError("unexpected pos 704 vs 598")  # as torch does
+
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", write)
+    checkpointer = Checkpointer(tmp_path, ALONE, 1)
+    checkpointer.save(*build(tiny_config), {"step": 1}, write_nothing)
+    assert error_of(checkpointer.wait).endswith("OSError: [Errno 28] No space left on device")
+
+
 def test_one_failed_save_is_a_warning_and_a_second_one_an_error(tiny_config, tmp_path, capsys):
     pair = build(tiny_config)
     checkpointer = Checkpointer(tmp_path, ALONE, 1)
