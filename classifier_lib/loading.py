@@ -49,6 +49,7 @@ def load_value_model(
             that begins with the path.
     """
     check_intact(path, *MODEL_FILES)
+    check_safetensors(path)
     with loading(path):
         model, info = Qwen2ForClassifier.from_pretrained(
             path,
@@ -77,13 +78,25 @@ def load_policy_config(path: str | Path) -> Qwen2Config:
         path: Hub id or folder of a Qwen2 causal LM, or of a value model.
 
     Raises:
-        ValueError: If there is none, or it is of another family; one line that begins with the
-            path.
+        ValueError: If there is none, it is of another family, or its weights are not safetensors;
+            one line that begins with the path.
     """
     config = load_config(str(path))
     if not isinstance(config, Qwen2Config):
         raise ValueError(f"{path} holds a {config.model_type} model; only qwen2 is supported")
+    check_safetensors(path)
     return config
+
+
+def check_safetensors(path: str | Path) -> None:
+    """Raises ValueError if a local folder has weights, but not in the form that is safe to read."""
+    folder = Path(path)
+    others = sorted(file.name for file in folder.glob("*.bin"))
+    if others and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{path} has its weights in {some_of(others)}; only safetensors are read: save the "
+            "model again with save_pretrained of transformers"
+        )
 
 
 def initialize_from_policy(
@@ -133,10 +146,13 @@ def initialize_from_policy(
             attn_implementation=attn_implementation,
             dtype=dtype,
             trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
     new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}
-    incomplete = sorted(set(info["missing_keys"]) - new_head)
-    if incomplete:
-        raise ValueError(f"{path} has no weights for {some_of(incomplete)}")
+    misshapen = {name for name, *_ in info["mismatched_keys"]}
+    for what, names in (("no", set(info["missing_keys"]) - new_head), ("misshapen", misshapen)):
+        if names:
+            raise ValueError(f"{path} has {what} weights for {some_of(sorted(names))}")
     return model

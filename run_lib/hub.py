@@ -8,11 +8,16 @@ from typing import Any
 import huggingface_hub
 import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from run_lib.checksums import check_intact
 from run_lib.commands import RunStopped
-from run_lib.text import one_line
+from run_lib.text import one_line, shorten
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -83,12 +88,43 @@ def load_config(path: str) -> Any:
     """Loads the transformers configuration of a model from a folder or the Hub.
 
     Raises:
-        ValueError: If there is none, it is damaged, or it needs code of its own; one line that
-            begins with the path.
+        ValueError: If there is none, it is damaged, no model has its sizes, or it needs code of its
+            own; one line that begins with the path.
     """
     check_intact(path, "config.json")
     with loading(path, "no model could be found"):
+        content, _ = PretrainedConfig.get_config_dict(path)
+    # Before transformers makes a list of 10^12 layers.
+    if fault := _impossible_size(content):
+        raise ValueError(f"{path}: config.json has {fault}")
+    with loading(path, "no model could be found"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+_MOST = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4,
+}
+"""More than any model has."""
+
+
+def _impossible_size(config: dict[str, Any]) -> str | None:
+    """Returns the first size in a config.json that no model has, as it follows "has"."""
+    sizes = {name: config[name] for name in _MOST if config.get(name) is not None}
+    for name, size in sizes.items():
+        if type(size) is not int or not 1 <= size <= _MOST[name]:
+            return f"{name} {shorten(repr(size), 40)}, which is no number from 1 to {_MOST[name]:,}"
+    divided = [("num_attention_heads", "num_key_value_heads")]
+    if not config.get("head_dim"):
+        divided.append(("hidden_size", "num_attention_heads"))
+    for name, by in divided:
+        if sizes.get(name, 0) % sizes.get(by, 1):
+            return f"{name} {sizes[name]}, which is no multiple of {by} {sizes[by]}"
+    return None
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

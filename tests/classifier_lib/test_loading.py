@@ -89,10 +89,24 @@ def test_missing_weights_are_named(tiny_config, tmp_path):
         initialize_from_policy(folder, 3, 0.0)
 
 
-def test_weights_of_another_shape_are_one_line(tiny_config, tmp_path):
+def test_weights_of_another_shape_are_named(tiny_config, tmp_path):
     folder = save_backbone(tiny_config, tmp_path / "bent", **{"norm.weight": torch.ones(7)})
-    with pytest.raises(ValueError, match=rf"^{folder}: no model could be loaded: .+\Z"):
+    with pytest.raises(ValueError, match=f"^{folder} has misshapen weights for model.norm.weight$"):
         initialize_from_policy(folder, 3, 0.0)
+
+
+def test_only_safetensors_are_read(tiny_config, tmp_path):
+    folder = save_backbone(tiny_config, tmp_path / "old")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    message = f"^{folder} has its weights in pytorch_model.bin; only safetensors are read: "
+    for load in (
+        load_policy_config,
+        lambda path: initialize_from_policy(path, 3, 0.0),
+        lambda path: load_value_model(str(path), "sdpa", FLOAT, CPU),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(folder)
 
 
 def test_a_damaged_file_of_weights_is_one_line(tiny_config, tmp_path):

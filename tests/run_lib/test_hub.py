@@ -1,6 +1,7 @@
 """Folders and repositories in the form of the Hub."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,27 @@ def test_a_block_that_loads_is_left_alone(tmp_path):
 def test_a_config_is_loaded_or_its_folder_named(tiny_policy, tmp_path):
     assert load_config(str(tiny_policy)).vocab_size == 64
     with pytest.raises(ValueError, match=rf"^{tmp_path}: no model could be found: .+\Z"):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"hidden_size": 0}, "hidden_size 0, which is no number from 1 to 1,000,000"),
+        ({"vocab_size": -1}, "vocab_size -1, which is no number from 1 to 100,000,000"),
+        ({"num_hidden_layers": 10**12, "layer_types": None}, "num_hidden_layers 1000000000000, "),
+        ({"intermediate_size": "big"}, "intermediate_size 'big', which is no number from 1"),
+        (
+            {"num_key_value_heads": 3},
+            "num_attention_heads 4, which is no multiple of num_key_value",
+        ),
+        ({"num_attention_heads": 6}, "hidden_size 32, which is no multiple of num_attention_heads"),
+    ],
+)
+def test_an_impossible_size_is_named(tiny_policy, tmp_path, changes, fault):
+    config = json.loads((tiny_policy / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=f"^{tmp_path}: config.json has {fault}"):
         load_config(str(tmp_path))
 
 
