@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from functools import partialmethod
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import torch
 import train_classifier
 from classifier_lib.evaluation import TokenMetrics
 from classifier_lib.losses import LOSSES
-from run_lib.commands import InputError
+from classifier_lib.training import checkpoints
+from classifier_lib.training.run_folder import LOCK_FILE
+from run_lib.commands import InputError, RunStopped
+from run_lib.files import lock_file
 from run_lib.processes import StopRequest, distributed
 from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
 from tests.support.training import (
@@ -101,7 +105,7 @@ def error_of_training(argv: list[str]) -> str:
     """The error of this process, which raises no other."""
     args = train_classifier.parse_args(argv)
     with distributed() as processes, StopRequest() as stop:
-        with pytest.raises(InputError) as info:
+        with pytest.raises((InputError, RunStopped)) as info:
             train_classifier.train(args, processes, stop)
         return str(info.value)
 
@@ -113,46 +117,85 @@ def test_changed_settings_are_refused_by_all(two, tiny_policy, rollout_folder, t
     assert "was made with other settings: --max_lr (was 0.001, now 0.5)" in errors[0]
 
 
-def train_and_tell(connection: Connection, argv: list[str]) -> None:
-    """Trains, and tells of each step that is done."""
-    original = train_classifier.train_step
+def test_a_second_start_is_refused_by_all(flags, tmp_path):
+    (tmp_path / "run").mkdir()
+    with lock_file(tmp_path / "run" / LOCK_FILE, "busy"):
+        errors = run_distributed(tmp_path, error_of_training, flags())
+    assert errors == [f"another process trains in {tmp_path / 'run'}"] * 2
 
-    def step(*args: Any) -> Any:
-        result = original(*args)
-        connection.send(result.loss)
-        return result
 
-    train_classifier.train_step = step
+def test_a_damaged_checkpoint_is_refused_by_all(two, tiny_policy, rollout_folder, tmp_path):
+    """Each process compares its share of the files."""
+    run_dir = shutil.copytree(two, tmp_path / "run")
+    shutil.rmtree(run_dir / "final")
+    for file in (run_dir / "step_4" / "trainer").glob("*.distcp"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    argv = command_line(
+        tiny_policy, rollout_folder, tmp_path, **SHARED, eval_data_path=rollout_folder
+    )
+    errors = run_distributed(tmp_path, error_of_training, argv)
+    faults = [f"trainer/__{rank}_0.distcp doesn't match its checksum" for rank in range(2)]
+    where = f"{run_dir / 'step_4'} is damaged: {', '.join(faults)}"
+    assert errors == [f"{where}; no checkpoint before it is known to be intact"] * 2
+
+
+def train_and_die(connection: Connection, argv: list[str], step: int, published: str) -> None:
+    """Trains, each checkpoint complete before the next step, and kills this process.
+
+    Args:
+        connection: Unused.
+        argv: The command line.
+        step: Step at whose start that happens.
+        published: Checkpoint before whose publication it happens on rank 0.
+    """
+    take_step, publish, save = (
+        train_classifier.train_step,
+        checkpoints.publish_folder,
+        checkpoints.Checkpointer.save,
+    )
+
+    def step_or_die(*args: Any) -> Any:
+        if args[4] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take_step(*args)
+
+    def publish_or_die(temporary: Path, path: Path) -> None:
+        if path.name == published:
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(temporary, path)
+
+    train_classifier.train_step = step_or_die
+    checkpoints.publish_folder = publish_or_die
+    checkpoints.Checkpointer.save = partialmethod(save, wait=True)  # type: ignore[method-assign]
     train_classifier.main(argv)
 
 
-def kill_after(step: int, folder: Path, argv: list[str], world_size: int) -> None:
-    """Starts a run on several processes and kills them all when a step is done."""
+def kill_two(folder: Path, argv: list[str], step: int = -1, published: str = "") -> None:
+    """Lets a run on two processes be killed, see `train_and_die`."""
     store = host_store()
-    environment = torchrun_environment(store.port, world_size, local_world_size=1)
-    with Job(folder, train_and_tell, [(argv,)] * world_size, environment) as job:
-        for _ in range(step):
-            job.receive(0)
-        for rank in range(world_size):
-            job.signal(rank, signal.SIGKILL)
-        assert [job.exit_code(rank) for rank in range(world_size)] == [-signal.SIGKILL] * world_size
+    environment = torchrun_environment(store.port, 2, local_world_size=1)
+    with Job(folder, train_and_die, [(argv, step, published)] * 2, environment) as job:
+        assert job.exit_code(0) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp", "hsdp"])
 def test_killed_processes_continue_to_the_same_weights(flags, tmp_path, parallel):
     settings = {
-        "num_steps": 12,
+        "num_steps": 10,
         "save_every": 2,
         "parallel": parallel,
         "attention_dropout": 0,
         "max_keep_ckpts": 30,
     }
+    argv, killed = flags(**settings), tmp_path / "run"
     # hsdp copies weights to two machines of one process each.
-    kill_after(7, tmp_path, flags(**settings), world_size=2)
-    killed = tmp_path / "run"
-    assert (killed / "step_4").exists()
-    assert not (killed / "step_8").exists()
+    kill_two(tmp_path, argv, step=5)
+    assert sorted(path.name for path in killed.glob("step_*")) == ["step_2", "step_4"]
     shutil.copytree(killed, tmp_path / "resharded" / "run")
+    kill_two(tmp_path, argv, published="step_8")
+    assert sorted(path.name for path in killed.glob("step_*")) == ["step_2", "step_4", "step_6"]
+    assert (killed / ".step_8.tmp" / "model.safetensors").exists()
     for output_dir in (tmp_path, tmp_path / "other"):
         argv = flags(**settings, output_dir=output_dir)
         run_distributed(tmp_path, train_classifier.main, argv, local_world_size=1)
