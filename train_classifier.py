@@ -257,7 +257,7 @@ def run(
         files = {**tokenizer, "README.md": card.encode()}
         write_final(folder.final, unwrap(learner.model).config, weights, files)
         seen, lost = progress.step * args.total_batch_size, progress.all_without_loss
-        print(f"{lost:,} of {seen:,} samples had no roll-out token within --max_length: no loss")
+        print(f"{lost:,} of {seen:,} samples lost all roll-out tokens to --max_length")
         print(f"the final model is in {folder.final}")
     return True
 

@@ -29,7 +29,7 @@
 #   MAX_RESTARTS the job ends everywhere.
 # - the machine of RDZV_ENDPOINT is lost: the job ends everywhere. Start it again as a whole. Best
 #   take the one whose full host name is first in the alphabet: rank 0 is there, which ends last.
-# - this script gets SIGTERM (preemption): all processes finish their step and save; those of this
+# - this script gets SIGTERM (preemption): all processes give up their step and save; those of this
 #   machine have SHUTDOWN_TIMEOUT seconds for it, 300 by default, before they are killed. The exit
 #   status is not 0, and the same command goes on from there. Send it to all machines: one that
 #   doesn't get it takes the job for done, and ends five minutes later with status 0.

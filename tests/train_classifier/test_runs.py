@@ -213,7 +213,7 @@ def test_samples_without_a_loss_are_counted(flags, rollout_rows, tmp_path, capsy
     for name in ("final", "step_2"):
         shutil.rmtree(tmp_path / "run" / name)
     train_classifier.main(command)
-    told = f"{expected} of 40 samples had no roll-out token within --max_length: no loss\n"
+    told = f"{expected} of 40 samples lost all roll-out tokens to --max_length\n"
     assert capsys.readouterr().out.count(told) == 2
 
 
