@@ -332,9 +332,16 @@ class _Reader:
         marks = self._marks()
         if not marks and (value := _constant(name)) is not None:
             return value
-        if name in "fghFGHP" and self._peek() == ("sign", "("):
+        if self._peek() == ("sign", "(") and (name in "fghFGHP" or self._is_applied(name)):
             return self._unknown_function(name + marks)
         return self._variable(name + marks)
+
+    def _is_applied(self, name: str) -> bool:
+        """Returns whether a capital letter stands before a number in parentheses, as in I(0)."""
+        kinds = [(token[0], token[1]) for token in self.tokens[self.next + 1 : self.next + 4]]
+        number = [kind for kind in kinds if kind != ("sign", "-")][:2]
+        is_number = len(number) == 2 and number[0][0] == "number" and number[1] == ("sign", ")")
+        return name.isupper() and is_number
 
     def _unknown_function(self, name: str) -> Value:
         """Reads f(x): nothing is known of f but that it has one value for each argument."""

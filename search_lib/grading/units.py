@@ -78,7 +78,6 @@ _SPELLINGS = {
     "arcsec": "arcsecond arcseconds",
     "mas": "milliarcsecond milliarcseconds",
     "micron": "microns",
-    "pm": "picometer picometers",
     "photon": "photons",
     "nm": "nanometer nanometers",
     "bit": "bits",
@@ -128,6 +127,7 @@ def _units() -> dict[str, str]:
             units |= dict.fromkeys((f"{written}{symbol}", *names_of), f"{prefix}{symbol}")
     for unit, others in _SPELLINGS.items():
         units |= dict.fromkeys((unit, *others.split()), unit)
+    del units["pm"]  # an hour in the afternoon far more often than picometers
     return units
 
 
