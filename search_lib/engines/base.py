@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from run_lib.commands import InputError, RunStopped
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "step", "length"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Expansion:
         stop_token_ids: A block ends after any of these; that token is part of the block.
         seed: Seed of these samples. The random numbers of sample `i` depend on `(seed, i)` alone,
             not on what else the engine works on; its tokens then do, up to rounding.
+        logprobs: Whether the blocks shall have log-probabilities.
     """
 
     path_id: int
@@ -45,6 +46,7 @@ class Expansion:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     seed: int
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,15 @@ class Block:
 
     Attributes:
         token_ids: New tokens only, the matched stop token included.
-        finish_reason: `"stop"` for a stop token, `"length"` for the length limit.
+        finish_reason: `"stop"` for a stop token, `"step"` for the delimiter of a step (of
+            `StepEngine` only), `"length"` for the length limit.
+        logprobs: Log-probability of each token at the temperature of the sampling, before top-p;
+            greedy decoding has that of temperature 1. None if it was not asked for.
     """
 
     token_ids: list[int]
     finish_reason: FinishReason
+    logprobs: list[float] | None = None
 
 
 class EngineUnavailable(RunStopped):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,34 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 
+class TokenLogprobs(LogitsProcessor):
+    """Keeps the log-probability of every new token; changes no scores.
+
+    It comes behind the temperature and before top-p. A call knows the scores of a step and the
+    tokens of the steps before, so the token of a step is looked up in the next call.
+    """
+
+    def __init__(self) -> None:
+        self._columns: list[torch.Tensor] = []
+        self._pending: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Takes the scores of a step, [rows, vocabulary], and the tokens before it."""
+        self._look_up(input_ids)
+        self._pending = scores.log_softmax(-1, dtype=torch.float32)
+        return scores
+
+    def rows(self, output: torch.Tensor) -> list[list[float]]:
+        """Returns the log-probabilities of the new tokens by row, from all tokens of the output."""
+        self._look_up(output)
+        return torch.stack(self._columns, dim=1).tolist()
+
+    def _look_up(self, input_ids: torch.Tensor) -> None:
+        if self._pending is not None:
+            self._columns.append(self._pending.gather(1, input_ids[:, -1:]).squeeze(1))
+            self._pending = None
+
+
 class HfEngine:
     """Batches waiting requests into calls of the library's `generate`.
 
@@ -98,7 +127,11 @@ class HfEngine:
             self._executor,
             1.0,
             # Lengths and seeds are each row's own; how tokens are drawn is the batch's.
-            key_of=lambda request: (request.sampling, request.expansion.stop_token_ids),
+            key_of=lambda request: (
+                request.sampling,
+                request.expansion.stop_token_ids,
+                request.expansion.logprobs,
+            ),
             size_of=lambda request: (
                 request.expansion.n
                 * max(1 / max_batch_rows, _longest_path(request.expansion) / max_batch_tokens)
@@ -171,6 +204,7 @@ class HfEngine:
         request_of_row = [i for i, expansion in enumerate(expansions) for _ in range(expansion.n)]
         limits = [expansions[i].max_new_tokens for i in request_of_row]
         sampling, stop_token_ids = requests[0].sampling, expansions[0].stop_token_ids
+        with_logprobs = expansions[0].logprobs
         uniforms = torch.from_numpy(draw_uniforms(expansions)).to(device)
 
         # Each prefix is computed once, then its states are handed to its n rows.
@@ -187,9 +221,11 @@ class HfEngine:
         rows_of = [range(end - e.n, end) for e, end in zip(expansions, ends, strict=True)]
         alive = list(range(len(limits)))
         new_ids: list[list[int]] = [[] for _ in limits]
+        new_logprobs: list[list[float]] = [[] for _ in limits]
         done = 0
         while alive:
             chunk = min(CHUNK_TOKENS, max(limits[row] for row in alive) - done)
+            logprobs = TokenLogprobs() if with_logprobs else None
             output = self.model.generate(
                 input_ids=input_ids,
                 attention_mask=mask,
@@ -197,13 +233,19 @@ class HfEngine:
                 max_new_tokens=chunk,
                 do_sample=False,  # the processors draw
                 logits_processor=sampling_processors(
-                    sampling, uniforms[alive, done:], input_ids.shape[1]
+                    sampling, uniforms[alive, done:], input_ids.shape[1], logprobs
                 ),
                 eos_token_id=list(stop_token_ids) or None,
             )
+            if logprobs:
+                for row, numbers in zip(alive, logprobs.rows(output), strict=True):
+                    new_logprobs[row] += numbers
             for row, tokens in zip(alive, output[:, input_ids.shape[1] :].tolist(), strict=True):
                 new_ids[row] += tokens
                 block = cut_block(new_ids[row], done, limits[row], stop_token_ids)
+                if block is not None and with_logprobs:
+                    numbers = new_logprobs[row][: len(block.token_ids)]
+                    block = replace(block, logprobs=numbers)
                 if block is not None:
                     blocks[row] = block
             done += output.shape[1] - input_ids.shape[1]
@@ -240,19 +282,25 @@ def _longest_path(expansion: Expansion) -> int:
 
 
 def sampling_processors(
-    sampling: Sampling, uniforms: torch.Tensor, prompt_length: int
+    sampling: Sampling,
+    uniforms: torch.Tensor,
+    prompt_length: int,
+    logprobs: TokenLogprobs | None = None,
 ) -> LogitsProcessorList:
-    """Returns temperature, top-p and the draw, in this order; nothing for greedy decoding.
+    """Returns temperature, top-p and the draw, in this order; none of them for greedy decoding.
 
     Args:
         sampling: Temperature and top-p.
         uniforms: See `SeededSampling`.
         prompt_length: See `SeededSampling`.
+        logprobs: Comes between temperature and top-p.
     """
     processors = LogitsProcessorList()
+    if sampling.temperature not in (0.0, 1.0):
+        processors.append(TemperatureLogitsWarper(sampling.temperature))
+    if logprobs is not None:
+        processors.append(logprobs)
     if sampling.temperature > 0:
-        if sampling.temperature != 1.0:
-            processors.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_p < 1.0:
             processors.append(TopPLogitsWarper(sampling.top_p))
         processors.append(SeededSampling(uniforms, prompt_length))
@@ -292,7 +340,8 @@ def cut_block(
         limit: Most tokens of the block.
         stop_token_ids: Tokens that end it.
     """
+    stops = frozenset(stop_token_ids)
     for position in range(start, min(len(new_ids), limit)):
-        if new_ids[position] in stop_token_ids:
+        if new_ids[position] in stops:
             return Block(new_ids[: position + 1], "stop")
     return Block(new_ids[:limit], "length") if len(new_ids) >= limit else None

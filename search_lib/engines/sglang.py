@@ -83,6 +83,7 @@ class SglangEngine(SglangSamples):
             reply = await self._engine.async_generate(
                 input_ids=expansion.prefix_ids,
                 sampling_params=sampling_params(expansion, sampling, sample, self._vocab_size),
+                return_logprob=expansion.logprobs,
                 rid=request_id,
             )
         except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """Requests to SGLang and its replies, the same in process and over HTTP."""
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
@@ -107,15 +108,36 @@ def read_block(reply: Any, expansion: Expansion, vocab_size: int) -> Block:
     if bad := [token for token in ids if not 0 <= token < vocab_size]:
         raise BadReply(f"token {bad[0]} in a vocabulary of {vocab_size}: {shorten(reply)}")
     limit = expansion.max_new_tokens
-    stops = [place for place, token in enumerate(ids) if token in expansion.stop_token_ids]
+    stop_tokens = frozenset(expansion.stop_token_ids)
+    stops = [place for place, token in enumerate(ids) if token in stop_tokens]
+    logprobs = read_logprobs(meta, ids) if expansion.logprobs else None
     if ids and stops == [len(ids) - 1] and len(ids) <= limit:
-        return Block(ids, "stop")
+        return Block(ids, "stop", logprobs)
     if not stops and len(ids) == limit:
-        return Block(ids, "length")
+        return Block(ids, "length", logprobs)
     raise BadReply(
         f"{len(ids)} tokens that end neither with a stop token nor at {limit}: "
         f"finish reason {shorten(reason)}, token ids {shorten(ids)}"
     )
+
+
+def read_logprobs(meta: Any, ids: list[int]) -> list[float]:
+    """Returns the log-probabilities of the tokens in the `meta_info` of SGLang's reply.
+
+    Raises:
+        BadReply: If they are not those of these tokens, or not log-probabilities.
+    """
+    entries = meta.get("output_token_logprobs") if isinstance(meta, dict) else None
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, list | tuple) and len(entry) >= 2 for entry in entries
+    ):
+        raise BadReply(f"no log-probabilities: {shorten(entries)}")
+    numbers, tokens = [entry[0] for entry in entries], [entry[1] for entry in entries]
+    if tokens != ids:
+        raise BadReply(f"log-probabilities of other tokens: {shorten(entries)}")
+    if not all(isinstance(number, int | float) and -math.inf < number <= 0 for number in numbers):
+        raise BadReply(f"log-probabilities out of range: {shorten(numbers)}")
+    return [float(number) for number in numbers]
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

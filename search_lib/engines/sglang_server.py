@@ -65,6 +65,7 @@ class SglangServerEngine(SglangSamples):
             {
                 "input_ids": expansion.prefix_ids,
                 "sampling_params": sampling_params(expansion, sampling, sample, self._vocab_size),
+                "return_logprob": expansion.logprobs,
             },
             lambda reply: read_block(reply, expansion, self._vocab_size),
             key=str(expansion.prefix_ids[:ROUTING_TOKENS]),

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from classifier_lib.scoring import ScoringRequest, ValueScorer
 from search_lib.engines.base import Block
 from search_lib.engines.hf import HfEngine
 from search_lib.scorers.hf import HfScorer
+from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
 from tests.support.searches import request
 from tests.support.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy
 
@@ -89,6 +91,22 @@ def test_a_block_ends_with_its_stop_token_whatever_the_checkpoint_says(policy_pa
     first = free.token_ids.index(stop)
     ((block, *_),) = generate_all(policy_path, [request([5, 6, 7], 1, 3, stop=(stop,))])
     assert block == Block(free.token_ids[: first + 1], "stop")
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(policy_path):
+    requests = logprob_requests()
+    answers = generate_all(policy_path, requests)
+    assert {block.finish_reason for blocks in answers for block in blocks} == {"stop", "length"}
+    assert_logprobs_equal_a_forward_pass(policy_path, requests, answers)
+
+
+def test_log_probabilities_change_no_token(policy_path):
+    requests = logprob_requests()
+    with_them = generate_all(policy_path, requests)
+    without = generate_all(
+        policy_path, [(replace(expansion, logprobs=False), how) for expansion, how in requests]
+    )
+    assert [[replace(block, logprobs=None) for block in blocks] for blocks in with_them] == without
 
 
 def test_each_request_keeps_its_own_length_limit(policy_path):

@@ -21,6 +21,7 @@ from search_lib.engines.hf import HfEngine
 from search_lib.engines.http_service import BadReply
 from search_lib.engines.sglang_protocol import read_block, sampling_params
 from tests.support.flags import replace_flags
+from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
 from tests.support.searches import as_command, make_args, request, responses
 from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
@@ -96,6 +97,7 @@ def process(long_policy, stopping, tmp_path_factory):
         "together": MANY,
         "mixed": MIXED,
         "skewed": [request([5, 6], DRAWS, 5, *astuple(SKEWED), max_new_tokens=1, stop=())],
+        "logprobs": logprob_requests(),
         "refused": [greedy([]), greedy([5] * 4090)],
     }
     alone = {"alone": MANY[::-1], "other seed": [request([5], 2, seed=77)]}
@@ -141,6 +143,11 @@ def test_greedy_blocks_equal_those_of_transformers(answers, long_policy, stoppin
     expected = reference_blocks(long_policy, requests)
     assert blocks_of(answers["greedy"] + answers["stopping"]) == expected
     assert expected[-1][0].finish_reason == "stop"
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(answers, long_policy):
+    blocks = blocks_of(answers["logprobs"])
+    assert_logprobs_equal_a_forward_pass(long_policy, logprob_requests(), blocks)
 
 
 def test_each_request_keeps_its_own_length_limit(answers):
@@ -222,6 +229,32 @@ def test_a_greedy_search_gives_the_responses_of_transformers(models, tmp_path):
 def test_a_reply_is_a_block_of_the_request(ids, block):
     asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
     assert read_block({"output_ids": ids, "meta_info": {}}, asked, 10) == block
+
+
+def test_a_reply_with_log_probabilities_gives_them():
+    meta = {"output_token_logprobs": [[-0.5, 7, None], [-0.25, 2, None]]}
+    asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
+    block = read_block({"output_ids": [7, 2], "meta_info": meta}, replace(asked, logprobs=True), 10)
+    assert block == Block([7, 2], "stop", [-0.5, -0.25])
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "message"),
+    [
+        (None, "no log-probabilities: None"),
+        ([-0.5, -0.25], "no log-probabilities"),
+        ([[-0.5, 7]], "of other tokens"),
+        ([[-0.5, 7], [-0.25, 3]], "of other tokens"),
+        ([[-0.5, 7], [None, 2]], "out of range"),
+        ([[-0.5, 7], [0.25, 2]], "out of range"),
+        ([[-0.5, 7], [float("nan"), 2]], "out of range"),
+    ],
+)
+def test_what_are_no_log_probabilities_of_the_block_is_refused(logprobs, message):
+    reply = {"output_ids": [7, 2], "meta_info": {"output_token_logprobs": logprobs}}
+    asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
+    with pytest.raises(BadReply, match=message):
+        read_block(reply, replace(asked, logprobs=True), 10)
 
 
 @pytest.mark.parametrize(

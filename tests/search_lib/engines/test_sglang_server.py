@@ -28,6 +28,7 @@ from search_lib.results.records import parse_record, read_records
 from search_lib.scorers.value_server import free_port
 from tests.support.flags import replace_flags
 from tests.support.http_servers import free_ports, in_turn, serving
+from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
 from tests.support.searches import as_command, make_args, request, responses
 from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
@@ -118,6 +119,12 @@ def test_greedy_blocks_equal_those_of_transformers(served, models):
             await engine.close()
 
     assert generate_all(served.servers[:1], requests) == asyncio.run(reference())
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(served, models):
+    requests = logprob_requests()
+    answers = generate_all([served.router], requests)
+    assert_logprobs_equal_a_forward_pass(models / "policy", requests, answers)
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_batch_or_server(served):
