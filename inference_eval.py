@@ -49,7 +49,7 @@ from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, run_searches
 from search_lib.scorers.factory import Place, open_scorer
 from search_lib.search_args import Args, check_references, load_benchmark
-from search_lib.strategies import Limits, StrategyFactory, strategy_factory
+from search_lib.strategies import Limits, Strategy, StrategyFactory, strategy_factory
 
 PROGRAM = "inference_eval.py"
 SERVER_LOG_NAME = "value_server.log"
@@ -126,7 +126,7 @@ def make_jobs(
     missing: list[tuple[Problem, int]],
     prompts: dict[str, list[int]],
     new_strategy: StrategyFactory,
-) -> Iterator[SearchJob]:
+) -> Iterator[SearchJob[Strategy]]:
     """Yields the searches that are to run, made one by one as the runner has room."""
     for problem, repetition in missing:
         own_seed = derive_seed(seed, problem.id, repetition)
@@ -136,7 +136,7 @@ def make_jobs(
 
 async def search(
     args: Args,
-    jobs: Iterator[SearchJob],
+    jobs: Iterator[SearchJob[Strategy]],
     num_jobs: int,
     recorder: Recorder,
     records: RecordFile,
@@ -156,7 +156,7 @@ async def search(
     with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
         tokens = 0
 
-        def on_finished(job: SearchJob, cost: SearchCost) -> None:
+        def on_finished(job: SearchJob[Strategy], cost: SearchCost) -> None:
             nonlocal tokens
             records.append(recorder.record(job, cost))
             tokens += cost.tokens_generated

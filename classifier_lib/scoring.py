@@ -33,12 +33,13 @@ class Scores(NamedTuple):
     """The values of one request's blocks, and their cost.
 
     Attributes:
-        values: P(correct) at the end of each block, in [0, 1].
+        values: P(correct) at the end of each block, in [0, 1]. None where a judge of outcomes finds
+            no answer.
         tokens_cached: Tokens that did not have to be computed, of prefix + block summed over the
             blocks; None if that is not known.
     """
 
-    values: list[float]
+    values: Sequence[float | None]
     tokens_cached: int | None
 
 

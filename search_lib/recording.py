@@ -9,7 +9,7 @@ from search_lib.prompts import thought_mark
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
-from search_lib.strategies import Response
+from search_lib.strategies import Response, Strategy
 
 
 class Recorder:
@@ -31,7 +31,7 @@ class Recorder:
         self._prompts = prompts
         self._stop_token_ids = stop_token_ids
 
-    def record(self, job: SearchJob, cost: SearchCost) -> Record:
+    def record(self, job: SearchJob[Strategy], cost: SearchCost) -> Record:
         """Returns the record of a search.
 
         Args:

@@ -4,6 +4,7 @@ import asyncio
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from classifier_lib.scoring import Scores
 from run_lib.commands import RunStopped
@@ -13,11 +14,13 @@ from search_lib.engines.base import Block, Engine, Expansion, Sampling
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
 from search_lib.scorers.base import Scorer
-from search_lib.strategies import Strategy
+from search_lib.strategies import Search
+
+AnySearch = TypeVar("AnySearch", bound=Search)
 
 
 @dataclass
-class SearchJob:
+class SearchJob(Generic[AnySearch]):
     """One search: one tree on one problem.
 
     Attributes:
@@ -25,12 +28,15 @@ class SearchJob:
         repetition: Number of the tree among the problem's, from 0.
         seed: Seed of this search.
         strategy: The fresh state of the search.
+        scorer: Source of the values of this search alone, such as a judge who knows its reference.
+            None: that of the run.
     """
 
     problem: Problem
     repetition: int
     seed: int
-    strategy: Strategy
+    strategy: AnySearch
+    scorer: Scorer | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +61,7 @@ MAX_CONSECUTIVE_FAILURES = 8
 
 
 async def run_search(
-    strategy: Strategy,
+    strategy: Search,
     engine: Engine,
     scorer: Scorer,
     sampling: Sampling,
@@ -100,12 +106,12 @@ async def run_search(
 
 
 async def run_searches(
-    jobs: Iterable[SearchJob],
+    jobs: Iterable[SearchJob[AnySearch]],
     engine: Engine,
-    scorer: Scorer,
+    scorer: Scorer | None,
     sampling: Sampling,
     max_concurrent: int,
-    on_finished: Callable[[SearchJob, SearchCost], None],
+    on_finished: Callable[[SearchJob[AnySearch], SearchCost], None],
 ) -> list[SearchFailure]:
     """Keeps `max_concurrent` searches in flight until `jobs` runs out.
 
@@ -114,7 +120,7 @@ async def run_searches(
     Args:
         jobs: Searches, taken as slots become free, so that memory does not grow with their number.
         engine: Source of blocks, shared by all searches.
-        scorer: Source of values, shared by all searches.
+        scorer: Source of values, shared by all searches that have none of their own.
         sampling: How tokens are drawn.
         max_concurrent: Searches in flight.
         on_finished: Called with every search as it ends, in the order in which they end.
@@ -127,14 +133,17 @@ async def run_searches(
     """
     clock = SessionClock()
 
-    async def run(order: int, job: SearchJob) -> SearchCost:
+    async def run(order: int, job: SearchJob[AnySearch]) -> SearchCost:
         search_order.set(order)  # within this search's task
-        return await run_search(job.strategy, engine, scorer, sampling, clock)
+        values = job.scorer or scorer
+        if values is None:
+            raise ValueError(f"{job.name} has no scorer")
+        return await run_search(job.strategy, engine, values, sampling, clock)
 
     waiting = enumerate(jobs)
     failures: list[SearchFailure] = []
     consecutive_failures = 0
-    running: dict[asyncio.Task[SearchCost], SearchJob] = {}
+    running: dict[asyncio.Task[SearchCost], SearchJob[AnySearch]] = {}
     try:
         while True:
             while len(running) < max_concurrent and (started := next(waiting, None)) is not None:

@@ -9,9 +9,11 @@ from search_lib.strategies.base import (
     Limits,
     Node,
     Response,
+    Search,
     SearchSpec,
     Strategy,
     StrategyFactory,
+    Value,
 )
 from search_lib.strategies.beam import BeamSearch
 from search_lib.strategies.best_of_n import BestOfN
@@ -24,9 +26,11 @@ __all__ = [
     "Limits",
     "Node",
     "Response",
+    "Search",
     "SearchSpec",
     "Strategy",
     "StrategyFactory",
+    "Value",
     "strategy_factory",
 ]
 

@@ -6,6 +6,10 @@ from typing import Protocol
 
 from search_lib.engines.base import Block, Expansion
 
+Value = float | None
+"""P(correct) at the end of a block, in [0, 1]. Where the scorer is a judge of outcomes: 1 or 0 for
+a block that holds the answer, None for one that does not."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -73,8 +77,8 @@ class Response:
     node: int
 
 
-class Strategy(Protocol):
-    """The state of one search on one problem: a pure state machine.
+class Search(Protocol):
+    """What the runner drives: a pure state machine that asks for blocks.
 
     The same seed and the same answers give the same result, in whatever order answers arrive.
     """
@@ -84,17 +88,21 @@ class Strategy(Protocol):
         """Whether nothing is left to ask."""
         ...
 
-    @property
-    def nodes(self) -> list[Node]:
-        """Tree so far, parents before children."""
-        ...
-
     def ask(self) -> list[Expansion]:
         """Returns the expansions that the search needs now and has not asked for before."""
         ...
 
-    def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[float]) -> None:
+    def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[Value]) -> None:
         """Answers one expansion: its `n` blocks and the value at the end of each."""
+        ...
+
+
+class Strategy(Search, Protocol):
+    """The state of one value-guided search on one problem."""
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Tree so far, parents before children."""
         ...
 
     def result(self) -> list[Response]:
@@ -106,18 +114,33 @@ StrategyFactory = Callable[[list[int], int], Strategy]
 """(prompt ids, seed) -> a fresh search."""
 
 
-def check_answer(expansion: Expansion, blocks: Sequence[Block], values: Sequence[float]) -> None:
-    """Raises ValueError unless the answer fits what was asked for."""
+def check_blocks(expansion: Expansion, blocks: Sequence[Block], values: Sequence[Value]) -> None:
+    """Raises ValueError unless the answer fits what was asked for, values apart."""
     if len(blocks) != expansion.n or len(values) != expansion.n:
         raise ValueError(
             f"path {expansion.path_id} asked for {expansion.n} blocks, "
             f"got {len(blocks)} blocks and {len(values)} values"
         )
-    for block, value in zip(blocks, values, strict=True):
+    for block in blocks:
         if not 0 < len(block.token_ids) <= expansion.max_new_tokens:
             raise ValueError(
                 f"path {expansion.path_id} asked for 1 to {expansion.max_new_tokens} tokens, "
                 f"got {len(block.token_ids)}"
             )
-        if not 0.0 <= value <= 1.0:  # also refuses NaN
+
+
+def check_answer(
+    expansion: Expansion, blocks: Sequence[Block], values: Sequence[Value]
+) -> list[tuple[Block, float]]:
+    """Returns the blocks with their values.
+
+    Raises:
+        ValueError: If the answer does not fit what was asked for.
+    """
+    check_blocks(expansion, blocks, values)
+    pairs = []
+    for block, value in zip(blocks, values, strict=True):
+        if value is None or not 0.0 <= value <= 1.0:  # also refuses NaN
             raise ValueError(f"path {expansion.path_id} got the value {value}, not in [0, 1]")
+        pairs.append((block, value))
+    return pairs

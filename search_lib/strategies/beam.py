@@ -14,6 +14,7 @@ from search_lib.strategies.base import (
     Response,
     SearchSpec,
     StrategyFactory,
+    Value,
     check_answer,
 )
 
@@ -90,7 +91,7 @@ class BeamSearch:
         self._asked.update(new)
         return [self._expansion(slot) for slot in new]
 
-    def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[float]) -> None:
+    def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[Value]) -> None:
         """Takes the children of one beam; the last answer of a round selects the survivors.
 
         Raises:
@@ -99,9 +100,9 @@ class BeamSearch:
         round_index, slot = divmod(path_id, len(self._beams))
         if round_index != self._round or slot not in self._asked:
             raise ValueError(f"path {path_id} was not asked for, or is answered already")
-        check_answer(self._expansion(slot), blocks, values)
+        answer = check_answer(self._expansion(slot), blocks, values)
         self._asked.remove(slot)
-        self._told[slot] = list(zip(blocks, values, strict=True))
+        self._told[slot] = answer
         if all(slot in self._told for slot, beam in enumerate(self._beams) if beam.open):
             self._select()
 

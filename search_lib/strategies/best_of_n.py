@@ -11,6 +11,7 @@ from search_lib.strategies.base import (
     Response,
     SearchSpec,
     StrategyFactory,
+    Value,
     check_answer,
 )
 
@@ -57,7 +58,7 @@ class BestOfN:
         self._asked = True
         return [self._expansion]
 
-    def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[float]) -> None:
+    def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[Value]) -> None:
         """Takes the samples.
 
         Raises:
@@ -65,9 +66,8 @@ class BestOfN:
         """
         if path_id != self._expansion.path_id or not self._asked:
             raise ValueError(f"path {path_id} was not asked for, or is answered already")
-        check_answer(self._expansion, blocks, values)
+        self._samples = check_answer(self._expansion, blocks, values)
         self._asked = False
-        self._samples = list(zip(blocks, values, strict=True))
 
     def result(self) -> list[Response]:
         """Returns the responses, in sample order."""
