@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PACKAGES = ("run_lib", "classifier_lib", "search_lib", "data_prep", "scripts")
+PACKAGES = ("run_lib", "classifier_lib", "search_lib", "dvo_lib", "data_prep", "scripts")
 
 
 def lint_imports(folder: Path) -> tuple[int, str]:
@@ -31,6 +31,8 @@ def lint_imports(folder: Path) -> tuple[int, str]:
         ("run_lib.text", "classifier_lib.losses", "Imports point one way"),
         ("classifier_lib.losses", "search_lib.runner", "Imports point one way"),
         ("search_lib.voting", "data_prep.cuts", "Imports point one way"),
+        ("search_lib.voting", "dvo_lib.losses", "Imports point one way"),
+        ("dvo_lib.losses", "data_prep.cuts", "Imports point one way"),
         (
             "classifier_lib.losses",
             "train_classifier",

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
 
-PACKAGES = ("run_lib", "classifier_lib", "search_lib", "data_prep")
+PACKAGES = ("run_lib", "classifier_lib", "search_lib", "dvo_lib", "data_prep")
 MODULES = ("loggers.py", "inference_eval.py", "train_classifier.py")
 
 

@@ -175,7 +175,7 @@ def test_saved_folder_works_without_this_repository(tiny_config, tmp_path):
     code = """
 import sys, torch
 from transformers import AutoModelForTokenClassification
-for package in ("classifier_lib", "run_lib", "search_lib", "data_prep"):
+for package in ("classifier_lib", "run_lib", "search_lib", "dvo_lib", "data_prep"):
     sys.modules[package] = None  # can't be imported, though this environment may have it installed
 model = AutoModelForTokenClassification.from_pretrained("model", trust_remote_code=True)
 with torch.no_grad():
