@@ -7,6 +7,7 @@
 All three give the same loss up to rounding (`tests/classifier_lib/test_batches.py`).
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -30,34 +31,27 @@ DEFAULT_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
-class Batch:
-    """S samples laid out in R rows of T tokens.
+class PlacedTokens:
+    """Tokens of S samples, placed in R rows of T tokens.
 
     Attributes:
         input_ids: LongTensor [R, T].
         position_ids: LongTensor [R, T], position of each token in its sequence.
-        lengths: LongTensor [S], tokens of each sample, prompt included, after cutting.
+        lengths: LongTensor [S], tokens of each sample.
         layout: Layout of the one row of a packed batch; None for a padded batch.
-        loss_index: LongTensor [N], places of the loss tokens among the R * T tokens, sample by
-            sample.
-        targets: Targets of the loss tokens.
-        counts: Tokens by kind.
-        num_truncated: Samples that were cut to the maximum length.
-        num_without_loss: Those of them that have no loss token left.
+        owns: For each sample the span of its own tokens among the R * T tokens.
+        counts: Tokens by kind; those that carry loss are the samples' own.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     lengths: torch.Tensor
     layout: RowLayout | None
-    loss_index: torch.Tensor
-    targets: Targets
+    owns: list[Span]
     counts: TokenCounts
-    num_truncated: int
-    num_without_loss: int
 
     def model_inputs(self, implementation: str, device: torch.device) -> dict[str, Any]:
-        """Returns the keyword arguments of `Qwen2ForClassifier` on a device.
+        """Returns the keyword arguments of a decoder of transformers on a device.
 
         Args:
             implementation: Attention implementation of the model.
@@ -77,6 +71,40 @@ class Batch:
             inputs["attention_mask"] = real.long().to(device, non_blocking=True)
         return inputs
 
+    def sequence(self, sample: int) -> np.ndarray:
+        """Returns the places, among the R * T tokens, of all tokens of a sample that has its own."""
+        stop = self.owns[sample].stop
+        length = int(self.lengths[sample])
+        if self.layout is None:
+            return np.arange(stop - length, stop)
+        segments = self.layout.segments
+        last = bisect.bisect_left(segments, stop, key=lambda segment: segment.stop)
+        spans = (*segments[last].path, Span(segments[last].start, stop))
+        return np.concatenate([np.arange(*span) for span in spans])
+
+    def free(self) -> None:
+        """Drops what the layers of a model keep of this batch, such as masks, which are large."""
+        if self.layout is not None:
+            self.layout.prepared.clear()
+
+
+@dataclass(frozen=True)
+class Batch(PlacedTokens):
+    """S samples, prompts included and cut to a maximum length, with their targets.
+
+    Attributes:
+        loss_index: LongTensor [N], places of the loss tokens among the R * T tokens, sample by
+            sample.
+        targets: Targets of the loss tokens.
+        num_truncated: Samples that were cut to the maximum length.
+        num_without_loss: Those of them that have no loss token left.
+    """
+
+    loss_index: torch.Tensor
+    targets: Targets
+    num_truncated: int
+    num_without_loss: int
+
     def loss_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Returns the logits [N, L] of the loss tokens from those of all tokens [R, T, L]."""
         index = self.loss_index.to(logits.device, non_blocking=True)
@@ -93,25 +121,19 @@ def _cut(rollouts: Sequence[Rollout], max_length: int) -> list[Branch]:
     ]
 
 
-def collate(
-    rollouts: Sequence[Rollout],
-    max_length: int,
-    packing: PackingName = "padded",
-    multiple: int | None = None,
-) -> Batch:
-    """Lays out samples as one micro batch.
+def place_tokens(
+    samples: Sequence[Branch], packing: PackingName = "padded", multiple: int | None = None
+) -> PlacedTokens:
+    """Places the tokens of samples in rows.
 
     Args:
-        rollouts: S samples; for a loss of pairs 2i and 2i + 1 are a pair.
-        max_length: Longest sequence, in tokens with prompt; the rest is cut off on the right. The
-            label stays the same. A sample whose roll-in fills it has no loss tokens left.
+        samples: S samples.
         packing: Layout, see the module's docstring.
         multiple: Row lengths are multiples of this: 16 by default when padded, 1 else.
 
     Returns:
-        The batch, on the CPU.
+        The tokens, on the CPU.
     """
-    samples = _cut(rollouts, max_length)
     lengths = [len(sample.shared) + len(sample.own) for sample in samples]
     layout = None
     if packing == "padded":
@@ -139,23 +161,49 @@ def collate(
         layout = RowLayout(tuple(segments), num_computed + padding)
         input_ids = np.concatenate([s.tokens for s in segments])[None].astype(np.int64)
         position_ids = layout.position_ids[None]
-    return Batch(
+    return PlacedTokens(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(np.array(position_ids)),
         lengths=torch.tensor(lengths),
         layout=layout,
-        loss_index=torch.from_numpy(np.concatenate([np.arange(*own) for own in owns])),
-        targets=Targets.of(
-            [len(sample.own) for sample in samples],
-            [rollout.label for rollout in rollouts],
-            [rollout.soft_target for rollout in rollouts],
-        ),
+        owns=owns,
         counts=TokenCounts(
             all=input_ids.size,
             computed=num_computed,
             valid=sum(lengths),
             loss=sum(len(sample.own) for sample in samples),
             attended=num_attended,
+        ),
+    )
+
+
+def collate(
+    rollouts: Sequence[Rollout],
+    max_length: int,
+    packing: PackingName = "padded",
+    multiple: int | None = None,
+) -> Batch:
+    """Lays out samples as one micro batch.
+
+    Args:
+        rollouts: S samples; for a loss of pairs 2i and 2i + 1 are a pair.
+        max_length: Longest sequence, in tokens with prompt; the rest is cut off on the right. The
+            label stays the same. A sample whose roll-in fills it has no loss tokens left.
+        packing: Layout, see the module's docstring.
+        multiple: See `place_tokens`.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    samples = _cut(rollouts, max_length)
+    tokens = place_tokens(samples, packing, multiple)
+    return Batch(
+        **vars(tokens),
+        loss_index=torch.from_numpy(np.concatenate([np.arange(*own) for own in tokens.owns])),
+        targets=Targets.of(
+            [len(sample.own) for sample in samples],
+            [rollout.label for rollout in rollouts],
+            [rollout.soft_target for rollout in rollouts],
         ),
         num_truncated=sum(
             len(rollout.roll_in) + len(rollout.roll_out) > max_length for rollout in rollouts

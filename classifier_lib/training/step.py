@@ -136,8 +136,7 @@ def train_step(
             # Gradients are averaged over processes where the loss needs a sum: hence world_size.
             (batch_loss * (processes.world_size / max(num_terms, 1))).backward()
         loss_sum += batch_loss.detach()
-        if batch.layout is not None:
-            batch.layout.prepared.clear()  # masks are large
+        batch.free()
     mean_loss = float(processes.sum(loss_sum)) / max(num_terms, 1)
     # The norm is that of all processes, so all of them take the same branch below.
     grad_norm = clip_gradients(model, max_norm)

@@ -479,3 +479,15 @@ def test_processes_get_about_as_many_tokens():
 def test_the_default_limit_is_bounded():
     assert BatchPlan("packed", 17_408, 8).token_limit == 65_536
     assert BatchPlan("packed", 17_408, 8, 131_072).token_limit == 131_072
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_the_places_of_a_sequence_hold_its_tokens_at_their_positions(packing):
+    for seed in range(20):
+        rollouts = cut_rollouts(seed=seed)
+        batch = collate(rollouts, 40, packing, multiple=8)
+        for index, rollout in enumerate(rollouts):
+            places = batch.sequence(index)
+            sequence = list(itertools.chain(*cut_sample(rollout, 40)))
+            assert batch.input_ids.flatten()[places].tolist() == sequence
+            assert batch.position_ids.flatten()[places].tolist() == list(range(len(sequence)))
