@@ -72,7 +72,10 @@ class PlacedTokens:
         return inputs
 
     def sequence(self, sample: int) -> np.ndarray:
-        """Returns the places, among the R * T tokens, of all tokens of a sample that has its own."""
+        """Returns the places of all tokens of a sample among the R * T tokens, in their order.
+
+        The sample must have a token of its own.
+        """
         stop = self.owns[sample].stop
         length = int(self.lengths[sample])
         if self.layout is None:
