@@ -19,6 +19,7 @@ from classifier_lib.learner import Learner
 from classifier_lib.losses import LOSSES, Targets
 from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib.processes import Processes
+from tests.support.distributed import Played
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 BUCKET = 16
@@ -314,7 +315,7 @@ def test_processes_share_the_samples(models, data):
     parts = []
     for rank in range(4):
         forwards.append(0)
-        processes = Processes(rank, 4, torch.device("cpu"))
+        processes = Played(rank, 4, torch.device("cpu"))
         parts.append(run(models, few, batch_size=2, processes=processes))
     handle.remove()
     assert forwards == [2, 2, 2, 2]
@@ -326,7 +327,7 @@ def test_processes_share_the_samples(models, data):
 
 def test_a_process_without_any_sample_records_nothing(models, data):
     few = Subset(data, [0, 1, 2])
-    metrics = run(models, few, batch_size=2, processes=Processes(3, 4, torch.device("cpu")))
+    metrics = run(models, few, batch_size=2, processes=Played(3, 4, torch.device("cpu")))
     assert metrics["num_tokens"] == 0
     assert metrics["by_position"] == []
     assert all(metrics[name] is None for name in ("loss", *SCORES))

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from classifier_lib.training.step import (
     train_step,
 )
 from run_lib.processes import Processes
+from tests.support.distributed import Played
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
@@ -218,17 +218,6 @@ def test_dropout_follows_from_seed_and_step(tiny_config, micro_batches):
 
     assert loss() == loss()
     assert len({loss(), loss(seed=1), loss(step=1)}) == 3
-
-
-@dataclass(frozen=True)
-class Played(Processes):
-    """One of several processes, the others of which have nothing to add."""
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-    def start_any(self, is_set: Callable[[], bool]) -> Callable[[], bool]:
-        return is_set
 
 
 def test_dropout_follows_the_micro_batch_wherever_it_is(tiny_config, micro_batches):
