@@ -85,7 +85,10 @@ def check_intact(folder: str | Path, *patterns: str) -> None:
         ValueError: If some don't match; one line that begins with the folder.
     """
     if faults := find_faults(Path(folder), patterns):
-        raise ValueError(f"{folder} is damaged: {describe_faults(faults)}")
+        raise ValueError(
+            f"{folder} is damaged: {describe_faults(faults)} (if you have changed it yourself, "
+            f"remove {CHECKSUMS_FILE})"
+        )
 
 
 def describe_faults(faults: Mapping[str, str]) -> str:
