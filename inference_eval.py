@@ -19,6 +19,11 @@ the same command with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), th
 `python -m search_lib.results.shards merge`.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

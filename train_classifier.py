@@ -21,6 +21,11 @@ goes on from the newest checkpoint, on as many processes as there are then.
 # First: from here on this process ends with torchrun's agent, which the imports outlast.
 import run_lib.parent  # isort: skip  # noqa: F401
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import contextlib
 import sys
 import time

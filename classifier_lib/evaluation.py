@@ -6,6 +6,11 @@ python -m classifier_lib.evaluation --model outputs/my_run/final --data held_out
 Runs under torchrun as well; the numbers are those of one process.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -24,6 +24,11 @@ Killed at any moment, the same command goes on, and the file becomes what it wou
 `<output>.config.json` says what the values are of; a run that would mix in others is refused.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import contextlib
 import math
 import sys

@@ -8,6 +8,11 @@ the number of its tokens that were in the cache and not computed again. Several 
 router: `scripts/serve_value_model.sh`.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import argparse
 import ctypes
 import importlib

@@ -18,6 +18,11 @@ The rows are checked in parts of `--rows_per_file`, which several processes can 
 output. Killed at any moment, the same command goes on.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence

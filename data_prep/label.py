@@ -22,6 +22,11 @@ The output is `<split>/*.parquet` and a data card with the counts, `README.md`. 
 `<output>/train`.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

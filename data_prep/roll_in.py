@@ -22,6 +22,11 @@ Killed at any moment, the same command goes on. Rows that can't be used are coun
 `report.json`.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import gc
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -18,6 +18,11 @@ of one roll-in:
 `--max_length` limits the whole response: tokens before the cut count.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import asyncio
 import hashlib
 import random

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -14,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from run_lib.interrupts import INTERRUPTED, INTERRUPTED_STATUS, leave
 from run_lib.text import one_line
 
 Args = TypeVar("Args")
@@ -66,7 +68,7 @@ def naming(flag: str, *more: type[Exception]) -> Iterator[None]:
 
 
 def at_least(least: int, **values: float | None) -> None:
-    """Checks flags whose values must not be smaller than some number, nor NaN.
+    """Checks flags whose values must not be smaller than some number, nor NaN or infinite.
 
     Args:
         least: The smallest value allowed.
@@ -78,6 +80,8 @@ def at_least(least: int, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= least:
             raise InputError(f"--{name} must be at least {least}, got {value}")
+        if value == math.inf:
+            raise InputError(f"--{name} must be finite, got {value}")
 
 
 def check_installed(package: str, what: str, how: str) -> None:
@@ -101,7 +105,7 @@ def parse_shard(shard: str) -> tuple[int, int]:
     Raises:
         InputError: If it is anything else, or i is not in [0, n).
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", shard)
     if match is None or int(match[1]) >= int(match[2]):
         raise InputError(f"--shard {shard}: expected i/n with i from 0 to n - 1, e.g. 0/2")
     return int(match[1]), int(match[2])
@@ -161,39 +165,58 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
     |---|---|---|
     | a return | what is returned, else 0 | |
     | `InputError` | 2 | `PROGRAM: error: ...` |
-    | `RunStopped`, or a disk that is full or fails | 1 | `PROGRAM: stopped: ...` |
+    | `RunStopped` | 1 | `PROGRAM: stopped: ...` |
+    | `OSError`: a disk that is full, a folder that is gone | 1 | `PROGRAM: stopped: ...` |
     | Ctrl-C | 130 | `interrupted; the same command goes on from here` |
+    | SIGTERM, if the command handles none | 143, as shells have it | |
 
     Args:
         program: Name of the command, as its user types it.
         command: Does the work.
-        at_once: Whether the last two end the process without waiting for its threads, of which one
-            may be computing a batch that nobody wants any more.
+        at_once: Whether all but the first two end the process without waiting for its threads, of
+            which one may be computing a batch that nobody wants any more.
 
     Raises:
         SystemExit: With a status other than 0.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        status = command() or 0
+        with interrupts_raise():
+            status = command() or 0
+            sys.stdout.flush()
     except InputError as error:
         end(2, f"{program}: error: {one_line(error)}")
     except RunStopped as error:
         end(1, f"{program}: stopped: {one_line(error)}", at_once)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        end(1, f"{program}: stopped: {one_line(error)}; the same command goes on", at_once)
+        advice = "; the same command goes on" if error.errno in DISK_ERRORS else ""
+        end(1, f"{program}: stopped: {one_line(error)}{advice}", at_once)
     except KeyboardInterrupt:
-        end(130, "interrupted; the same command goes on from here", at_once)
+        end(INTERRUPTED_STATUS, INTERRUPTED, at_once)
     if status:
         raise SystemExit(status)
 
 
+@contextlib.contextmanager
+def interrupts_raise() -> Iterator[None]:
+    """Has Ctrl-C raise KeyboardInterrupt within the block, after `leave_on_interrupt`."""
+    if signal.getsignal(signal.SIGINT) is not leave:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, leave)
+
+
 def end(status: int, line: str, at_once: bool = False) -> NoReturn:
     """Ends this process with a status and a line on standard error; see `run_command`."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # a pipe that nobody reads any more, or a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(line, file=sys.stderr, flush=True)
     if at_once:
-        sys.stdout.flush()
         os._exit(status)
     raise SystemExit(status)

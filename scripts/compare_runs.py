@@ -6,6 +6,11 @@
 A curve is `label=folder:method`: a run of inference_eval.py and one of its aggregations.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

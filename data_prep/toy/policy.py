@@ -7,6 +7,11 @@ minute or two on two cores. A second run with the same flags finds the finished 
 alone.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import itertools
 import math
 import random

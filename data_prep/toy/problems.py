@@ -5,6 +5,11 @@
 None of them is one of the held-out problems.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,6 +11,11 @@ The shards of a run become one run by
         --output_path outputs/aime-24/records.jsonl
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

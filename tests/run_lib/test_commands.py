@@ -69,11 +69,16 @@ def test_the_first_value_that_is_too_small_is_named(value):
         at_least(1, batch_size=2, max_length=value, seed=0)
 
 
+def test_no_value_is_infinite():
+    with pytest.raises(InputError, match=r"^--patience must be finite, got inf$"):
+        at_least(1, seed=5, patience=float("inf"))
+
+
 def test_a_shard_is_one_of_so_many():
     assert [parse_shard(text) for text in ("0/1", "0/12", "11/12")] == [(0, 1), (0, 12), (11, 12)]
 
 
-@pytest.mark.parametrize("text", ["", "1", "1/1", "12/12", "-1/2", "0/0", "1/2/3", "a/b"])
+@pytest.mark.parametrize("text", ["", "1", "1/1", "12/12", "-1/2", "0/0", "1/2/3", "a/b", "٣/٤"])
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(InputError, match=f"--shard {text}: expected i/n with i from"):
         parse_shard(text)
@@ -228,12 +233,34 @@ def test_an_expected_error_is_one_line_and_a_status(error, status, line, capsys)
     assert output.out == ""
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "a")])
-def test_other_errors_keep_their_traceback(error):
-    def command() -> None:
-        raise error
+def test_a_number_of_shards_may_have_few_digits():
+    with pytest.raises(InputError, match="expected i/n"):
+        parse_shard("0/" + "9" * 5000)
 
-    with pytest.raises(type(error)):
+
+def test_what_a_disk_does_is_one_line_and_a_status(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("program", lambda: int((tmp_path / "absent").read_text()))
+    assert exit_info.value.code == 1
+    line = f"program: stopped: [Errno 2] No such file or directory: '{tmp_path}/absent'\n"
+    assert capsys.readouterr().err == line
+
+
+def test_output_that_nobody_reads_is_one_line_and_a_status():
+    code = "from run_lib.commands import run_command; run_command('p', lambda: print('x' * 10**6))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"p: stopped: [Errno 32] Broken pipe\n"
+        assert process.wait(60) == 1
+
+
+def test_other_errors_keep_their_traceback():
+    def command() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
         run_command("program", command)
 
 
