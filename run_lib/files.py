@@ -19,6 +19,17 @@ TEMPORARY_FILES = ".*.tmp"
 
 
 @contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Has the disk's errors in the block name a file: those of opened files name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that becomes `path` when the block succeeds.
 
@@ -73,7 +84,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming_file(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -81,17 +92,6 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming_file(path: Path) -> Iterator[None]:
-    """Adds its file to an error of writing, which knows none: the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -119,15 +119,11 @@ def replace_file(path: Path, content: Any) -> None:
     # Matches TEMPORARY_FILES.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with _naming_file(path), temporary.open("wb") as file:
+        with naming_file(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-    except OSError as error:
-        if error.filename is None:  # as for a write
-            error.filename = str(path)
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,11 @@
 """Files of JSON lines that are appended to: a line is whole, or cut off by the next start."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from run_lib.files import naming_file
 
 
 def append_lines(path: Path, lines: Iterable[bytes]) -> None:
@@ -11,11 +14,21 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
     Args:
         path: The file; it is made if there is none.
         lines: Each with its newline.
+
+    Raises:
+        OSError: Naming the file, if the disk doesn't take all of them; it then has none of them.
     """
-    with path.open("ab") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
+    content = memoryview(b"".join(lines))
+    with naming_file(path), path.open("ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(start)
+            raise
 
 
 def cut_torn_line(path: Path) -> None:

@@ -3,14 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from run_lib.commands import InputError
-from run_lib.files import lock_file
+from run_lib.files import atomic_file, lock_file
 from run_lib.lines import append_lines
 from run_lib.text import shorten
 from search_lib.results.cost import SearchCost
@@ -222,8 +222,10 @@ class RecordFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             busy = f"another process is writing to {path.parent}"
             self._lock = lock_file(path.with_name(LOCK_NAME), busy)
-            if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
-                raise PermissionError(f"no permission to write {path}, or it is a folder")
+            if path.exists() and not path.is_file():
+                raise PermissionError("it is no file")
+            if not os.access(path if path.exists() else path.parent, os.W_OK):
+                raise PermissionError("no permission")
         except OSError as error:
             raise InputError(f"--output_path {path} cannot be written: {error}") from error
 
@@ -242,6 +244,7 @@ class RecordFile:
         Raises:
             InputError: If a whole line is no record of this version, or of another search; the
                 file is left alone.
+            OSError: If the disk has no room to move lines aside; the file is left as it was.
         """
         if self.path.exists():
             self.finished, damaged = _repair(self.path, searches)
@@ -254,6 +257,7 @@ class RecordFile:
 
         Raises:
             ValueError: If the file has this search already.
+            OSError: If the disk doesn't take it; the file is left as it was.
         """
         if record.key in self.finished:
             raise ValueError(f"{self.path} already holds the search {record.key}")
@@ -275,24 +279,34 @@ class RecordFile:
 
 def _repair(path: Path, searches: Collection[RecordKey] | None) -> tuple[set[RecordKey], int]:
     finished: set[RecordKey] = set()
-    damaged: list[bytes] = []
-    whole = path.with_name(path.name + ".tmp")
-    try:
-        with whole.open("wb") as target:
-            for line in read_lines(path, searches):
-                with_newline = line.content.rstrip(b"\n") + b"\n"
-                if line.record is None or line.record.key in finished:
-                    damaged.append(with_newline)
-                else:
-                    finished.add(line.record.key)
-                    target.write(with_newline)
-            target.flush()
-            os.fsync(target.fileno())
-        if damaged:
-            with path.with_name(path.name + ".damaged").open("ab") as aside:
-                aside.writelines(damaged)
-        if damaged or whole.stat().st_size != path.stat().st_size:
-            os.replace(whole, path)
-    finally:
-        whole.unlink(missing_ok=True)
+    damaged: list[Line] = []
+    line = None
+    for line in read_lines(path, searches):
+        if line.record is None or line.record.key in finished:
+            damaged.append(line)
+        else:
+            finished.add(line.record.key)
+    if damaged:
+        aside = path.with_name(path.name + ".damaged")
+        append_lines(aside, [line.content.rstrip(b"\n") + b"\n" for line in damaged])
+        _remove(path, damaged)
+    is_kept = line is not None and (not damaged or line is not damaged[-1])
+    if line is not None and is_kept and not line.content.endswith(b"\n"):
+        append_lines(path, [b"\n"])
     return finished, len(damaged)
+
+
+def _remove(path: Path, damaged: Sequence[Line]) -> None:
+    first, last = damaged[0], damaged[-1]
+    if first is last and not first.content.endswith(b"\n"):
+        # The half line of a kill. Full disks have no room for a copy of the file.
+        with path.open("rb+") as file:
+            file.truncate(first.start)
+        return
+    starts = {line.start for line in damaged}
+    start = 0
+    with path.open("rb") as source, atomic_file(path) as whole:
+        for content in source:
+            if start not in starts:
+                whole.write(content)
+            start += len(content)

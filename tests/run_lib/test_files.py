@@ -21,6 +21,7 @@ from run_lib.files import (
     write_files,
     write_json,
 )
+from tests.support.full_disk import no_file_beyond
 from tests.support.paths import ROOT
 
 # Whole files.
@@ -182,3 +183,18 @@ def test_other_errors_of_locking_are_raised(tmp_path, monkeypatch):
     fail_to_lock(monkeypatch, errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
         try_lock(tmp_path / "lock")
+
+
+@pytest.mark.parametrize("write", [write_json, lambda path, content: fill(path, content)])
+def test_a_file_that_the_disk_does_not_take_is_named_and_stays_as_it_was(tmp_path, write):
+    path = tmp_path / "settings.json"
+    path.write_text("{}")
+    with no_file_beyond(5), pytest.raises(OSError, match=f"too large: '{path}'"):
+        write(path, {"key": "a long value"})
+    assert path.read_text() == "{}"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def fill(path, content):
+    with atomic_file(path) as file:
+        file.write(str(content).encode())

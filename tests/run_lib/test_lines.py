@@ -3,6 +3,7 @@
 import pytest
 
 from run_lib.lines import append_lines, cut_torn_line
+from tests.support.full_disk import no_file_beyond
 
 PART = 2**16
 """Bytes that are read at a time."""
@@ -36,3 +37,14 @@ def test_all_whole_lines_stay(tmp_path):
 def test_an_absent_file_stays_absent(tmp_path):
     cut_torn_line(tmp_path / "lines")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("room", [0, 1, 5])
+def test_lines_that_the_disk_does_not_take_leave_nothing(tmp_path, room):
+    path = tmp_path / "lines"
+    append_lines(path, [b"a\n"])
+    with no_file_beyond(2 + room), pytest.raises(OSError, match=f"too large: '{path}'"):
+        append_lines(path, [b"b\n", b"c" * 9 + b"\n"])
+    assert path.read_bytes() == b"a\n"
+    append_lines(path, [b"d\n"])
+    assert path.read_bytes() == b"a\nd\n"

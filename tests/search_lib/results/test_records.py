@@ -1,6 +1,7 @@
 """Records: whole or absent, each search once, whatever happened to the file."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from search_lib.results.records import (
     read_records,
 )
 from search_lib.strategies import Node
+from tests.support.full_disk import no_file_beyond
 
 
 def make_record(problem_id, repetition=0):
@@ -229,3 +231,50 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     records.close()
     assert path.read_text() == '{"problem": "1 + 1", "answer": 2}\n'
     assert not (tmp_path / "problems.jsonl.damaged").exists()
+
+
+def test_a_full_disk_has_room_for_the_repair_after_a_kill(tmp_path):
+    path = tmp_path / "out.jsonl"
+    fill(path, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:50])
+    records = RecordFile(path)
+    with no_file_beyond(60):
+        assert records.recover() == 1
+    records.close()
+    assert path.read_bytes() == whole
+    assert (tmp_path / "out.jsonl.damaged").read_bytes() == whole[:50] + b"\n"
+
+
+@pytest.mark.parametrize("room", [0, 60])  # for nothing, for the damaged line alone
+def test_a_repair_that_the_disk_has_no_room_for_leaves_the_file_alone(tmp_path, room):
+    path = tmp_path / "out.jsonl"
+    fill(path, 3)
+    damaged = b"torn\n" + path.read_bytes()
+    path.write_bytes(damaged)
+    records = RecordFile(path)
+    with no_file_beyond(room), pytest.raises(OSError, match=r"too large: '.*out.jsonl"):
+        records.recover()
+    assert path.read_bytes() == damaged
+    assert not list(tmp_path.glob("*.tmp"))
+    assert records.recover() == 1
+    records.close()
+    assert path.read_bytes() == damaged[5:]
+
+
+def test_a_record_that_the_disk_does_not_take_can_be_written_later(tmp_path):
+    path = tmp_path / "out.jsonl"
+    fill(path, 1)
+    with RecordFile(path) as records:
+        assert records.recover() == 0
+        with no_file_beyond(path.stat().st_size + 9), pytest.raises(OSError, match="too large"):
+            records.append(make_record("p1"))
+        records.append(make_record("p1"))
+    assert [record.problem_id for record in read_records(path)] == ["p0", "p1"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_records_go_to_a_file(tmp_path, make):
+    make(tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match="cannot be written: it is no file"):
+        RecordFile(tmp_path / "out.jsonl")
