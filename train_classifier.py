@@ -35,7 +35,6 @@ from typing import Any
 
 import datasets
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import Qwen2Config
 
@@ -81,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; `argv` is the command line by default."""
     args = parse_args(argv)
     quiet_transformers()
-    # Its warning of a new head is expected; initialize_from_policy checks what else is missing.
-    transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
 

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig, Qwen2Config
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib.checksums import check_intact
-from run_lib.hub import load_config, loading
+from run_lib.hub import check_weights, load_config, loading
 from run_lib.text import some_of
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
@@ -58,16 +58,10 @@ def load_value_model(
             trust_remote_code=False,
             use_cache=False,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are named below
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    # transformers would go on with random weights.
-    misshapen = {name for name, *_ in info["mismatched_keys"]}
-    for what, names in (("no", info["missing_keys"]), ("misshapen", misshapen)):
-        if names:
-            raise ValueError(
-                f"{path} is no value model: {what} weights for {some_of(sorted(names))}"
-            )
+    check_weights(path, info, "is no value model")
     return model.to(device).eval()
 
 
@@ -151,8 +145,5 @@ def initialize_from_policy(
             output_loading_info=True,
         )
     new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}
-    misshapen = {name for name, *_ in info["mismatched_keys"]}
-    for what, names in (("no", set(info["missing_keys"]) - new_head), ("misshapen", misshapen)):
-        if names:
-            raise ValueError(f"{path} has {what} weights for {some_of(sorted(names))}")
+    check_weights(path, info, new=new_head)
     return model

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from tqdm import tqdm
 from transformers.utils import is_flash_attn_2_available
 
@@ -255,8 +254,6 @@ def run(args: ScoreArgs) -> int:
         InputError: See `score_file`.
     """
     quiet_transformers()
-    # It would report missing weights over many lines; load_value_model names them in one.
-    transformers.utils.logging.set_verbosity_error()
     summary = score_file(args)
     num_scored = summary.num_rows - summary.num_bad
     print(f"{num_scored} of {summary.num_rows} rows have a value: {args.output}")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json")
+MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
 DATA_FILES = ("*.parquet", "*.arrow", "*.jsonl")
 
 _ENDS = 2**20  # bytes

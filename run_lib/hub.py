@@ -1,7 +1,8 @@
 """Folders and repositories in the form of the Hugging Face Hub: load, check, upload."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
 
 from run_lib.checksums import check_intact
 from run_lib.commands import RunStopped
-from run_lib.text import one_line, shorten
+from run_lib.text import one_line, shorten, some_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,8 +37,12 @@ class NotPushed(RunStopped):
 
 
 def quiet_transformers() -> None:
-    """Turns off transformers' bars of loading weights, which no command wants in its output."""
+    """Turns off what transformers says on loading weights, which no command wants in its output.
+
+    These are bars, and reports of many lines on missing weights: `check_weights` names them in one.
+    """
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 @contextlib.contextmanager
@@ -63,7 +68,7 @@ def loading(path: str | Path, failure: str = "no model could be loaded") -> Iter
 def _reason(path: str | Path, error: Exception) -> str:
     if "trust_remote_code" in str(error):  # transformers has no error of its own for this
         return "it comes with code of its own, which is not run"
-    place = "" if Path(path).exists() else "no such folder, and from the Hub: "
+    place = "" if os.path.exists(path) else "no such folder, and from the Hub: "
     return f"{place}{type(error).__name__}: {one_line(error)}"
 
 
@@ -77,9 +82,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     check_intact(path, *TOKENIZER_FILES)
     with loading(path, "no tokenizer could be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    # Of a folder with a Qwen2 config.json and no tokenizer, transformers makes one that knows the
-    # end of text only, and turns every text into nothing.
-    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+        ids = tokenizer.encode("the answer is 1", add_special_tokens=False)
+    # Of a folder with a Qwen2 config.json and no tokenizer, transformers makes one that knows some
+    # control tokens only, and turns every text into nothing.
+    if not ids:
         raise ValueError(f"{path}: no tokenizer could be loaded: its files are missing")
     return tokenizer
 
@@ -125,6 +131,31 @@ def _impossible_size(config: dict[str, Any]) -> str | None:
         if sizes.get(name, 0) % sizes.get(by, 1):
             return f"{name} {sizes[name]}, which is no multiple of {by} {sizes[by]}"
     return None
+
+
+def check_weights(
+    path: str | Path,
+    info: Mapping[str, Any],
+    failure: str = "is no whole model",
+    new: Collection[str] = (),
+) -> None:
+    """Checks that a model was loaded whole: transformers goes on with random weights.
+
+    Args:
+        path: What it was loaded from.
+        info: What `from_pretrained` tells with `output_loading_info`; to name weights of another
+            shape it needs `ignore_mismatched_sizes`, too.
+        failure: What it means for the user that some are missing.
+        new: Weights that may be missing.
+
+    Raises:
+        ValueError: Naming weights that are missing or of another shape; begins with the path.
+    """
+    missing = sorted(set(info["missing_keys"]) - set(new))
+    misshapen = sorted({name for name, *_ in info["mismatched_keys"]})
+    for what, names in (("no", missing), ("misshapen", misshapen)):
+        if names:
+            raise ValueError(f"{path} {failure}: {what} weights for {some_of(names)}")
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

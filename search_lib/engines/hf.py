@@ -1,5 +1,6 @@
 """Blocks from a transformers model in this process: the default engine, on a CPU or one GPU."""
 
+import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from classifier_lib.modeling import resolve_attention
-from run_lib.hub import loading
+from run_lib.hub import check_weights, loading
 from search_lib.batching import Batcher
 from search_lib.engines.base import Block, Expansion, Sampling
 
@@ -31,10 +32,17 @@ CHUNK_TOKENS = 16
 
 
 class GenerationRequest(NamedTuple):
-    """One waiting call of `HfEngine.generate`."""
+    """Samples of one call of `HfEngine.generate` that share a batch.
+
+    Attributes:
+        expansion: The call's, with the number of these samples as its `n`.
+        sampling: How tokens are drawn.
+        first: Number of the first of them among the call's.
+    """
 
     expansion: Expansion
     sampling: Sampling
+    first: int
 
 
 class SeededSampling(LogitsProcessor):
@@ -60,6 +68,8 @@ class SeededSampling(LogitsProcessor):
         cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)
         quantile = self.uniforms[:, step, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, quantile, right=True)
+        # Beyond the last one for a row of NaN only, which `FiniteLogits` has noted.
+        chosen.clamp_(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 
@@ -91,11 +101,32 @@ class TokenLogprobs(LogitsProcessor):
             self._pending = None
 
 
+class FiniteLogits(LogitsProcessor):
+    """Notes whether all logits were numbers, without waiting for the device.
+
+    No draw from others makes sense, and the index of a greedy one may be any.
+
+    Args:
+        device: Device of the logits.
+
+    Attributes:
+        hold: Whether they were, a boolean tensor.
+    """
+
+    def __init__(self, device: torch.device):
+        self.hold = torch.ones((), dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Looks at the logits, [rows, vocabulary]: the largest of a row is NaN where one is."""
+        self.hold &= scores.amax(-1).isfinite().all()
+        return scores
+
+
 class HfEngine:
     """Batches waiting requests into calls of the library's `generate`.
 
     A request is answered when its own rows have ended, to within `CHUNK_TOKENS`; requests that come
-    meanwhile wait for the batch's last row.
+    meanwhile wait for the batch's last row. One for more samples than a batch takes is divided.
 
     Args:
         model: A causal language model in eval mode.
@@ -121,6 +152,8 @@ class HfEngine:
         model.generation_config = GenerationConfig(pad_token_id=pad_token_id)
         self.model: Any = model  # the type stubs of `generate` refuse a plain PreTrainedModel
         self.pad_token_id = pad_token_id
+        self._max_batch_rows = max_batch_rows
+        self._max_batch_tokens = max_batch_tokens
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
         self._batcher: Batcher[GenerationRequest, list[Block]] = Batcher(
             self._generate_batch,
@@ -158,17 +191,22 @@ class HfEngine:
             max_batch_rows: See the class.
 
         Raises:
-            ValueError: If there is no such model, its files are damaged, or it needs code of its
-                own; begins with the path.
+            ValueError: If there is no such model, its files are damaged or don't hold all weights,
+                or it needs code of its own; begins with the path.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with loading(model_path):
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            model: Any
+            info: dict[str, Any]
+            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 model_path,
                 attn_implementation=resolve_attention(attention_impl),
                 dtype="auto",
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
+        check_weights(model_path, info)
         model = model.to(device).eval()
         pad = model.config.pad_token_id
         return cls(model, 0 if pad is None else pad, executor, max_batch_rows)
@@ -187,7 +225,16 @@ class HfEngine:
                 f"a prefix of {len(expansion.prefix_ids)} tokens and a block of "
                 f"{expansion.max_new_tokens} exceed the policy's context of {context} tokens"
             )
-        return await self._batcher.submit(GenerationRequest(expansion, sampling))
+        together = min(self._max_batch_rows, self._max_batch_tokens // _longest_path(expansion))
+        together = max(1, together)
+        parts = [
+            GenerationRequest(
+                replace(expansion, n=min(together, expansion.n - first)), sampling, first
+            )
+            for first in range(0, expansion.n, together)
+        ]
+        blocks = await asyncio.gather(*map(self._batcher.submit, parts))
+        return [block for part in blocks for block in part]
 
     async def close(self) -> None:
         """Fails the waiting requests and lets the worker thread end."""
@@ -205,7 +252,7 @@ class HfEngine:
         limits = [expansions[i].max_new_tokens for i in request_of_row]
         sampling, stop_token_ids = requests[0].sampling, expansions[0].stop_token_ids
         with_logprobs = expansions[0].logprobs
-        uniforms = torch.from_numpy(draw_uniforms(expansions)).to(device)
+        uniforms = torch.from_numpy(draw_uniforms(requests)).to(device)
 
         # Each prefix is computed once, then its states are handed to its n rows.
         input_ids, mask = left_pad([e.prefix_ids for e in expansions], self.pad_token_id, device)
@@ -223,6 +270,7 @@ class HfEngine:
         new_ids: list[list[int]] = [[] for _ in limits]
         new_logprobs: list[list[float]] = [[] for _ in limits]
         done = 0
+        finite = FiniteLogits(device)
         while alive:
             chunk = min(CHUNK_TOKENS, max(limits[row] for row in alive) - done)
             logprobs = TokenLogprobs() if with_logprobs else None
@@ -232,11 +280,18 @@ class HfEngine:
                 past_key_values=cache,
                 max_new_tokens=chunk,
                 do_sample=False,  # the processors draw
-                logits_processor=sampling_processors(
-                    sampling, uniforms[alive, done:], input_ids.shape[1], logprobs
+                logits_processor=LogitsProcessorList(
+                    [
+                        finite,
+                        *sampling_processors(
+                            sampling, uniforms[alive, done:], input_ids.shape[1], logprobs
+                        ),
+                    ]
                 ),
                 eos_token_id=list(stop_token_ids) or None,
             )
+            if not finite.hold:
+                raise ValueError("the policy's logits are not finite: its weights, or their type")
             if logprobs:
                 for row, numbers in zip(alive, logprobs.rows(output), strict=True):
                     new_logprobs[row] += numbers
@@ -317,14 +372,14 @@ def left_pad(
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
-def draw_uniforms(expansions: Sequence[Expansion]) -> np.ndarray:
+def draw_uniforms(requests: Sequence[GenerationRequest]) -> np.ndarray:
     """Returns random numbers in [0, 1), [rows, longest limit], a row's from (its seed, sample)."""
-    longest = max(expansion.max_new_tokens for expansion in expansions)
+    longest = max(expansion.max_new_tokens for expansion, _, _ in requests)
     return np.stack(
         [
             np.random.default_rng((expansion.seed, sample)).random(longest)
-            for expansion in expansions
-            for sample in range(expansion.n)
+            for expansion, _, first in requests
+            for sample in range(first, first + expansion.n)
         ]
     )
 

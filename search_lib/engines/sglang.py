@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from run_lib.hub import loading
 from run_lib.text import one_line
 from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.sglang_protocol import SglangSamples, read_block, sampling_params
@@ -64,12 +65,17 @@ class SglangEngine(SglangSamples):
             vocab_size: Vocabulary of the policy.
             arguments: Arguments of SGLang's `ServerArgs`, see `server_arguments`. On a machine
                 without CUDA those of `CPU_ARGUMENTS` come first.
+
+        Raises:
+            ValueError: If SGLang can't be imported or doesn't start; begins with the path.
         """
         defaults: dict[str, Any] = {"enable_deterministic_inference": True, "log_level": "error"}
         if not torch.cuda.is_available():
             defaults |= CPU_ARGUMENTS
-        new_engine = import_engine()
-        engine = new_engine(**defaults | arguments, model_path=model_path, skip_tokenizer_init=True)
+        arguments = defaults | arguments
+        with loading(model_path, "SGLang could not be started"):
+            new_engine = import_engine()
+            engine = new_engine(**arguments, model_path=model_path, skip_tokenizer_init=True)
         return cls(engine, vocab_size)
 
     async def close(self) -> None:

@@ -28,8 +28,13 @@ def server_arguments(settings: Sequence[str]) -> dict[str, Any]:
     """
     if not settings:
         return {}
-    import msgspec  # SGLang's own way of typing them
-    from sglang.srt.server_args import ServerArgs
+    try:
+        import msgspec  # SGLang's own way of typing them
+        from sglang.srt.server_args import ServerArgs
+    except Exception as error:  # whatever its dependencies come up with
+        raise InputError(
+            f"--engine_args: SGLang could not be imported: {type(error).__name__}: {error}"
+        ) from error
 
     types = {field.name: field.type for field in msgspec.structs.fields(ServerArgs)}
     arguments: dict[str, Any] = {}

@@ -221,3 +221,9 @@ def test_a_folder_with_code_that_is_not_needed_loads_without_it(tmp_path, no_ans
     assert model_size(policy) is not None
     assert model_size(value_model) is not None
     assert not marker.exists()
+
+
+def test_a_path_that_no_disk_takes_is_one_line():
+    path = "x" * 300
+    with pytest.raises(ValueError, match=f"^{path}: no model could be found: no such folder"):
+        load_config(path)

@@ -1,16 +1,21 @@
 """The embedded engine and scorer on small random models, against one sequence at a time."""
 
 import asyncio
+import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ScoringRequest, ValueScorer
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from search_lib.engines import hf
 from search_lib.engines.base import Block
 from search_lib.engines.hf import HfEngine
 from search_lib.scorers.hf import HfScorer
@@ -176,3 +181,70 @@ def test_the_scorer_values_each_block_of_each_search(classifier):
     for of_search, expected_of_search in zip(found, expected, strict=True):
         assert of_search.values == pytest.approx(expected_of_search.values, abs=1e-6)
         assert of_search.tokens_cached == expected_of_search.tokens_cached
+
+
+def test_samples_do_not_depend_on_how_a_request_is_divided(policy_path):
+    asked = [request([5, 6, 7], 5, seed=3)]
+    ((*blocks,),) = generate_all(policy_path, asked)
+    assert len({tuple(block.token_ids) for block in blocks}) == 5
+    assert generate_all(policy_path, asked, max_batch_rows=2) == [blocks]
+
+
+def test_no_batch_has_more_rows_than_allowed(policy_path, monkeypatch):
+    rows = []
+    draw = hf.draw_uniforms
+
+    def note(requests):
+        uniforms = draw(requests)
+        rows.append(len(uniforms))
+        return uniforms
+
+    monkeypatch.setattr(hf, "draw_uniforms", note)
+    generate_all(policy_path, [request([5], 7), request([6], 1)], max_batch_rows=3)
+    assert max(rows) <= 3
+    assert sum(rows) == 8
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_logits_that_are_no_numbers_are_an_error(policy_path, tmp_path, temperature):
+    weights = load_file(Path(policy_path) / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    shutil.copytree(policy_path, tmp_path / "bad")
+    save_file(weights, tmp_path / "bad/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="the policy's logits are not finite"):
+        generate_all(str(tmp_path / "bad"), [request([5], 2, temperature=temperature)])
+
+
+@pytest.mark.parametrize(("new", "kind"), [(None, "no"), (torch.ones(7), "misshapen")])
+def test_a_policy_without_all_its_weights_is_refused(policy_path, tmp_path, new, kind):
+    weights = load_file(Path(policy_path) / "model.safetensors")
+    del weights["model.norm.weight"]
+    weights |= {} if new is None else {"model.norm.weight": new}
+    folder = shutil.copytree(policy_path, tmp_path / "bad")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    message = f"^{folder} is no whole model: {kind} weights for model.norm.weight$"
+    with pytest.raises(ValueError, match=message):
+        HfEngine.load(str(folder), device="cpu")
+
+
+def test_weights_of_torch_are_read_without_running_what_is_in_them(policy_path, tmp_path):
+    """transformers reads such files with `weights_only`."""
+    folder = Path(shutil.copytree(policy_path, tmp_path / "bad"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    before = fingerprint(folder, MODEL_FILES)
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert fingerprint(folder, MODEL_FILES) != before
+    HfEngine.load(str(folder), device="cpu")
+    torch.save(RunsWhenRead(tmp_path / "ran"), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=f"^{folder}: no model could be loaded: Unpickling"):
+        HfEngine.load(str(folder), device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+class RunsWhenRead:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)

@@ -16,9 +16,11 @@ import inference_eval
 from run_lib.commands import InputError
 from search_lib.engines.base import Block, Sampling
 from search_lib.engines.choice import settle_engine
+from search_lib.engines.factory import open_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
 from search_lib.engines.http_service import BadReply
+from search_lib.engines.sglang_arguments import server_arguments
 from search_lib.engines.sglang_protocol import read_block, sampling_params
 from tests.support.flags import replace_flags
 from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
@@ -318,3 +320,14 @@ def test_a_missing_sglang_is_named_at_the_start(monkeypatch):
 def test_settings_that_no_engine_can_have_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         replace(EngineFlags("sglang"), **changes).check()
+
+
+def test_an_sglang_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sglang", None)
+    folder = str(save_tiny_policy(tmp_path))
+    message = f"^{folder}: SGLang could not be started: ModuleNotFoundError: import of sglang"
+    with pytest.raises(ValueError, match=message):
+        open_engine(EngineFlags("sglang"), folder, torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "sglang.srt.server_args", None)
+    with pytest.raises(InputError, match=r"^--engine_args: SGLang could not be imported: "):
+        server_arguments(["a=b"])
