@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import random
+import re
 import resource
 import socket
 import time
@@ -139,9 +140,11 @@ class HttpService:
                 deadline = deadline or time.monotonic() + self.patience
             # Jitter, so that the requests of one outage don't come back as one wave.
             pause = max(wait, delay * random.uniform(0.5, 1.0))
-            if time.monotonic() + pause > deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise EngineUnavailable(f"{last}; given up after {self.patience:.0f} s")
-            await asyncio.sleep(pause)
+            # The last attempt is made when the patience ends, whatever the server asks for.
+            await asyncio.sleep(min(pause, left))
             delay = min(2 * delay, LONGEST_DELAY)
 
     async def close(self) -> None:
@@ -242,8 +245,14 @@ def make_socket(address: tuple[Any, ...]) -> socket.socket:
 
 def check_url(url: str) -> str:
     """Returns the URL without its last slash; raises ValueError if it is no URL of a server."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    try:
+        parts = urlsplit(url)
+        is_server = (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        ) and not (parts.query or parts.username or re.search(r"[\s\0-\x1f\x7f]", url))
+    except ValueError:  # of a port that is none
+        is_server = False
+    if not is_server:
         raise ValueError(f"{url!r} is not of the form http://host:port")
     return url.rstrip("/")
 

@@ -92,19 +92,25 @@ class SglangServerScorer:
         return await self.service.post(
             "/v1/embeddings",
             {"model": "value-model", "input": paths},
-            lambda reply: parse_scores(reply, len(paths)),
+            lambda reply: parse_scores(reply, [len(path) for path in paths]),
             prompt,
         )
 
 
-def parse_scores(reply: Any, count: int) -> Scores:
-    """Returns the values of `count` paths, in order, from the server's reply.
+def parse_scores(reply: Any, lengths: Sequence[int]) -> Scores:
+    """Returns the values of paths, in order, from the server's reply.
 
     A server that `classifier_lib.serve` did not start doesn't report the number of cached tokens.
 
+    Args:
+        reply: The JSON that it sent.
+        lengths: Tokens of each path.
+
     Raises:
-        BadReply: Unless it holds class probabilities for each path, with its number from 0.
+        BadReply: Unless it holds class probabilities for each path, with its number from 0, and no
+            more cached tokens than the path has.
     """
+    count = len(lengths)
     try:
         places = [item["index"] for item in reply["data"]]
         if len(places) != count:
@@ -112,15 +118,22 @@ def parse_scores(reply: Any, count: int) -> Scores:
         if any(type(place) is not int for place in places) or {*places} != {*range(count)}:
             raise BadReply(f"values with the numbers {shorten(places)} for {count} paths")
         rows = [item["embedding"] for item in sorted(reply["data"], key=lambda item: item["index"])]
-        are_probabilities = all(
-            all(0.0 <= probability <= 1.0 for probability in row[:3])  # also refuses NaN
-            and math.isclose(sum(row[:3]), 1.0, abs_tol=1e-3)
-            for row in rows
-        )
+        are_scores = all(map(_is_score, rows, lengths))
         cached = [int(row[3]) for row in rows if len(row) == 4]
     except (KeyError, TypeError, ValueError) as error:
         raise BadReply(f"no class probabilities: {shorten(reply)}") from error
-    if not are_probabilities or any(not 3 <= len(row) <= 4 for row in rows):
+    if not are_scores:
         raise BadReply(f"no class probabilities: {shorten(reply)}")
     values = [row[SUCCESS_CLASS] for row in rows]
     return Scores(values, sum(cached) if len(cached) == count else None)
+
+
+def _is_score(row: list[Any], length: int) -> bool:
+    """Returns whether these are class probabilities, maybe with a number of cached tokens."""
+    return (
+        3 <= len(row) <= 4
+        and all(type(number) in (int, float) for number in row)
+        and all(0.0 <= probability <= 1.0 for probability in row[:3])  # also refuses NaN
+        and math.isclose(sum(row[:3]), 1.0, abs_tol=1e-3)
+        and all(0 <= cached <= length for cached in row[3:])
+    )

@@ -232,7 +232,14 @@ def test_opening_a_service_raises_the_limit_of_open_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize("url", ["localhost:30000", "ftp://host", "http://", "http://h/?a=b", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:30000", "ftp://host", "http://", "http://h/?a=b", ""),
+        *("http://h:99999", "http://h:-1", "http://h:0", "http://h:a", "http://[::1"),
+        *("http://a b:1", "http://h\n:1", "http://u:p@h:1", "http://h:1/\0"),
+    ],
+)
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(ValueError, match="is not of the form http://host:port"):
         HttpService([url])
@@ -396,3 +403,8 @@ def test_a_key_goes_to_the_servers_that_were_named():
 
     asyncio.run(body())
     assert seen == ["Bearer s3cret", "Bearer s3cret", None, None]
+
+
+def test_a_server_that_asks_for_more_than_the_patience_is_asked_once_more():
+    busy = {"status": 503, "headers": {"Retry-After": "1e308"}}
+    assert post_once(busy, {"text": "[1]"}, patience=0.1)[0] == [1]

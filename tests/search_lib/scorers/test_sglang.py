@@ -291,10 +291,10 @@ GOOD = [0.25, 0.5, 0.25]
 
 def test_rows_are_taken_by_their_index_and_counts_where_there_are_some():
     reply = rows([*GOOD, 40.0], [0.1, 0.2, 0.7, 2.0])
-    assert parse_scores(reply, 2) == ([0.5, 0.2], 42)
+    assert parse_scores(reply, [50, 50]) == ([0.5, 0.2], 42)
     reply["data"].reverse()
-    assert parse_scores(reply, 2) == ([0.5, 0.2], 42)
-    assert parse_scores(rows(GOOD, GOOD), 2) == ([0.5, 0.5], None)  # of plain SGLang
+    assert parse_scores(reply, [50, 50]) == ([0.5, 0.2], 42)
+    assert parse_scores(rows(GOOD, GOOD), [50, 50]) == ([0.5, 0.5], None)  # of plain SGLang
 
 
 BAD_REPLIES = {
@@ -305,6 +305,10 @@ BAD_REPLIES = {
     "an embedding": rows([0.1] * 32),
     "two classes": rows([0.5, 0.5]),
     "an endless cache": rows([*GOOD, float("inf")]),
+    "more than all tokens cached": rows([*GOOD, 4]),
+    "fewer than no tokens cached": rows([*GOOD, -1]),
+    "a text for a count": rows([*GOOD, "1"]),
+    "truth values": rows([False, True, False]),
     "another number": {"data": [{"index": 1, "embedding": GOOD}]},
     "a truth value for a number": {"data": [{"index": False, "embedding": GOOD}]},
     "no number": {"data": [{"embedding": GOOD}]},
@@ -340,9 +344,9 @@ def test_a_reply_without_values_is_asked_for_again_then_an_error(reply):
 def test_each_path_has_one_row():
     twice = {"data": [{"index": 0, "embedding": GOOD}, {"index": 0, "embedding": GOOD}]}
     with pytest.raises(BadReply, match=r"values with the numbers \[0, 0\] for 2 paths"):
-        parse_scores(twice, 2)
+        parse_scores(twice, [50, 50])
     with pytest.raises(BadReply, match="values of 2 paths instead of 1"):
-        parse_scores(rows(GOOD, GOOD), 1)
+        parse_scores(rows(GOOD, GOOD), [50])
 
 
 def test_all_requests_of_a_prompt_carry_its_key():
