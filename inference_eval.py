@@ -99,7 +99,9 @@ def main(args: Args) -> int:
             failures = asyncio.run(search(args, jobs, len(missing), recorder, records))
 
         # Vote, and report.
-        if args.shard is None:
+        if not records.finished:
+            print("no search has ended well: there is nothing to report")
+        elif args.shard is None:
             rows = report(args.output_path, config)
             if args.neptune_project:
                 log_to_neptune(args, args.neptune_project, rows)

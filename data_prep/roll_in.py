@@ -54,7 +54,7 @@ from run_lib.settings import Settings, as_json
 from search_lib.benchmarks import MATH_INSTRUCTION, read_text
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
-from search_lib.prompts import ControlTokensInProblem, build_prompt
+from search_lib.prompts import ControlTokensInProblem, PromptTemplate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,7 @@ class RollInRecipe:
         self._sources = sources
         self._count = count
         self._args = args
+        self._template: PromptTemplate | None = None  # of the policy, once that is there
 
     def read(self, chunk: Chunk) -> tuple[list[Problem], RowReport]:
         """Returns the problems of a chunk, and a report of the rows without one."""
@@ -133,7 +134,9 @@ class RollInRecipe:
         max_length = self._args.sampling.max_length
         with naming(policy.flag):
             try:
-                prompt = build_prompt(policy.tokenizer, problem.problem, self._args.instruction)
+                if self._template is None:
+                    self._template = PromptTemplate(policy.tokenizer, self._args.instruction)
+                prompt = self._template.prompt_ids(problem.problem)
             except ControlTokensInProblem as error:
                 return left_out(problem.id, "control tokens", str(error))
         excess = policy.excess(prompt, max_length)

@@ -76,6 +76,9 @@ LOCAL_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 _FINAL_ANSWER = re.compile(r"(?<!#)####\s*([^\n#]*[^\s#])\s*\Z")
 """The end of a worked solution in the form of GSM8K."""
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""JSON can spell it as an escape; no tokenizer or file takes it."""
+
 _NO_ANSWER = frozenset({"None", "nan", "NaN", "null", "NULL", "<NA>"})
 """What other programs write for a value that is missing."""
 
@@ -176,8 +179,8 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"the column {column!r} holds half of a surrogate pair")
+        if _HALF_CHARACTER.search(value):
+            raise ValueError(f"the column {column!r} has half of a surrogate pair, not text")
         return value
     if isinstance(value, (float, Decimal)) and not math.isfinite(value):
         raise ValueError(f"the column {column!r} is {value}, not text")

@@ -23,6 +23,11 @@ def check_models(
     """
     with naming("--piref_model"):
         policy = load_config(args.piref_model)
+        if (largest := max(tokenizer.get_vocab().values())) >= policy.vocab_size:
+            raise InputError(
+                f"--piref_model {args.piref_model}: the model has a vocabulary of "
+                f"{policy.vocab_size} tokens, its tokenizer a token {largest}"
+            )
     with naming("--classifier_ckpt_path"):
         classifier = load_value_config(args.classifier_ckpt_path)
         check_tokens(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)

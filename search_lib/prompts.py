@@ -3,12 +3,19 @@
 import json
 import re
 import secrets
+import threading
 import unicodedata
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
+from run_lib.hub import loading
+from run_lib.text import one_line
 from search_lib.benchmarks import Problem
 
 THOUGHT_BEGIN = "<think>"
@@ -18,6 +25,11 @@ R1_BEGIN = "<｜begin▁of▁sentence｜>"
 R1_USER = "<｜User｜>"
 R1_ASSISTANT = "<｜Assistant｜>"
 
+TEMPLATE_SECONDS = 20.0
+"""A chat template is a program; one that takes this long doesn't end."""
+MAX_TEMPLATE_LENGTH = 1_000_000
+"""Most characters of a template around the question; real ones have some thousands."""
+
 _MARKUP = re.compile(r"\s*(<[|｜].*[|｜]>|</?(think|tool_call|tool_response)>)\s*", re.DOTALL)
 """Control tokens that many tokenizers have among the tokens that aren't special."""
 
@@ -26,8 +38,8 @@ class ControlTokensInProblem(ValueError):
     """A problem holds control tokens, and can't be encoded without them."""
 
 
-def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:
-    """Returns the token ids of a prompt that ends where the policy's thought begins.
+class PromptTemplate:
+    """The prompt template of a policy, which ends where the policy's thought begins.
 
     A tokenizer with DeepSeek-R1's role tokens gets the template of the VGS paper; any other one
     its own chat template. Control tokens are the template's and the instruction's: where a problem
@@ -35,29 +47,54 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
 
     Args:
         tokenizer: Tokenizer of the policy.
-        problem: The question.
         instruction: Appended to the question (`benchmarks.MATH_INSTRUCTION` for mathematics).
 
     Raises:
-        ControlTokensInProblem: If the problem has the text of a control token, and can't be found
-            in its chat template or encoded without the token. Begins with the tokenizer's name.
-        ValueError: If the tokenizer has neither kind of template; begins with its name.
+        ValueError: If the tokenizer has neither kind of template, or its own can't be used: it
+            fails, doesn't end, or doesn't show the question as it is. Begins with its name.
     """
-    fill = _find_template(tokenizer)
-    text = fill(problem + instruction)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    control = _control_tokens(tokenizer)
-    stand_in = f"problem{secrets.token_hex(8)}"
-    frame = fill(stand_in + instruction)
-    expected = _only(control, tokenizer.encode(frame, add_special_tokens=False))
-    if _only(control, ids) != expected:
-        ids = _encode_plainly(tokenizer, text, frame.split(stand_in), control)
-        if _only(control, ids) != expected:
-            raise ControlTokensInProblem(
-                f"{tokenizer.name_or_path}: its tokenizer can't encode the control tokens in a "
-                "problem as plain text"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str):
+        self._tokenizer = tokenizer
+        self._instruction = instruction
+        self._fill = _find_template(tokenizer)
+        self._control = _control_tokens(tokenizer)
+        stand_in = f"problem{secrets.token_hex(8)}"
+        frame = _try_template(self._fill, stand_in + instruction, tokenizer.name_or_path)
+        # The prompt around the problem: the parts before, between and after its occurrences.
+        self._frame = frame.split(stand_in)
+        if len(self._frame) == 1:
+            raise ValueError(
+                f"{tokenizer.name_or_path}: its chat template leaves out the question or changes it"
             )
-    return ids
+        self._expected = self._control_ids(tokenizer.encode(frame, add_special_tokens=False))
+
+    def prompt_ids(self, problem: str) -> list[int]:
+        """Returns the token ids of the prompt of a problem.
+
+        Raises:
+            ControlTokensInProblem: If the problem has the text of a control token, and can't be
+                found in its chat template or encoded without the token.
+            ValueError: If the chat template fails. Both begin with the tokenizer's name.
+        """
+        text = self._fill(problem + self._instruction)
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if self._control_ids(ids) != self._expected:
+            ids = _encode_plainly(self._tokenizer, text, self._frame, self._control)
+            if self._control_ids(ids) != self._expected:
+                raise ControlTokensInProblem(
+                    f"{self._tokenizer.name_or_path}: its tokenizer can't encode the control "
+                    "tokens in a problem as plain text"
+                )
+        return ids
+
+    def _control_ids(self, ids: list[int]) -> list[int]:
+        return [index for index in ids if index in self._control]
+
+
+def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:
+    """Returns the token ids of one prompt; for many, see `PromptTemplate`."""
+    return PromptTemplate(tokenizer, instruction).prompt_ids(problem)
 
 
 def build_prompts(
@@ -68,18 +105,21 @@ def build_prompts(
     Args:
         tokenizer: Tokenizer of the policy.
         problems: The problems of a benchmark.
-        instruction: See `build_prompt`.
+        instruction: See `PromptTemplate`.
 
     Raises:
-        ControlTokensInProblem: See `build_prompt`; ends with the problem's id.
-        ValueError: See `build_prompt`.
+        ControlTokensInProblem: See `PromptTemplate.prompt_ids`; ends with the problem's id.
+        ValueError: See `PromptTemplate`; of one problem it ends with its id.
     """
+    template = PromptTemplate(tokenizer, instruction)
     prompts = {}
     for problem in problems:
         try:
-            prompts[problem.id] = build_prompt(tokenizer, problem.problem, instruction)
+            prompts[problem.id] = template.prompt_ids(problem.problem)
         except ControlTokensInProblem as error:
             raise ControlTokensInProblem(f"{error} (problem {problem.id})") from error
+        except ValueError as error:
+            raise ValueError(f"{error} (problem {problem.id})") from error
     return prompts
 
 
@@ -92,11 +132,43 @@ def _find_template(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
             f"{tokenizer.name_or_path}: its tokenizer has no chat template and is not of the "
             "DeepSeek-R1 family: no prompt template fits it"
         )
-    return lambda question: str(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-        )
-    )
+
+    def fill(question: str) -> str:
+        messages = [{"role": "user", "content": question}]
+        try:
+            return str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        except Exception as error:  # a template is a program
+            raise ValueError(
+                f"{tokenizer.name_or_path}: its chat template fails: {type(error).__name__}: "
+                f"{one_line(error)}"
+            ) from error
+
+    return fill
+
+
+def _try_template(fill: Callable[[str], str], question: str, name: str) -> str:
+    """Fills a template for the first time; ValueError if it doesn't end or its text is immense."""
+    outcome: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(fill(question))
+        except ValueError as error:
+            outcome.set_exception(error)
+
+    # Left alone if it doesn't end; a daemon doesn't keep the process alive.
+    threading.Thread(target=work, name="chat-template", daemon=True).start()
+    try:
+        text = outcome.result(timeout=TEMPLATE_SECONDS)
+    except TimeoutError as error:
+        raise ValueError(
+            f"{name}: its chat template has not ended after {TEMPLATE_SECONDS:g} s"
+        ) from error
+    if len(text) > MAX_TEMPLATE_LENGTH:
+        raise ValueError(f"{name}: its chat template makes a text of {len(text):,} characters")
+    return text
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
@@ -111,10 +183,6 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
         for index, token in tokenizer.added_tokens_decoder.items()
         if (token.special and len(token.content) > 1) or _MARKUP.fullmatch(token.content)
     }
-
-
-def _only(control: dict[int, str], ids: list[int]) -> list[int]:
-    return [index for index in ids if index in control]
 
 
 def _encode_plainly(
@@ -158,8 +226,6 @@ def _find_problem(text: str, frame: list[str]) -> str | None:
         The text that fills the frame; None if none does.
     """
     first, *rest = map(re.escape, frame)
-    if not rest:
-        return None
     # A template may have the problem several times.
     pattern = f"{first}(.*){rest[0]}" + "".join(rf"\1{part}" for part in rest[1:])
     found = re.fullmatch(pattern, text, re.DOTALL)
@@ -219,15 +285,21 @@ def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int
     """Returns all ids that end a response: the tokenizer's and those of the generation config.
 
     Raises:
-        ValueError: If there are none, as every response would run into the length limit; begins
-            with the name of the policy.
+        ValueError: If there are none, as every response would run into the length limit, or the
+            generation config is damaged; begins with the name of the policy.
     """
-    ids = {tokenizer.eos_token_id} - {None}
-    try:
-        configured = GenerationConfig.from_pretrained(policy).eos_token_id
-    except OSError:
-        configured = None
-    ids |= set(configured if isinstance(configured, list) else [configured]) - {None}
+    configured: Any = None
+    with loading(policy, "no generation config could be loaded"):
+        try:
+            configured = GenerationConfig.from_pretrained(policy).eos_token_id
+        except OSError:  # mostly for want of one
+            if (Path(policy) / GENERATION_CONFIG_NAME).exists():
+                raise
+    ids = configured if isinstance(configured, list) else [configured]
+    ids = [index for index in (tokenizer.eos_token_id, *ids) if index is not None]
     if not ids:
         raise ValueError(f"{policy} names no end-of-sequence token")
-    return tuple(sorted(ids))
+    for index in ids:
+        if type(index) is not int or not 0 <= index < 2**31:
+            raise ValueError(f"{policy} names the end-of-sequence token {index!r}, not a token id")
+    return tuple(sorted(set(ids)))

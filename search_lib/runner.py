@@ -11,6 +11,7 @@ from run_lib.commands import RunStopped
 from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Engine, Expansion, Sampling
+from search_lib.engines.http_service import BadReply
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
 from search_lib.scorers.base import Scorer
@@ -159,8 +160,9 @@ async def run_searches(
                     consecutive_failures = 0
                     on_finished(job, task.result())
                 elif isinstance(error, Exception):
-                    if not failures:
-                        traceback.print_exception(error)  # of the first one, for the cause
+                    # For the cause, of the first one. A ValueError names it, by our convention.
+                    if not failures and not isinstance(error, (ValueError, BadReply, RunStopped)):
+                        traceback.print_exception(error)
                     # Without the frames, which hold the search.
                     failures.append(SearchFailure(job.name, error.with_traceback(None)))
                     consecutive_failures += 1

@@ -25,6 +25,9 @@ from search_lib.grading import Grader
 from search_lib.grading.references import comparable
 from search_lib.scorers.flags import ScorerFlags
 
+MAX_SEARCHES = 10_000_000
+"""A run holds the keys of all its searches in memory."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -107,7 +110,6 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
         source = find_benchmark(args.benchmark, args.split, args.problem_column, args.answer_column)
         try:
             problems = load_problems(source, number_repeated=args.repeated_ids == "number")
-            return source, problems[: args.max_problems]
         except MissingColumn as error:
             raise InputError(
                 f"--benchmark {error}: name the right ones with --problem_column and "
@@ -117,6 +119,13 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
             raise InputError(
                 f"--benchmark {error}: --repeated_ids number tells such problems apart"
             ) from error
+    problems = problems[: args.max_problems]
+    if len(problems) * args.num_repetitions > MAX_SEARCHES:
+        raise InputError(
+            f"--num_repetitions {args.num_repetitions} of {len(problems)} problems make more than "
+            f"{MAX_SEARCHES:,} searches"
+        )
+    return source, problems
 
 
 def check_references(args: Args, problems: Sequence[Problem]) -> None:

@@ -368,7 +368,10 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
         ({"max_concurrent": 0}, "--max_concurrent must be at least 1, got 0"),
         ({"value_cache_tokens": -1}, "--value_cache_tokens must be at least 0, got -1"),
+        ({"num_blocks": 10**12}, "--num_blocks must be at most 1000000, got 1000000000000"),
+        ({"num_repetitions": 10**9}, "--num_repetitions 1000000000 of 3 problems make more than"),
         ({"temperature": -1.0}, "--temperature must not be negative"),
+        ({"temperature": float("inf")}, "--temperature must not be negative, and finite, got inf"),
         ({"top_p": 0.0}, r"--top_p must be in \(0, 1\]"),
         ({"shard": "3/3"}, "--shard 3/3: expected i/n with i from 0 to n - 1"),
         ({"engine": "sglang", "tp_size": 0}, "--tp_size must be at least 1"),
@@ -376,6 +379,10 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         (
             {"engine": "auto", "use_sglang_server": True, "sglang_patience": -1.0},
             "--sglang_patience must be at least 0",
+        ),
+        (
+            {"use_sglang_server": True, "sglang_port": 10**6},
+            "--sglang_url 'http://127.0.0.1:1000000",
         ),
         ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),
         ({"output_path": Path("out.txt")}, "--output_path must end in .jsonl"),
@@ -506,3 +513,42 @@ def test_errors_reach_the_user_as_one_line(models, tmp_path):
         "inference_eval.py: error: --num_blocks 5 is not divisible by the width 2 "
         "of --search_type beam2\n"
     )
+
+
+def test_a_run_of_which_no_search_ends_well_says_so_and_reports_nothing(models, tmp_path, capsys):
+    folder = save_tiny_classifier(tmp_path / "value_model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    args = make_args(models, tmp_path / "run", classifier_ckpt_path=str(folder))
+    assert inference_eval.main(args) == 1
+    output = capsys.readouterr()
+    assert "no search has ended well: there is nothing to report" in output.out
+    assert "ValueError: path 0 got the value nan, not in [0, 1]" in output.out
+    assert "6 searches failed; the same command tries them again" in output.out
+    assert "Traceback" not in output.err
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_disk_that_gets_full_ends_the_run_in_one_line_and_costs_no_record(models, tmp_path):
+    args = make_args(models, tmp_path)
+    limited = ["prlimit", "--fsize=6000", *as_command(args)]
+    first = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert first.returncode == 1
+    line = f"inference_eval.py: stopped: [Errno 27] File too large: '{args.output_path}'\n"
+    assert first.stderr == line
+    lines = args.output_path.read_bytes().splitlines(keepends=True)
+    assert 0 < len(lines) < 6
+    assert all(map(parse_record, lines))
+    assert inference_eval.main(args) == 0
+    assert args.output_path.read_bytes().splitlines(keepends=True)[: len(lines)] == lines
+    assert len(set(keys(args.output_path))) == 6
+
+
+def test_a_policy_with_fewer_embeddings_than_its_tokenizer_has_tokens_is_refused(models, tmp_path):
+    folder = shutil.copytree(models / "policy", tmp_path / "policy")
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 200}
+    (folder / "config.json").write_text(json.dumps(config))
+    message = f"--piref_model {folder}: the model has a vocabulary of 200 tokens, its tokenizer a"
+    with pytest.raises(InputError, match=message):
+        inference_eval.main(make_args(models, tmp_path / "run", piref_model=str(folder)))

@@ -31,7 +31,7 @@ from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.commands import InputError, parse_command_line, run_command
 from run_lib.files import atomic_folder, write_json
 from run_lib.settings import Settings, as_json, read_document
-from search_lib.prompts import build_prompt
+from search_lib.prompts import PromptTemplate
 
 PROGRAM = "data_prep.toy.policy"
 SETTINGS_FILE = "toy_policy.json"
@@ -104,10 +104,11 @@ def training_batches(
     """
     rng = random.Random(f"toy policy, {seed}")
     teacher = Teacher()
+    template = PromptTemplate(tokenizer, instruction="")
     problems = training_problems(rng)
     while True:
         pool = list(itertools.islice(problems, POOL_BATCHES * batch_size))
-        prompts = [build_prompt(tokenizer, str(problem), instruction="") for problem in pool]
+        prompts = [template.prompt_ids(str(problem)) for problem in pool]
         traces = tokenizer(
             [teacher.trace(problem, rng) for problem in pool], add_special_tokens=False
         )["input_ids"]

@@ -70,7 +70,7 @@ from scripts.bench.simulation import (
 from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
 from search_lib.engines.base import Block, Engine, Sampling
 from search_lib.engines.hf import GenerationRequest, HfEngine
-from search_lib.prompts import build_prompt, stop_token_ids
+from search_lib.prompts import PromptTemplate, stop_token_ids
 from search_lib.runner import SearchJob, run_searches
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.hf import HfScorer
@@ -237,8 +237,9 @@ def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], T
     with naming("--classifier"):
         classifier_model = load_value_model(classifier, "sdpa", torch.float32, device)
     source = BENCHMARKS["toy"]
+    template = PromptTemplate(tokenizer, source.instruction)
     prompts = [
-        (problem.id, build_prompt(tokenizer, problem.problem, source.instruction))
+        (problem.id, template.prompt_ids(problem.problem))
         for problem in load_problems(source)[: args.problems]
     ]
     limits = Limits(TOY_MAX_LENGTH, TOY_BLOCK_SIZE, ends)

@@ -20,7 +20,9 @@ class Sampling:
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
         if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"--temperature must not be negative, got {self.temperature}")
+            raise InputError(
+                f"--temperature must not be negative, and finite, got {self.temperature}"
+            )
         if not 0 < self.top_p <= 1:
             raise InputError(f"--top_p must be in (0, 1], got {self.top_p}")
 

@@ -42,6 +42,9 @@ STRATEGIES = {
 }
 """Strategies by name: each takes a `SearchSpec` and returns what starts a search with it."""
 
+MAX_BLOCKS = 1_000_000
+"""A slip of the keyboard would fill the memory."""
+
 KNOWN = "beam<w> (beam2, beam4, ...), bfs, bon, random, random<w>"
 
 
@@ -58,6 +61,8 @@ def strategy_factory(search_type: str, num_blocks: int, limits: Limits) -> Strat
         InputError: Naming the flags that don't fit together.
     """
     at_least(1, num_blocks=num_blocks, block_size=limits.block_size, max_length=limits.max_length)
+    if num_blocks > MAX_BLOCKS:
+        raise InputError(f"--num_blocks must be at most {MAX_BLOCKS}, got {num_blocks}")
     name, width = re.fullmatch(r"(.*?)([0-9]*)", search_type, re.DOTALL).groups()  # type: ignore[union-attr]
     if name not in STRATEGIES:
         raise InputError(f"unknown --search_type {search_type!r}; known: {KNOWN}")

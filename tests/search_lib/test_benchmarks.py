@@ -205,3 +205,13 @@ def test_bad_arrays_and_tables_are_refused_by_place(tmp_path, name, content, mes
     with pytest.raises(ValueError, match=message) as error:
         load_problems(find_benchmark(str(tmp_path / name)))
     assert str(error.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("column", ["id", "problem", "answer"])
+def test_half_a_character_is_no_text(tmp_path, column):
+    path = tmp_path / "problems.jsonl"
+    row = {"id": "a", "problem": "1 + 1", "answer": "2"}
+    rows = [row, row | {"id": "b", column: "x\ud83d"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"^{path}, row 1: the column '{column}' has half"):
+        load_problems(BenchmarkSource(str(path)))

@@ -1,5 +1,6 @@
 """Prompts by model family."""
 
+import threading
 from functools import cache
 
 import pytest
@@ -18,12 +19,14 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.hub import load_tokenizer
+from search_lib import prompts
 from search_lib.benchmarks import MATH_INSTRUCTION, Problem
 from search_lib.prompts import (
     R1_ASSISTANT,
     R1_BEGIN,
     R1_USER,
     ControlTokensInProblem,
+    PromptTemplate,
     build_prompt,
     build_prompts,
     prompt_holds,
@@ -276,3 +279,72 @@ def test_a_problem_that_cannot_be_encoded_is_named():
     with pytest.raises(ControlTokensInProblem, match=r"changes a problem .* \(problem bad/one\)$"):
         build_prompts(tokenizer, problems, "")
     assert list(build_prompts(tokenizer, problems[:1], "")) == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if %}", "fails: TemplateSyntaxError: Expected an expression"),
+        ("{{ raise_exception('no such role') }}", "fails: TemplateError: no such role"),
+        ("{{ a.b.c }}", "fails: UndefinedError: 'a' is undefined"),
+        ("{{ ''.__class__.__mro__ }}", "fails: SecurityError: "),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "fails: RecursionError: "),
+        ("hello", "leaves out the question or changes it"),
+        ("{{ messages[0].content | upper }}", "leaves out the question or changes it"),
+        ("{{ 'a' * 2000000 }}{{ messages[0].content }}", "makes a text of 2,000,0.. characters"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_named(template, message):
+    tokenizer = build_tokenizer()
+    tokenizer.name_or_path = "the/policy"
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=f"^the/policy: its chat template {message}"):
+        PromptTemplate(tokenizer, "")
+
+
+def test_a_chat_template_that_does_not_end_is_given_up(monkeypatch):
+    given_up = threading.Event()
+    tokenizer = build_tokenizer()
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *_, **__: given_up.wait(60))
+    monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.01)
+    with pytest.raises(ValueError, match=r"chat template has not ended after 0.01 s"):
+        PromptTemplate(tokenizer, "")
+    given_up.set()
+
+
+def test_a_chat_template_may_refuse_one_problem():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% if 'bad' in messages[0].content %}{{ raise_exception('bad') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
+    template = PromptTemplate(tokenizer, "")
+    assert tokenizer.decode(template.prompt_ids("good")) == "good"
+    with pytest.raises(ValueError, match="chat template fails: TemplateError: bad"):
+        template.prompt_ids("bad")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", ": no generation config could be loaded: OSError: "),
+        ("[]", ": no generation config could be loaded: TypeError: "),
+        ('{"a": ' + "[" * 100_000, ": no generation config could be loaded: RecursionError: "),
+        ('{"eos_token_id": "x"}', " names the end-of-sequence token 'x', not a token id"),
+        ('{"eos_token_id": [7, [1]]}', r" names the end-of-sequence token \[1\], not a token id"),
+        ('{"eos_token_id": -5}', " names the end-of-sequence token -5, not a token id"),
+        ('{"eos_token_id": 18446744073709551616}', " names the end-of-sequence token 1844674"),
+    ],
+)
+def test_a_damaged_generation_config_is_named(tmp_path, content, message):
+    policy = str(save_tiny_policy(tmp_path))
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^{policy}{message}.*\Z"):
+        stop_token_ids(policy, build_tokenizer())
+
+
+def test_a_policy_without_its_tokenizer_file_is_refused(tmp_path):
+    policy = save_tiny_policy(tmp_path)
+    (policy / "tokenizer.json").unlink()  # transformers makes one of four special tokens
+    with pytest.raises(ValueError, match="no tokenizer could be loaded: its files are missing"):
+        load_tokenizer(str(policy))

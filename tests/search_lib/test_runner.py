@@ -12,7 +12,8 @@ import pytest
 from classifier_lib.scoring import Scores
 from search_lib.batching import Batcher, search_order
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import Block, Sampling
+from search_lib.engines.base import Block, EngineUnavailable, Sampling
+from search_lib.engines.http_service import BadReply
 from search_lib.runner import SearchJob, TooManyFailures, run_search, run_searches
 from search_lib.strategies import Limits, strategy_factory
 
@@ -23,9 +24,10 @@ LIMITS = Limits(max_length=6, block_size=2, stop_token_ids=(9,))
 class CountingEngine:
     """Answers at once with tokens of 1, and knows how many requests it had and has."""
 
-    def __init__(self, fail_on=()):
+    def __init__(self, fail_on=(), error=RuntimeError):
         self.requests = 0
         self.fail_on = fail_on
+        self.error = error
         self.prompts_in_order = []
 
     async def generate(self, expansion, sampling):
@@ -33,7 +35,7 @@ class CountingEngine:
         self.prompts_in_order.append(expansion.prefix_ids[0])
         await asyncio.sleep(0)
         if expansion.prefix_ids[0] in self.fail_on:
-            raise RuntimeError("engine fault")
+            raise self.error("engine fault")
         return [Block([1] * expansion.max_new_tokens, "length") for _ in range(expansion.n)]
 
 
@@ -100,6 +102,16 @@ def test_a_failed_search_is_named_and_the_others_go_on():
     ]
     assert "engine fault" in str(failures[0].error)
     assert set(finished) == {f"p{i}" for i in range(20)} - {"p3", "p11"}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_shown"),
+    [(RuntimeError, True), (ValueError, False), (BadReply, False), (EngineUnavailable, False)],
+)
+def test_only_an_error_that_does_not_name_its_cause_has_a_traceback(error, is_shown, capsys):
+    failures, _ = run(make_jobs(3), CountingEngine(fail_on=[1], error=error))
+    assert [type(failure.error) for failure in failures] == [error]
+    assert ("Traceback" in capsys.readouterr().err) == is_shown
 
 
 def test_an_engine_that_always_fails_stops_the_run():
