@@ -209,7 +209,7 @@ def test_weights_of_another_shape_are_named(flags, policy_copy, train_error):
     weights["model.norm.weight"] = torch.ones(7)
     save_file(weights, policy_copy / "model.safetensors", metadata={"format": "pt"})
     line = train_error(flags(model_path=policy_copy))
-    assert f"--model_path {policy_copy} has misshapen weights for model.norm.weight" in line
+    assert f"--model_path {policy_copy} is no whole model: misshapen weights for model.norm" in line
 
 
 def test_a_damaged_policy_is_named(flags, policy_copy, train_error):
