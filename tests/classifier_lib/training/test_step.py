@@ -148,7 +148,7 @@ def test_the_largest_norm_may_be_another(tiny_config, micro_batches, monkeypatch
     monkeypatch.setattr(step_module, "clip_gradients", clip)
     model = build_model(tiny_config)
     learner = Learner(model, LOSSES["cross_entropy"], SEGMENTED_SDPA, ALONE)
-    train_step(learner, build_optimizer(model, 1e-3, 0.1), micro_batches, 0, 0, False, 0.25)
+    train_step(learner, build_optimizer(model, 1e-3, 0.1), micro_batches, 0, 0, max_norm=0.25)
     assert norms == [0.25]
 
 
