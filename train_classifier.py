@@ -18,13 +18,13 @@ end final/ and evaluation.json. Killed at any moment, or told to stop by SIGTERM
 goes on from the newest checkpoint, on as many processes as there are then.
 """
 
-# First: from here on this process ends with torchrun's agent, which the imports outlast.
-import run_lib.parent  # isort: skip  # noqa: F401
-
 if __name__ == "__main__":  # ahead of imports that take seconds
     from run_lib.interrupts import leave_on_interrupt
 
     leave_on_interrupt()
+
+# From here on this process ends with torchrun's agent, which the other imports outlast.
+import run_lib.parent  # isort: skip  # noqa: F401
 
 import contextlib
 import sys

@@ -236,7 +236,9 @@ def read_problems(source: RowSource, chunk: Chunk) -> tuple[list[Problem], RowRe
         elif not answer.strip():
             report.add(BadRow(row_id, "no answer", problem))
         else:
-            problems.append(Problem(number, row_id, problem, text(row, "solution"), answer))
+            solution = row.get("solution")
+            as_it_is = solution if isinstance(solution, str) else text(row, "solution")
+            problems.append(Problem(number, row_id, problem, as_it_is, answer))
     return problems, report
 
 

@@ -5,6 +5,7 @@ folder, `sha256sum -c SHA256SUMS` compares them, too.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -108,9 +109,11 @@ def _read(folder: Path) -> dict[str, str] | None:
     Raises:
         ValueError: If a line is damaged.
     """
+    if not os.path.isdir(folder):  # nor a name that is too long for one
+        return None
     try:
         text = (folder / CHECKSUMS_FILE).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     checksums = {}
     for number, line in enumerate(text.splitlines(), 1):

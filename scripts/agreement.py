@@ -8,6 +8,11 @@ table counts the pairs of each combination. math-verify runs in this process, wi
 limits.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import json
 import logging
 from collections import Counter

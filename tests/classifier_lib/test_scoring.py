@@ -208,7 +208,7 @@ def test_a_model_that_cannot_be_used_is_refused_in_one_line(tmp_path):
     # A pickle may run code.
     torch.save(load_file(weights["pickled"]), tmp_path / "pickled" / "pytorch_model.bin")
     weights["pickled"].unlink()
-    assert "no file named model.safetensors" in refused(tmp_path / "pickled")
+    assert "weights in pytorch_model.bin; only safetensors" in refused(tmp_path / "pickled")
 
     path = tmp_path / "headless" / "model.safetensors"
     layers = {name: w for name, w in load_file(path).items() if "layers.1." not in name}

@@ -124,7 +124,7 @@ def test_bytes_that_are_no_text_are_replaced(tmp_path):
 def test_ids_of_several_lines_are_shown_on_one():
     report = RowReport()
     report.add(BadRow("../a\nb\x1b[31m", "no answer", "What is\n1?"))
-    assert report.format().splitlines()[-1].strip() == "../a b [31m: What is 1?"
+    assert report.format().splitlines()[-1].strip() == r"../a\nb\x1b[31m: What is 1?"
 
 
 def test_ids_fall_back_to_hashes(hasty_policy, tokenizer, tmp_path):

@@ -155,7 +155,7 @@ def test_report_for_people_has_every_rule(cleaned, report) -> None:
 def test_report_shows_text_that_looks_like_markup_as_it_is() -> None:
     assert code("a | <b>\n# x ![i](j)") == "`a | <b> # x ![i](j)`"
     assert code("`a` ``b") == "``` `a` ``b ```"
-    assert code("a\u202eb\x1b[31m") == "`a b [31m`"
+    assert code("a\u202eb\x1b[31m") == r"`a\u202eb\x1b[31m`"
     assert code("") == "nothing"
 
 

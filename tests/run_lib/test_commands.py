@@ -199,11 +199,6 @@ def test_a_command_may_return_a_status():
     assert exit_info.value.code == 3
 
 
-def test_other_errors_of_the_system_are_not_hidden():
-    with pytest.raises(PermissionError):
-        run_command("program", lambda: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no")))
-
-
 class ServerGone(RunStopped):
     """A server stays away."""
 

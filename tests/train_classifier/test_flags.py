@@ -172,7 +172,7 @@ def test_flags_that_train_other_weights_are_bound():
         ({"dataset_size": 0}, "--dataset_size must be at least 1, or -1, got 0"),
         ({"disable_lr_schedule": True, "warmup_steps": 2}, "has no --warmup_steps 2"),
         ({"beta2": 1}, "--beta2 must be in [0, 1), got 1.0"),
-        ({"grad_norm_clip": "nan"}, "--grad_norm_clip must be positive, got nan"),
+        ({"grad_norm_clip": "nan"}, "--grad_norm_clip must be a finite number, got nan"),
         ({"num_steps": 0}, "--num_steps must be at least 1, or -1, got 0"),
         ({"max_keep_ckpts": 0}, "--max_keep_ckpts must be at least 1, got 0"),
         ({"warmup_steps": 4}, "--warmup_steps 4 must be at least 0 and less than the 4 steps"),

@@ -12,13 +12,14 @@ from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.search_args import Args
 
 ADVICE = "Give this run a folder of its own with --output_path"
-ARGS = Args("toy", "policy", "value_model")
+ARGS = Args("toy", "policy", "value_model", seed=0)
 FREE = free_flags(Args)
 DIGESTS = {"benchmark": "a digest", "piref_model": "another", "classifier_ckpt_path": None}
 
 
 def make_config(**flags) -> RunConfig:
     flags = as_json(ARGS) | {"output_path": "records.jsonl"} | flags
+    flags.pop("use_sglang_server")  # a run names its engine
     return RunConfig(flags, DIGESTS, ["a", "b"])
 
 
