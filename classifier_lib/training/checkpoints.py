@@ -11,6 +11,11 @@ compares them with the files of all checkpoints of a run and of its final model;
 or of an exported model, if that is the folder.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 import contextlib
 import copy
 import json

@@ -8,6 +8,11 @@
 `answers.published.jsonl` of the published ones: neither replaces the other. No model is loaded.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

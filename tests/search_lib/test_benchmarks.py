@@ -77,7 +77,7 @@ def test_an_unknown_benchmark_lists_the_known():
         ('{"problem": " ", "answer": "1"}\n', "row 0: no question or no answer"),
         ('{"problem": "x", "answer": " "}\n', "row 0: no question or no answer"),
         ('{"problem": "x", "answer": "None"}\n', "row 0: no question or no answer: 'None' stands"),
-        ('{"problem": "\\ud800", "answer": "1"}\n', "row 0: the column 'problem' holds half of"),
+        ('{"problem": "\\ud800", "answer": "1"}\n', "row 0: the column 'problem' has half of"),
         ('{"problem": "x", "answer": NaN}\n', "row 0: the column 'answer' is nan, not text"),
         ('{"problem": "x", "answer": 1e999}\n', "row 0: the column 'answer' is inf, not text"),
         ('{"problem": "x", "answer": true}\n', "row 0: the column 'answer' is of type bool"),
