@@ -1,8 +1,11 @@
 """Records of tree searches: what paths, credits and a drawing of a tree need. No torch here."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from search_lib.results.cost import SearchCost
+from search_lib.results.record_log import RecordLog, read_whole
 from search_lib.strategies.mcts import MonteCarloTreeSearch
 
 
@@ -46,6 +49,9 @@ class TreeRecord:
         iterations: Expansions that were made.
         nodes: The tree, parents before children.
         cost: Tokens and time of the search.
+
+    Raises:
+        ValueError: If the nodes are no tree; begins with the node at fault.
     """
 
     problem_id: str
@@ -56,6 +62,31 @@ class TreeRecord:
     iterations: int
     nodes: list[RecordedStep]
     cost: SearchCost
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            raise ValueError("nodes is empty")
+        for index, node in enumerate(self.nodes):
+            is_root = index == 0 and node.parent is None
+            if not is_root and (node.parent is None or not 0 <= node.parent < index):
+                raise ValueError(f"nodes[{index}].parent is {node.parent}")
+
+    @property
+    def key(self) -> str:
+        """Key of this tree among those of a run: two problems with one text are two."""
+        return self.problem_id
+
+    @property
+    def name(self) -> str:
+        """What this tree is called in messages."""
+        return f"the tree of problem {self.problem_id}"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every path ends in a terminal, so that nothing was left to expand."""
+        inner = {node.parent for node in self.nodes}
+        leaves = [node for index, node in enumerate(self.nodes) if index not in inner]
+        return all(leaf.terminal is not None for leaf in leaves)
 
     def path(self, node: int) -> list[int]:
         """Returns the nodes from the prompt to a node, both included."""
@@ -86,3 +117,29 @@ def recorded_steps(search: MonteCarloTreeSearch, texts: list[str]) -> list[Recor
         )
         for node, text in zip(search.nodes, texts, strict=True)
     ]
+
+
+class TreeFile(RecordLog[TreeRecord]):
+    """A file of trees that is being written.
+
+    Args:
+        path: The file; its folder is made.
+        flag: The flag that names it or its folder, for messages.
+    """
+
+    def __init__(self, path: Path, flag: str):
+        super().__init__(TreeRecord, path, flag)
+
+
+def read_trees(path: Path, problem_ids: Collection[str] | None = None) -> Iterator[TreeRecord]:
+    """Yields the whole trees of a file, each problem's once, one in memory at a time.
+
+    Args:
+        path: The file; torn lines in it are passed over.
+        problem_ids: Problems that it may hold; None if any may be there.
+
+    Raises:
+        InputError: At a line that is whole and no tree of this version, or of another problem;
+            names the file and the line.
+    """
+    return read_whole(TreeRecord, path, problem_ids)

@@ -29,13 +29,13 @@ from run_lib.commands import InputError, parse_shard, run_command
 from run_lib.files import atomic_file
 from run_lib.settings import free_flags
 from run_lib.text import some_of
+from search_lib.results.record_log import NotARecord, read_lines
 from search_lib.results.records import (
-    NotARecord,
+    Record,
     RecordFile,
     RecordKey,
     describe,
     parse_record,
-    read_lines,
 )
 from search_lib.results.run_config import FORMER_FLAGS, RunConfig, holds_something
 from search_lib.results.summary import report
@@ -115,7 +115,7 @@ class Shard:
         own = set(self.searches)
         places: dict[RecordKey, Place] = {}
         damaged = 0
-        for line in read_lines(self.path):
+        for line in read_lines(Record, self.path):
             if line.record is None:
                 damaged += 1
                 continue

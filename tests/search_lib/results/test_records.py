@@ -11,8 +11,8 @@ import pytest
 
 from run_lib.commands import InputError
 from search_lib.results.cost import SearchCost
+from search_lib.results.record_log import NotARecord
 from search_lib.results.records import (
-    NotARecord,
     Record,
     RecordedResponse,
     RecordFile,
