@@ -54,7 +54,8 @@ from run_lib.commands import (
 from run_lib.files import replace_file, try_lock
 from run_lib.hub import create_dataset, load_tokenizer, push_dataset
 from search_lib.grading import Grader, extract_answer
-from search_lib.prompts import THOUGHT_END, prompt_holds, thought_mark
+from search_lib.prompts import prompt_holds
+from search_lib.thoughts import THOUGHT_END, thought_mark
 
 INCORRECT, CORRECT, UNFINISHED = 0, 1, 2  # the value model's classes
 LABEL_NAMES = ("incorrect", "correct", "unfinished")

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from search_lib.grading import Grader, extract_answer
 from search_lib.grading.answers import boxed_answers
-from search_lib.prompts import thought_mark
+from search_lib.thoughts import thought_mark
 
 AnswerFormatName = Literal["boxed", "final_answer", "choice"]
 

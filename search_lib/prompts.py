@@ -17,9 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from run_lib.hub import loading
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem
-
-THOUGHT_BEGIN = "<think>"
-THOUGHT_END = "</think>"
+from search_lib.thoughts import THOUGHT_BEGIN
 
 R1_BEGIN = "<｜begin▁of▁sentence｜>"
 R1_USER = "<｜User｜>"
@@ -269,16 +267,6 @@ def _is_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     # Not by get_vocab: that copies 150,000 entries for every prompt.
     index = tokenizer.convert_tokens_to_ids(token)
     return isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == token
-
-
-def thought_mark(prompt: str, response: str) -> str | None:
-    """Returns the mark that must stand before an answer of this response: the end of its thought.
-
-    Returns None for a response that thinks in the open: its prompt opens no thought, and neither
-    does it. Its whole text is searched for the answer.
-    """
-    thinks = prompt.rstrip().endswith(THOUGHT_BEGIN) or THOUGHT_BEGIN in response
-    return THOUGHT_END if thinks or THOUGHT_END in response else None
 
 
 def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from transformers import PreTrainedTokenizerBase
 
 from search_lib.grading import extract_answer
-from search_lib.prompts import thought_mark
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
 from search_lib.strategies import Response, Strategy
+from search_lib.thoughts import thought_mark
 
 
 class Recorder:

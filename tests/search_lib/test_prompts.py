@@ -31,8 +31,8 @@ from search_lib.prompts import (
     build_prompts,
     prompt_holds,
     stop_token_ids,
-    thought_mark,
 )
+from search_lib.thoughts import thought_mark
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 
