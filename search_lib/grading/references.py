@@ -1,12 +1,20 @@
 """References that no answer can be compared with."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from search_lib.grading.answers import NO_ANSWER_WORDS
-from search_lib.grading.grader import Grader
 
 
-def comparable(references: Sequence[str], grader: Grader) -> list[bool]:
+class Reader(Protocol):
+    """What compares answers, as far as references are concerned."""
+
+    def readable(self, answers: Sequence[str]) -> list[bool]:
+        """Returns for each whether it can be compared."""
+        ...
+
+
+def comparable(references: Sequence[str], grader: Reader) -> list[bool]:
     """Returns for each reference whether an answer can be compared with it.
 
     The grader must read it, and it must be none of `NO_ANSWER_WORDS`.
