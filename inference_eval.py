@@ -30,7 +30,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
-from tqdm import tqdm
 
 from loggers import open_trackers
 from run_lib.commands import naming, parse_command_line, parse_shard, run_command
@@ -38,11 +37,11 @@ from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
-from run_lib.text import one_line
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
 from search_lib.model_checks import check_models
+from search_lib.progress import SearchProgress
 from search_lib.prompts import build_prompts, stop_token_ids
 from search_lib.recording import Recorder
 from search_lib.results.cost import SearchCost
@@ -51,7 +50,7 @@ from search_lib.results.records import RecordFile
 from search_lib.results.run_config import RunConfig
 from search_lib.results.shards import searches_of, shard_path
 from search_lib.results.summary import report
-from search_lib.runner import SearchFailure, SearchJob, run_searches
+from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
 from search_lib.scorers.factory import Place, open_scorer
 from search_lib.search_args import Args, check_references, load_benchmark
 from search_lib.strategies import Limits, Strategy, StrategyFactory, strategy_factory
@@ -108,11 +107,7 @@ def main(args: Args) -> int:
         else:
             print(f"shard {args.shard}: {len(records.finished)} searches in {args.output_path}")
 
-    for failure in failures:
-        print(one_line(f"failed: {failure.name}: {type(failure.error).__name__}: {failure.error}"))
-    if failures:
-        print(f"{len(failures)} searches failed; the same command tries them again")
-    return 1 if failures else 0
+    return report_failures(failures)
 
 
 def run_config(args: Args, problems: list[Problem]) -> RunConfig:
@@ -160,16 +155,11 @@ async def search(
     with naming("--classifier_ckpt_path"):
         scorer = open_scorer(args.scorer_flags, args.classifier_ckpt_path, place)
 
-    with tqdm(total=num_jobs, unit="search", disable=None, smoothing=0.05) as progress:
-        tokens = 0
+    with SearchProgress(num_jobs, "search") as progress:
 
         def on_finished(job: SearchJob[Strategy], cost: SearchCost) -> None:
-            nonlocal tokens
             records.append(recorder.record(job, cost))
-            tokens += cost.tokens_generated
-            seconds = progress.format_dict["elapsed"] or 1e-9
-            progress.set_postfix_str(f"{tokens / seconds:,.0f} tok/s", refresh=False)
-            progress.update()
+            progress.add(cost)
 
         try:
             return await run_searches(

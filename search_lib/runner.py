@@ -2,12 +2,13 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from classifier_lib.scoring import Scores
 from run_lib.commands import RunStopped
+from run_lib.text import one_line
 from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Engine, Expansion, Sampling
@@ -51,6 +52,15 @@ class SearchFailure:
 
     name: str
     error: Exception
+
+
+def report_failures(failures: Sequence[SearchFailure]) -> int:
+    """Prints the searches that failed, if any, and returns the exit status of the command."""
+    for failure in failures:
+        print(one_line(f"failed: {failure.name}: {type(failure.error).__name__}: {failure.error}"))
+    if failures:
+        print(f"{len(failures)} searches failed; the same command tries them again")
+    return 1 if failures else 0
 
 
 class TooManyFailures(RunStopped):
