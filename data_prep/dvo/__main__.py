@@ -1,0 +1,36 @@
+"""Command line of `python -m data_prep.dvo COMMAND ...`."""
+
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from run_lib.commands import end
+
+PROGRAM = "python -m data_prep.dvo"
+
+COMMANDS = {
+    "trees": "grow a tree of reasoning steps for every problem",
+}
+"""Commands with what they do. Each is the module of its name here, with `main(argv)`."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs a command, or says which there are."""
+    name, *rest = argv or [""]
+    if name in ("-h", "--help"):
+        lines = [f"  {command:10}  {what}" for command, what in COMMANDS.items()]
+        print("\n".join([f"usage: {PROGRAM} COMMAND [-h] [OPTIONS]", "", *lines]))
+        return
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        end(2, f"{PROGRAM}: error: the first argument is the command ({known}), not {name!r}")
+    importlib.import_module(f"data_prep.dvo.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

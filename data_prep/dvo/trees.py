@@ -1,0 +1,273 @@
+r"""Grows a tree of reasoning steps for every problem: the targets of DVO (its section 4.4.1).
+
+The settings of the paper:
+
+    python -m data_prep.dvo trees --benchmark train.jsonl --answer_format final_answer \
+        --model meta-llama/Meta-Llama-3-8B-Instruct --output outputs/dvo/trees
+
+The same on a plain CPU, with the policy that scripts/quickstart.sh makes; its steps are lines:
+
+    python -m data_prep.dvo trees --benchmark toy --model outputs/quickstart/policy \
+        --step_delimiter $'\n' --depth 16 --max_step_tokens 12 --max_length 96 \
+        --output outputs/dvo/trees
+
+The trees stand in OUTPUT/trees.jsonl, a line each, in the order in which they ended; read them with
+`dvo_lib.trees.read_trees`. Killed at any moment, the same command goes on; what is lost is the
+trees in flight. With `--shard i/n` they go to OUTPUT/shard-i-of-n/trees.jsonl; a tree does not
+depend on n, and the files can be joined with `cat`.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+
+from data_prep.dvo.summary import TreeSummary
+from data_prep.sampling import Policy, ResponseSampling, load_policy
+from dvo_lib.trees import TreeFile, TreeRecord, read_trees, recorded_steps
+from run_lib.commands import (
+    InputError,
+    at_least,
+    naming,
+    parse_command_line,
+    parse_shard,
+    run_command,
+)
+from run_lib.seeds import derive_seed
+from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
+from run_lib.text import some_of
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, AnswerFormatName, Comparer
+from search_lib.benchmarks import Problem, problems_digest
+from search_lib.engines.base import Block
+from search_lib.engines.choice import settle_engine
+from search_lib.engines.factory import open_engine
+from search_lib.engines.flags import EngineFlags
+from search_lib.engines.steps import BLANK_LINE, StepEngine
+from search_lib.problem_flags import ProblemFlags
+from search_lib.progress import SearchProgress
+from search_lib.prompts import build_prompts
+from search_lib.results.cost import SearchCost
+from search_lib.results.run_config import holds_something
+from search_lib.results.shards import shard_path
+from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
+from search_lib.scorers.judge import OutcomeJudge
+from search_lib.strategies import Limits
+from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
+
+PROGRAM = "data_prep.dvo trees"
+TREES_NAME, SETTINGS_NAME = "trees.jsonl", "trees_settings.json"
+JUDGE_THREADS = 4
+
+TreeJob = SearchJob[MonteCarloTreeSearch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreesArgs(ProblemFlags):
+    """Monte Carlo tree search over reasoning steps, a tree a problem."""
+
+    model: str
+    """The policy that writes the steps: Hub id or folder."""
+    output: Path
+    """Folder of the trees, trees.jsonl, and of their settings."""
+    tree: TreeSettings = TreeSettings()
+    step_delimiter: str = BLANK_LINE
+    """Text that ends a step, and is part of it."""
+    max_step_tokens: int = 1024
+    """Most tokens of a step; a longer one is cut there, and continued as the next."""
+    sampling: ResponseSampling = ResponseSampling(temperature=1.0, top_p=1.0, max_length=4096)
+    answer_format: AnswerFormatName = "boxed"
+    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
+    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E)."""
+    instruction: str | None = None
+    """Added to the question, instead of what the answer format or benchmark asks for."""
+    engine_flags: EngineFlags = EngineFlags(sglang_patience=3600.0, gpu_util=0.85)
+    window: int = free(32)
+    """Trees in flight at once. Each has one leaf at the engine, of which it wants as many steps as
+    the breadth."""
+    shard: str | None = None
+    """Part i/n of the problems, i from 0, for n machines with one command but for this."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
+        self.tree.check()
+        self.sampling.check()
+        at_least(1, max_step_tokens=self.max_step_tokens, window=self.window)
+        if not self.step_delimiter:
+            raise InputError("--step_delimiter must not be empty")
+        if "\\n" in self.step_delimiter:  # no step would ever end
+            raise InputError(
+                "--step_delimiter has a backslash and an n: bash writes a newline $'\\n'"
+            )
+        parse_shard(self.shard or "0/1")
+
+    @property
+    def trees_path(self) -> Path:
+        """The file of the trees."""
+        path = self.output / TREES_NAME
+        return shard_path(path, *parse_shard(self.shard)) if self.shard else path
+
+
+def grow_trees(args: TreesArgs) -> int:
+    """Grows the trees that are missing. Returns the exit status; 1 if searches failed.
+
+    Raises:
+        InputError: If something that was given can't be used.
+        EngineUnavailable: If a server stays away.
+        TooManyFailures: If consecutive trees fail.
+    """
+    args = replace(args, engine_flags=settle_engine(args.engine_flags))
+    args.check()
+    index, count = parse_shard(args.shard or "0/1")
+    source, problems = args.load()
+    policy = load_policy(args.model, "--model")
+    answer_format = ANSWER_FORMATS[args.answer_format]
+    prompts = make_prompts(args, policy, problems, answer_format.instruction or source.instruction)
+    path = args.trees_path
+    with answer_format.open_comparer() as comparer, TreeFile(path, "--output") as file:
+        args.check_references(problems, comparer)
+        bind_settings(args, problems, policy)
+        own = {problem.id: problem for problem in problems[index::count]}
+        if damaged := file.recover(own.keys()):
+            print(f"{damaged} damaged lines were moved aside; their trees grow again")
+        missing = [problem for name, problem in own.items() if name not in file.finished]
+        print(f"{path}: {len(file.finished)} trees are there, {len(missing)} to grow", flush=True)
+        failures: list[SearchFailure] = []
+        if missing:
+            forest = Forest(args, policy, prompts, answer_format, comparer)
+            failures = asyncio.run(forest.grow(missing, file))
+        if file.finished:
+            print(TreeSummary.of(read_trees(path)).format(), flush=True)
+    return report_failures(failures)
+
+
+def make_prompts(
+    args: TreesArgs, policy: Policy, problems: Sequence[Problem], instruction: str
+) -> dict[str, list[int]]:
+    """Returns the prompt of each problem, by its id.
+
+    Raises:
+        InputError: If they can't be made, or one with its longest response exceeds the context.
+    """
+    if args.instruction is not None:
+        instruction = args.instruction
+    with naming("--model"):
+        prompts = build_prompts(policy.tokenizer, problems, instruction)
+    too_long = [
+        f"{name}: {excess}"
+        for name, prompt in prompts.items()
+        if (excess := policy.excess(prompt, args.sampling.max_length))
+    ]
+    if too_long:
+        raise InputError(
+            f"--max_length {args.sampling.max_length} is too long for {len(too_long)} problems: "
+            f"{some_of(too_long, most=3)}"
+        )
+    return prompts
+
+
+def bind_settings(args: TreesArgs, problems: Sequence[Problem], policy: Policy) -> None:
+    """Saves the settings beside new trees, or compares them with those of the trees there."""
+    flags = {name: value for name, value in as_json(args).items() if name != "output"}
+    contents = {"benchmark": problems_digest(problems), "model": policy.digest}
+    SettingsFile(
+        args.trees_path.with_name(SETTINGS_NAME),
+        args.trees_path,
+        "Give these trees a folder of their own with --output",
+        free_flags(TreesArgs),
+    ).bind(Settings(flags, contents), not holds_something(args.trees_path))
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Grows many trees at once through one engine.
+
+    Attributes:
+        args: Flags of the run; checked.
+        policy: The policy.
+        prompts: Token ids of the prompts, by the problem's id.
+        answer_format: How answers are written.
+        comparer: Compares them with references.
+    """
+
+    args: TreesArgs
+    policy: Policy
+    prompts: Mapping[str, list[int]]
+    answer_format: AnswerFormat
+    comparer: Comparer
+
+    async def grow(self, problems: Sequence[Problem], file: TreeFile) -> list[SearchFailure]:
+        """Loads the policy and grows the trees; each is recorded the moment it ends."""
+        args = self.args
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with naming("--model"):
+            engine = StepEngine(
+                open_engine(args.engine_flags, self.policy.name, device),
+                self.policy.tokenizer,
+                args.step_delimiter,
+            )
+        judges = ThreadPoolExecutor(JUDGE_THREADS, thread_name_prefix="judge")
+        with SearchProgress(len(problems), "tree") as progress:
+
+            def on_finished(job: TreeJob, cost: SearchCost) -> None:
+                file.append(self.record(job, cost))
+                progress.add(cost)
+
+            try:
+                jobs = self.jobs(problems, judges)
+                return await run_searches(
+                    jobs, engine, None, args.sampling, args.window, on_finished
+                )
+            finally:
+                await engine.close()
+                judges.shutdown(wait=False, cancel_futures=True)
+
+    def jobs(self, problems: Sequence[Problem], judges: Executor) -> Iterator[TreeJob]:
+        """Yields the trees that are to grow, made one by one as the runner has room."""
+        args = self.args
+        limits = Limits(args.sampling.max_length, args.max_step_tokens, self.policy.stop_ids)
+        for problem in problems:
+            prompt_ids = self.prompts[problem.id]
+            prompt = str(self.policy.tokenizer.decode(prompt_ids))
+            judge = OutcomeJudge(
+                problem.answer,
+                len(prompt_ids),
+                self.policy.tokenizer,
+                partial(self.answer_format.find_answer, prompt),
+                self.comparer,
+                judges,
+            )
+            seed = derive_seed(args.sampling.seed, problem.id)
+            search = MonteCarloTreeSearch(prompt_ids, limits, seed, args.tree, self.stripped_text)
+            yield SearchJob(problem, 0, seed, search, judge)
+
+    def stripped_text(self, block: Block) -> str:
+        """Returns the text of a step as the published code compares it with others."""
+        return str(self.policy.tokenizer.decode(block.token_ids)).strip()
+
+    def record(self, job: TreeJob, cost: SearchCost) -> TreeRecord:
+        """Returns the record of a tree that has grown."""
+        search = job.strategy
+        texts = self.policy.tokenizer.batch_decode([node.token_ids for node in search.nodes])
+        return TreeRecord(
+            problem_id=job.problem.id,
+            problem=job.problem.problem,
+            reference=job.problem.answer,
+            seed=job.seed,
+            prompt_ids=search.prompt_ids,
+            iterations=search.iterations,
+            nodes=recorded_steps(search, texts),
+            cost=cost,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(TreesArgs, PROGRAM, __doc__, argv)
+    transformers.utils.logging.disable_progress_bar()
+    # A tree that is given up doesn't wait for the batch that is running; whole ones are on disk.
+    run_command(PROGRAM, lambda: grow_trees(args), at_once=True)
