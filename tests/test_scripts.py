@@ -19,6 +19,7 @@ import train_classifier
 from classifier_lib import score
 from classifier_lib.training.args import TrainArgs, check_flags
 from data_prep import clean, label, roll_in, roll_out
+from data_prep.dvo import trees
 from data_prep.toy import problems
 from run_lib.commands import InputError, parse_command_line
 from scripts import compare_runs
@@ -350,6 +351,7 @@ def test_the_data_commands_of_the_documentation_parse():
 
 OTHERS = {
     "classifier_lib.score": score.ScoreArgs,
+    "data_prep.dvo trees": trees.TreesArgs,
     "data_prep.toy.problems": problems.ProblemsConfig,
     "scripts.bench.scheduling": scheduling.Args,
     "scripts.compare_runs": compare_runs.Args,
@@ -359,7 +361,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("module", OTHERS)
 def test_the_other_commands_of_the_documentation_parse(module):
-    found = commands(DOCUMENTATION, module)
+    found = commands(DOCUMENTATION + trees.__doc__, module)
     assert found
     for arguments in found:
         parse_command_line(OTHERS[module], module, None, arguments)
@@ -385,7 +387,7 @@ def test_every_command_of_the_documentation_is_parsed_by_a_test():
         *("inference_eval.py", "train_classifier.py", "scripts/train_multinode.sh"),
         *("scripts/search_slurm.sh", "scripts/quickstart.sh", "scripts/test.sh"),
         *(f"data_prep.{stage}" for stage in STAGES),
-        *("search_lib.results.shards", *OTHERS),
+        *("search_lib.results.shards", *(name.split()[0] for name in OTHERS)),
     }
     for block in re.findall(r"```bash\n(.*?)```", DOCUMENTATION, re.DOTALL):
         for line in joined(block).splitlines():
