@@ -21,6 +21,7 @@ from scripts.bench import (
     scoring,
     simulation,
     train_step,
+    trees,
     voting,
 )
 from scripts.bench.data_loading import NUM_CUTS, draw_row
@@ -254,3 +255,19 @@ def test_labelling_grades_alike_with_fewer_checks(capsys):
 def test_labelling_needs_the_number_that_its_ratio_is_of():
     with pytest.raises(InputError, match="--distinct must hold 8"):
         labelling.main(labelling.Args(distinct=(4,)))
+
+
+def test_trees_in_a_window_are_those_of_lock_step_and_earlier_there(capsys):
+    args = trees.Args(trees=24, in_flight=(8,), iterations=6)
+    table, ratio = run(trees.main, args, capsys)
+    assert [row["way"] for row in table] == [trees.LOCK_STEP, trees.WINDOW]
+    assert ratio == number(table[1]["x faster"]) > 1.3
+    lock_step, window = (float(row["usage"].rstrip("%")) for row in table)
+    assert 0 < lock_step < window < 8 * 5 / trees.MAX_ROWS * 100
+
+
+def test_trees_refuses_ways_that_grew_different_trees(monkeypatch):
+    ways = iter([trees.Timing(2.0, 1, {"0": 1}), trees.Timing(1.0, 1, {"0": 2})])
+    monkeypatch.setattr(trees, "grow", lambda *args: next(ways))
+    with pytest.raises(RuntimeError, match="the trees of lock step and window differ"):
+        trees.main(trees.Args(trees=1))

@@ -1,0 +1,182 @@
+"""Trees of many problems: a window of them in flight against batches that move in lock step.
+
+    python -m scripts.bench.trees --quick     # within a minute
+    python -m scripts.bench.trees             # some minutes
+
+- *lock step*, the published way: 256 trees at a time. In every iteration each of them selects a
+  leaf, all leaves are expanded, and the next iteration begins when the longest step of all has
+  ended; the next trees begin when the last of these is done. So the generator runs ever emptier
+  until a single long step is left, and trees that close early leave their places empty.
+- *window*, ours: `search_lib.runner`. A tree waits for its own steps alone, and as one ends the
+  next begins.
+
+Both grow the same trees, node by node, or the run fails. The strategy and the runner are the real
+ones; the server is simulated, in virtual time (see `simulation.py`). It is an 8B model in bfloat16
+on one H100, by arithmetic, not measured: a decoding step takes 7 ms (16 GB of weights at 70 % of
+3.35 TB/s) and 0.04 ms more for each sequence (128 KiB of states for each of 600 tokens, and
+sampling); 512 sequences fit. Steps are log-normal with a median of 60 tokens and a standard
+deviation of the logarithm of 0.6, cut at 1,024; a response has 3 to 9 of them, each number alike,
+and half of the answers are right. These are assumptions: the paper gives no lengths. Grading takes
+no time.
+
+Columns: trees in flight; seconds; trees a minute; share of the sequences' places in use; how many
+times faster than lock step at as many in flight. The ratio is the smallest gain.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from classifier_lib.scoring import Scores
+from run_lib.commands import at_least, parse_command_line, run_command
+from run_lib.seeds import derive_seed
+from scripts.bench import print_report
+from scripts.bench.scheduling import LOCK_STEP, WINDOW, run_lock_step
+from scripts.bench.simulation import STOP_ID, Lengths, SimulatedGenerator, VirtualLoop
+from search_lib.benchmarks import Problem
+from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.runner import SearchJob, run_searches
+from search_lib.strategies import Limits
+from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
+
+PROGRAM = "scripts.bench.trees"
+
+STEP_SECONDS, ROW_SECONDS, MAX_ROWS = 7e-3, 4e-5, 512
+MEDIAN_STEP, STEP_DEVIATION, MAX_STEP = 60, 0.6, 1024
+FEWEST_STEPS, MOST_STEPS = 3, 9
+LIMITS = Limits(10 * MAX_STEP, MAX_STEP, (STOP_ID,))
+DELIMITER, RIGHT, WRONG = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Args:
+    """Trees a minute for two ways to schedule their iterations."""
+
+    quick: bool = False
+    """256 trees of 30 iterations, 64 in flight, and nothing else."""
+    trees: int = 1024
+    """Trees to grow."""
+    in_flight: tuple[int, ...] = (64, 256)
+    """Trees in flight at once."""
+    iterations: int = 80
+    """Expansions of a tree."""
+    seed: int = 0
+    """Seed of the trees."""
+
+
+class SimulatedSteps(SimulatedGenerator):
+    """A server whose blocks are steps (see the module); a delimiter, or an answer, ends each."""
+
+    def _draw(self, expansion: Expansion, index: int) -> Block:
+        rng = np.random.default_rng((expansion.seed, index))
+        drawn = round(MEDIAN_STEP * np.exp(STEP_DEVIATION * rng.standard_normal()))
+        length = min(max(drawn, 2), expansion.max_new_tokens)
+        tokens = [int(rng.integers(1, 2**30))] * length
+        number = expansion.prefix_ids.count(DELIMITER) + 1
+        if number >= FEWEST_STEPS and rng.random() < 1 / (MOST_STEPS + 1 - min(number, MOST_STEPS)):
+            tokens[-2:] = [RIGHT if rng.random() < 0.5 else WRONG, STOP_ID]
+            return Block(tokens, "stop")
+        tokens[-1] = DELIMITER
+        return Block(tokens, "step")
+
+
+class SimulatedJudge:
+    """Reads the marks of the answers, in no time."""
+
+    async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
+        """Returns 1, 0 or None for each block."""
+        marks = {RIGHT: 1.0, WRONG: 0.0}
+        return Scores([marks.get(block.token_ids[-2]) for block in blocks], None)
+
+    async def close(self) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Measurements of one way to grow all trees.
+
+    Attributes:
+        seconds: Virtual wall time.
+        tokens: Generated tokens.
+        trees: By problem, a digest of all nodes and their values.
+    """
+
+    seconds: float
+    tokens: int
+    trees: dict[str, int]
+
+    @property
+    def usage(self) -> float:
+        """Sequences that ran at once, on average, of those that fit."""
+        # A server with `b` of them takes STEP_SECONDS + b * ROW_SECONDS for b tokens.
+        steps = (self.seconds - self.tokens * ROW_SECONDS) / STEP_SECONDS
+        return self.tokens / steps / MAX_ROWS
+
+
+def make_jobs(args: Args) -> Iterator[SearchJob]:
+    """Yields a fresh tree of each problem."""
+    settings = TreeSettings(iterations=args.iterations)
+    for number in range(args.trees):
+        seed = derive_seed(args.seed, number)
+        search = MonteCarloTreeSearch([number + 1], LIMITS, seed, settings)
+        yield SearchJob(Problem(str(number), "", ""), 0, seed, search)
+
+
+def grow(way: str, in_flight: int, args: Args) -> Timing:
+    """Grows all trees in one way, in virtual time."""
+    trees: dict[str, int] = {}
+
+    def on_finished(job: SearchJob, cost: Any) -> None:
+        nodes = job.strategy.nodes
+        trees[job.problem.id] = hash(
+            tuple((node.parent, node.value, node.visits, *node.token_ids) for node in nodes)
+        )
+
+    async def run() -> Timing:
+        lengths = Lengths(MEDIAN_STEP, 0.0, STEP_DEVIATION)  # not used: steps are drawn here
+        engine = SimulatedSteps(lengths, 1, STEP_SECONDS, ROW_SECONDS, MAX_ROWS)
+        clock = asyncio.get_running_loop().time
+        parts = make_jobs(args), engine, SimulatedJudge(), Sampling(1.0, 1.0), in_flight
+        if way == LOCK_STEP:
+            await run_lock_step(*parts, on_finished)
+        elif failures := await run_searches(*parts, on_finished):
+            raise RuntimeError(f"{len(failures)} trees failed") from failures[0].error
+        return Timing(clock(), engine.tokens, trees)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(run())
+
+
+def main(args: Args) -> None:
+    """Prints the table and the ratio.
+
+    Raises:
+        InputError: For numbers that no run can have.
+        RuntimeError: If the two ways grow different trees.
+    """
+    if args.quick:
+        args = replace(args, trees=256, in_flight=(64,), iterations=30)
+    at_least(1, trees=args.trees, iterations=args.iterations)
+    rows, gains = [], []
+    for in_flight in args.in_flight:
+        at_least(1, in_flight=in_flight)
+        published, ours = (grow(way, in_flight, args) for way in (LOCK_STEP, WINDOW))
+        if published.trees != ours.trees or len(ours.trees) != args.trees:
+            raise RuntimeError(f"the trees of {LOCK_STEP} and {WINDOW} differ")
+        gains.append(published.seconds / ours.seconds)
+        for way, timing in ((LOCK_STEP, published), (WINDOW, ours)):
+            cells = [f"{in_flight}", f"{timing.seconds:,.1f}"]
+            cells += [f"{60 * args.trees / timing.seconds:,.1f}", f"{timing.usage:.1%}"]
+            rows.append([way, *cells, f"{published.seconds / timing.seconds:.2f}"])
+    columns = ["way", "in flight", "seconds", "trees/min", "usage", "x faster"]
+    notes = [f"{args.trees:,} trees of {args.iterations} iterations, simulated"]
+    print_report(columns, rows, notes, min(gains))
+
+
+if __name__ == "__main__":
+    arguments = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, lambda: main(arguments))
