@@ -1,0 +1,327 @@
+r"""Reference: the log-probability of each step under the policy that made the trees.
+
+python -m data_prep.dvo reference --input outputs/dvo/paths --output outputs/dvo/data \
+    --model outputs/policy
+
+They are computed once and stored in `reference_logprobs`: training needs no second model in memory.
+All other columns, the files and their rows stay the same. A log-probability is that of all tokens
+of the step, its delimiter or end token included, at temperature 1.
+
+The paths of a tree are computed together, and each of its tokens once (a policy of another family
+than Qwen2 or Qwen3 gets every path alone). Killed at any moment, the same command goes on, and the
+file in work is computed again. With `--shard i/n` n processes share the files out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from classifier_lib.attention import FLEX_BLOCK, choose_attention
+from classifier_lib.batches import PackingName
+from classifier_lib.layouts import count_laid_out
+from classifier_lib.loading import check_safetensors
+from classifier_lib.scoring import batch_by_length
+from data_prep.columns import DVO_PATHS, DVO_REFERENCE
+from data_prep.dvo.rows import Row, TreeSplit, by_tree, check_prompts, name_of
+from data_prep.reports import RowReport
+from data_prep.stages import Chunk, FinishedStage, Stage
+from dvo_lib.batches import Path as StepPath
+from dvo_lib.batches import collate_paths
+from dvo_lib.columns import PATH_SCHEMA, REFERENCE
+from dvo_lib.policy import TokenLogprobs
+from run_lib.checksums import check_intact
+from run_lib.commands import (
+    InputError,
+    at_least,
+    naming,
+    parse_command_line,
+    parse_shard,
+    run_command,
+)
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.hub import (
+    check_vocabulary,
+    check_weights,
+    load_config,
+    load_tokenizer,
+    loading,
+    quiet_transformers,
+)
+
+SHARING_FAMILIES = ("qwen2", "qwen3")
+"""Model types whose attention takes the layout of a row; see `classifier_lib.attention`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceArgs:
+    """Store the log-probabilities of paths under the reference policy."""
+
+    input: Path
+    """Output folder of data_prep.dvo paths."""
+    output: Path
+    """Folder to write to."""
+    model: str
+    """Folder or Hub id of the policy that made the trees."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the computation; best that of training."""
+    attention_impl: Literal["auto", "sdpa", "flex_attention"] = "auto"
+    """Attention of trees. auto: flex_attention on a GPU, sdpa on a CPU."""
+    max_batch_tokens: int = 16_384
+    """Tokens of a forward pass, shared ones once; a path longer than that goes alone. Changes
+    log-probabilities by rounding only."""
+    shard: str = "0/1"
+    """Part i/n of the work, i from 0. The rows do not depend on n."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        at_least(1, max_batch_tokens=self.max_batch_tokens)
+        parse_shard(self.shard)
+
+
+class Reference:
+    """The policy, and how paths go through it.
+
+    Args:
+        policy: The policy.
+        packing: Layout of a batch.
+        max_batch_tokens: Most tokens of a batch.
+    """
+
+    def __init__(self, policy: TokenLogprobs, packing: PackingName, max_batch_tokens: int):
+        self._policy = policy
+        self._packing = packing
+        self._max_batch_tokens = max_batch_tokens
+
+    @torch.inference_mode()
+    def logprobs(self, paths: Sequence[StepPath]) -> list[list[float]]:
+        """Returns the log-probabilities of the steps of each path.
+
+        Args:
+            paths: Paths; those of one tree are neighbours.
+        """
+        implementation = self._policy.model.config._attn_implementation
+        device = self._policy.model.device
+        multiple = FLEX_BLOCK if implementation == "flex_attention" else None
+        found: dict[int, list[float]] = {}
+        for indices in self._batches(paths):
+            batch = collate_paths([paths[i] for i in indices], self._packing, multiple)
+            targets = batch.targets.to(device)  # of references that are 0
+            sums = targets.log_ratios(
+                self._policy(
+                    batch.predictors.to(device),
+                    batch.trained_ids.to(device),
+                    **batch.model_inputs(implementation, device),
+                )
+            )
+            by_path = sums.split(targets.steps_per_path.tolist())
+            found |= {i: steps.tolist() for i, steps in zip(indices, by_path, strict=True)}
+            batch.free()
+        return [found[i] for i in range(len(paths))]
+
+    def _batches(self, paths: Sequence[StepPath]) -> list[list[int]]:
+        """Returns paths by batch: whole trees where they fit."""
+        if self._packing == "padded":
+            lengths = [len(path.prompt) + sum(map(len, path.steps)) for path in paths]
+            return batch_by_length(lengths, self._max_batch_tokens)
+        starts = [i for i, (a, b) in enumerate(pairwise(paths), 1) if a.prompt is not b.prompt]
+        bounds = pairwise([0, *starts, len(paths)])
+        batches: list[list[int]] = []
+        room = 0
+        for unit in chain.from_iterable(
+            self._fitting(paths, list(range(start, stop))) for start, stop in bounds
+        ):
+            tokens = count_laid_out([paths[i].branch for i in unit])
+            if not batches or tokens > room:
+                batches.append([])
+                room = self._max_batch_tokens
+            batches[-1] += unit
+            room -= tokens
+        return batches
+
+    def _fitting(self, paths: Sequence[StepPath], tree: list[int]) -> Iterator[list[int]]:
+        """Yields a tree in parts that fit a batch, as far as it can be divided."""
+        tokens = count_laid_out([paths[i].branch for i in tree])
+        if tokens <= self._max_batch_tokens or len(tree) == 1:
+            yield tree
+        else:
+            half = len(tree) // 2
+            yield from self._fitting(paths, tree[:half])
+            yield from self._fitting(paths, tree[half:])
+
+
+def as_paths(rows: Sequence[Row]) -> list[StepPath]:
+    """Returns rows as paths without reference; those of one tree have the same prompt object."""
+    paths = []
+    for tree in by_tree(rows):
+        prompt = np.array(tree[0]["prompt_ids"], dtype=np.int32)
+        for row in tree:
+            steps = [np.array(ids, dtype=np.int32) for ids in row["step_ids"]]
+            credits, zeros = row["credits"], [0.0] * len(steps)
+            paths.append(StepPath(prompt, steps, credits, zeros, row["correct"]))
+    return paths
+
+
+def check_rows(rows: Sequence[Row], config: PretrainedConfig, model: str) -> None:
+    """Checks that a policy can read paths.
+
+    Raises:
+        InputError: Naming the first path that it can't.
+    """
+    for row in rows:
+        ids = [*row["prompt_ids"], *chain.from_iterable(row["step_ids"])]
+        if not min(map(len, (row["prompt_ids"], *row["step_ids"]))):
+            raise InputError(f"--input: {name_of(row)} has an empty prompt or step")
+        if max(ids) >= config.vocab_size or min(ids) < 0:
+            raise InputError(
+                f"--model {model} has a vocabulary of {config.vocab_size} tokens, and "
+                f"{name_of(row)} holds ids from {min(ids)} to {max(ids)}"
+            )
+        if len(ids) > config.max_position_embeddings:
+            raise InputError(
+                f"--model {model} has a context of {config.max_position_embeddings} tokens, and "
+                f"{name_of(row)} has {len(ids)}"
+            )
+
+
+def load_reference(args: ReferenceArgs, config: PretrainedConfig) -> Reference:
+    """Loads the policy, with every one of its weights.
+
+    Raises:
+        InputError: If there is none.
+    """
+    quiet_transformers()
+    packing: PackingName = "shared_prefix" if config.model_type in SHARING_FAMILIES else "padded"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with naming("--attention_impl"):
+        name = "sdpa" if packing == "padded" else args.attention_impl
+        attention = choose_attention(name, packing, device)
+    with naming("--model"):
+        check_intact(args.model, *MODEL_FILES)
+        check_safetensors(args.model)
+        with loading(args.model):
+            model: Any
+            info: dict[str, Any]
+            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+                args.model,
+                attn_implementation=attention,
+                dtype=getattr(torch, args.dtype),
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        check_weights(args.model, info)
+    policy = TokenLogprobs(model.to(device).eval())
+    return Reference(policy, packing, args.max_batch_tokens)
+
+
+def make_table(reference: Reference, table: pa.Table, rows: list[Row]) -> pa.Table:
+    """Returns a table of paths with their log-probabilities.
+
+    Raises:
+        InputError: If one is no finite number, naming the path.
+    """
+    logprobs = reference.logprobs(as_paths(rows))
+    for row, steps in zip(rows, logprobs, strict=True):
+        if not np.isfinite(steps).all():
+            raise InputError(f"--model gives no finite log-probability for {name_of(row)}")
+    place = PATH_SCHEMA.get_field_index(REFERENCE)
+    column = pa.array(logprobs, PATH_SCHEMA.field(REFERENCE).type)
+    return table.set_column(place, PATH_SCHEMA.field(REFERENCE), column)
+
+
+def report_of(rows: list[Row]) -> RowReport:
+    """Returns a report of some rows."""
+    report = RowReport()
+    report.totals["steps"] = sum(len(row["steps"]) for row in rows)
+    report.totals["step tokens"] = sum(len(ids) for row in rows for ids in row["step_ids"])
+    return report
+
+
+def make_chunks(
+    args: ReferenceArgs,
+    stage: Stage,
+    paths: FinishedStage,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Makes the pending chunks of a stage, and prints how likely the policy finds their steps."""
+    pending: list[Chunk] = list(stage.pending())
+    if not pending:
+        return
+    reference = load_reference(args, config)
+    total, num_tokens = 0.0, 0
+    with tqdm(total=len(pending), unit="file", disable=None) as progress:
+        for chunk in pending:
+            table = paths.read(chunk)
+            if table is None:
+                table = PATH_SCHEMA.empty_table()
+            rows = table.to_pylist()
+            report = report_of(rows)
+            if rows:
+                check_rows(rows, config, args.model)
+                check_prompts(rows, tokenizer, f"--model {args.model}")
+                try:
+                    table = make_table(reference, table, rows)
+                except torch.OutOfMemoryError as error:
+                    raise InputError(
+                        "out of memory: the same command with a smaller --max_batch_tokens (now "
+                        f"{args.max_batch_tokens}) goes on"
+                    ) from error
+                total += sum(map(sum, table[REFERENCE].to_pylist()))
+                num_tokens += report.totals["step tokens"]
+            stage.write(chunk, table, report)
+            progress.update()
+    if num_tokens:
+        print(
+            f"log-probability {total / num_tokens:.3f} a token, mean of the {num_tokens:,} tokens "
+            "of this run: far from 0 if the policy is not the one that made the trees"
+        )
+
+
+def run(args: ReferenceArgs) -> None:
+    """Computes the log-probabilities that are missing, and prints the report.
+
+    Raises:
+        InputError: If something that was given can't be used.
+    """
+    args.check()
+    with naming("--input"):
+        paths = FinishedStage(args.input, DVO_PATHS)
+    if "paths_per_side" not in paths.settings:
+        raise InputError(f"--input {args.input}: no output of {DVO_PATHS}")
+    with naming("--model"):
+        config = load_config(args.model)
+        tokenizer = load_tokenizer(args.model)
+    with naming(f"--model {args.model}:"):
+        check_vocabulary(tokenizer, config.vocab_size)
+    settings = {
+        "model": args.model,
+        "model_digest": fingerprint(args.model, MODEL_FILES),
+        "dtype": args.dtype,
+    }
+    # The same numbers of trees: file for file as the paths.
+    inputs = {
+        split: TreeSplit(source["num_rows"], paths.digest) for split, source in paths.inputs.items()
+    }
+    rows_per_file = paths.settings["rows_per_file"]
+    origin = paths.origin | {"paths": paths.settings}
+    with Stage(args.output, settings, inputs, rows_per_file, args.shard, origin) as stage:
+        make_chunks(args, stage, paths, config, tokenizer)
+        reports = stage.finish()
+    for split, report in (reports or {}).items():
+        print(f"{args.output / split} (rows in: trees, rows out: paths)\n{report.format()}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(ReferenceArgs, DVO_REFERENCE, __doc__, argv)
+    run_command(DVO_REFERENCE, lambda: run(args))
