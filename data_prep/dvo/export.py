@@ -1,0 +1,340 @@
+r"""Export: paths as JSON lines, in the published DVO format or for the trainers of TRL.
+
+python -m data_prep.dvo export --input outputs/dvo/data --output dpo.jsonl --format dpo
+
+| format | a line is | columns |
+|---|---|---|
+| `dvo` | a path | `prompt, completions, q_credits, acc, question, ground_truth, final_answer, tag, all_visit_num, all_q_value` |
+| `rft` | a right path | `prompt, completion` |
+| `kto` | a path | `prompt, completion, label` |
+| `dpo` | a right and a wrong path of one tree, the first of each, the second of each, ... | `prompt, chosen, rejected` |
+| `step_dpo` | the place where a right and a wrong path part, if the right one's step has the larger value | `prompt` with the shared steps, `chosen` and `rejected` next steps |
+
+A prompt is the full text that the policy read, with its role tokens; nothing is left for a chat
+template to do. The token ids are there, too, in columns that TRL ignores: `prompt_token_ids`, and
+`completion_token_ids` or `chosen_token_ids` and `rejected_token_ids`. TRL puts the end token behind
+a completion, so its formats leave it out of the text, not out of the ids; it does so behind the
+steps of `step_dpo`, too, of which most don't end a response.
+
+A line of `dvo` holds all columns of the path: such a file can be an `--input` itself. `tag` is the
+number of the path in its tree, and `all_q_value` the value behind each step.
+"""  # noqa: E501
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from data_prep.columns import DVO_REFERENCE
+from data_prep.dvo.rows import Row, by_tree, check_prompts
+from data_prep.sources import RowSource, open_sources
+from data_prep.stages import STAGE_FILE, FinishedStage
+from dvo_lib.columns import PATH_SCHEMA, REFERENCE
+from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.files import atomic_file
+from run_lib.fingerprints import fingerprint
+from run_lib.hub import TOKENIZER_FILES, load_tokenizer
+from run_lib.settings import Settings, SettingsFile, as_json, free
+from search_lib.grading.answers import boxed_answers
+from search_lib.prompts import stop_token_ids
+
+PROGRAM = "data_prep.dvo export"
+WINDOW_ROWS = 1024
+"""Rows that are read at once."""
+
+FormatName = Literal["dvo", "rft", "dpo", "kto", "step_dpo"]
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArgs:
+    """Write paths as JSON lines for other trainers."""
+
+    input: Path
+    """Output folder of data_prep.dvo paths or reference, or a file that --format dvo wrote."""
+    output: Path = free()
+    """File of JSON lines to write. Beside it: <output>.config.json."""
+    format: FormatName
+    """Format of the lines."""
+    split: Literal["train", "validation"] = "train"
+    """Split of a folder."""
+    tokenizer: str | None = None
+    """Folder or Hub id of the policy that made the trees; by default the --model of
+    data_prep.dvo reference, if --input is of it."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids as texts.
+
+    Attributes:
+        tokenizer: The policy's.
+        end_ids: Tokens that end a response.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: Sequence[int]
+
+    def decode(self, ids: list[int]) -> str:
+        """Returns the text of some ids, special tokens included."""
+        return str(self.tokenizer.decode(ids))
+
+    def completion(self, ids: list[int]) -> str:
+        """Returns the text of a response or step, without the token that ended the response."""
+        return self.decode(ids[:-1] if ids[-1] in self.end_ids else ids)
+
+
+def dvo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
+    """Yields the paths of a tree in the published format, with columns of their own behind."""
+    for row in tree:
+        yield {
+            "prompt": texts.decode(row["prompt_ids"]),
+            "completions": row["steps"],
+            "q_credits": row["credits"],
+            "acc": int(row["correct"]),
+            "question": row["problem"],
+            "ground_truth": row["answer"],
+            "final_answer": find_answer(texts.completion(_response(row))),
+            "tag": str(row["path"]),
+            "all_visit_num": row["visits"],
+            "all_q_value": [*row["values"][1:], row["reward"]],
+            **{name: row[name] for name in _OWN_COLUMNS},
+        }
+
+
+_PUBLISHED_COLUMNS = {
+    "problem": "question",
+    "answer": "ground_truth",
+    "steps": "completions",
+    "visits": "all_visit_num",
+    "credits": "q_credits",
+}
+_OWN_COLUMNS = ("problem_id", "prompt_ids", "step_ids", "values", "reward", REFERENCE)
+
+
+def read_dvo_lines(path: Path) -> Iterator[Row]:
+    """Yields the paths of a file that `dvo_lines` made.
+
+    Raises:
+        InputError: Naming the first line that holds none.
+    """
+    with path.open("rb") as file:
+        for number, text in enumerate(file, start=1):
+            try:
+                line = json.loads(text)
+                row = {name: line[name] for name in _OWN_COLUMNS}
+                row |= {name: line[other] for name, other in _PUBLISHED_COLUMNS.items()}
+                row |= {"path": int(line["tag"]), "correct": bool(line["acc"])}
+                lengths = {len(row[name]) for name in ("step_ids", "steps", "values", "credits")}
+                if len(lengths) > 1:
+                    raise ValueError(f"lists of {sorted(lengths)} steps")
+            except KeyError as error:
+                raise InputError(f"--input {path}, line {number}: no column {error}") from error
+            except (ValueError, TypeError, RecursionError) as error:
+                raise InputError(f"--input {path}, line {number}: no path: {error}") from error
+            yield row
+
+
+def rft_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
+    """Yields the right paths of a tree, for supervised training (TRL: prompt-completion)."""
+    for row in tree:
+        if row["correct"]:
+            yield _completion_line(row, texts)
+
+
+def kto_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
+    """Yields all paths of a tree with their labels (TRL: unpaired preference)."""
+    for row in tree:
+        yield _completion_line(row, texts) | {"label": row["correct"]}
+
+
+def dpo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
+    """Yields pairs of a right and a wrong path of a tree (TRL: preference); each is in one pair."""
+    for right, wrong in zip(*_sides(tree), strict=False):
+        prompt = right["prompt_ids"]
+        yield _pair_line(right["problem_id"], prompt, _response(right), _response(wrong), texts)
+
+
+def step_dpo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
+    """Yields pairs of steps with which a right and a wrong path part (TRL: preference).
+
+    A step of a right path may be worse than one of a wrong path. Such pairs are left out: the
+    chosen step has the larger value.
+    """
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    for right, wrong in product(*_sides(tree)):
+        steps = zip(right["step_ids"], wrong["step_ids"], strict=False)
+        place = next((i for i, (chosen, rejected) in enumerate(steps) if chosen != rejected), None)
+        if place is None or _value_after(right, place) <= _value_after(wrong, place):
+            continue
+        shared = [*right["prompt_ids"], *chain.from_iterable(right["step_ids"][:place])]
+        chosen, rejected = right["step_ids"][place], wrong["step_ids"][place]
+        key = tuple(shared), tuple(chosen), tuple(rejected)
+        if key not in seen:
+            seen.add(key)
+            yield _pair_line(right["problem_id"], shared, chosen, rejected, texts)
+
+
+FORMATS: dict[FormatName, Callable[[list[Row], Texts], Iterator[Line]]] = {
+    "dvo": dvo_lines,
+    "rft": rft_lines,
+    "dpo": dpo_lines,
+    "kto": kto_lines,
+    "step_dpo": step_dpo_lines,
+}
+
+
+def find_answer(response: str) -> str | None:
+    r"""Returns what stands behind the last `Answer:` of a response, or else in its last box."""
+    _, mark, rest = response.rpartition("Answer:")
+    if mark and (answer := rest.strip().partition("\n")[0].strip()):
+        return answer
+    boxes = boxed_answers(response)
+    return boxes[-1] if boxes else None
+
+
+def _sides(tree: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Returns the right and the wrong paths of a tree."""
+    return [row for row in tree if row["correct"]], [row for row in tree if not row["correct"]]
+
+
+def _response(row: Row) -> list[int]:
+    return list(chain.from_iterable(row["step_ids"]))
+
+
+def _value_after(row: Row, step: int) -> float:
+    value: float = row["values"][step + 1] if step + 1 < len(row["values"]) else row["reward"]
+    return value
+
+
+def _completion_line(row: Row, texts: Texts) -> Line:
+    ids = _response(row)
+    return {
+        "prompt": texts.decode(row["prompt_ids"]),
+        "completion": texts.completion(ids),
+        "problem_id": row["problem_id"],
+        "prompt_token_ids": row["prompt_ids"],
+        "completion_token_ids": ids,
+    }
+
+
+def _pair_line(
+    problem_id: str, prompt: list[int], chosen: list[int], rejected: list[int], texts: Texts
+) -> Line:
+    return {
+        "prompt": texts.decode(prompt),
+        "chosen": texts.completion(chosen),
+        "rejected": texts.completion(rejected),
+        "problem_id": problem_id,
+        "prompt_token_ids": prompt,
+        "chosen_token_ids": chosen,
+        "rejected_token_ids": rejected,
+    }
+
+
+def _folder_rows(source: RowSource) -> Iterator[Row]:
+    for start in range(0, source.num_rows, WINDOW_ROWS):
+        stop = min(start + WINDOW_ROWS, source.num_rows)
+        yield from source.read(start, stop, PATH_SCHEMA.names).to_pylist()
+
+
+def open_rows(args: ExportArgs) -> tuple[Callable[[], Iterator[Row]], str | None]:
+    """Opens the input.
+
+    Returns:
+        What reads its paths, and a digest of them.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if args.input.is_file():
+        return partial(read_dvo_lines, args.input), fingerprint(args.input)
+    with naming("--input"):
+        sources = open_sources(str(args.input), required=PATH_SCHEMA.names)
+    if args.split not in sources:
+        raise InputError(f"--split {args.split}: {args.input} has {', '.join(sources)} only")
+    source = sources[args.split]
+    return partial(_folder_rows, source), source.digest
+
+
+def policy_of(args: ExportArgs) -> str:
+    """Returns the name of the policy: as asked for, or that of the reference.
+
+    Raises:
+        InputError: If neither is there.
+    """
+    if args.tokenizer is not None:
+        return args.tokenizer
+    if (args.input / STAGE_FILE).is_file():
+        with naming("--input"):
+            model = FinishedStage(args.input, DVO_REFERENCE).settings.get("model")
+        if model is not None:
+            return str(model)
+    raise InputError("--tokenizer is needed: name the policy that made the trees")
+
+
+def write_lines(args: ExportArgs, rows: Iterator[Row], texts: Texts) -> tuple[int, int, int]:
+    """Writes the file, whole or not at all.
+
+    Returns:
+        The numbers of its lines, of the paths, and of their trees.
+
+    Raises:
+        InputError: If the tokenizer is another policy's, or there is no line to write.
+    """
+    num_lines, num_paths, num_trees = 0, 0, 0
+    with naming("--output", OSError), atomic_file(args.output) as file:
+        for tree in by_tree(rows):
+            check_prompts(tree, texts.tokenizer, f"--tokenizer {args.tokenizer}")
+            num_trees += 1
+            num_paths += len(tree)
+            for line in FORMATS[args.format](tree, texts):
+                file.write(f"{json.dumps(line, allow_nan=False)}\n".encode("ascii"))
+                num_lines += 1
+        if not num_lines:
+            raise InputError(
+                f"--input {args.input}: its {num_paths} paths make no line of --format "
+                f"{args.format}"
+            )
+    return num_lines, num_paths, num_trees
+
+
+def run(args: ExportArgs) -> None:
+    """Writes the file, unless it is there.
+
+    Raises:
+        InputError: If something that was given can't be used.
+    """
+    args = replace(args, tokenizer=policy_of(args))
+    policy = str(args.tokenizer)
+    with naming("--tokenizer"):
+        tokenizer = load_tokenizer(policy)
+        texts = Texts(tokenizer, stop_token_ids(policy, tokenizer))
+    read, digest = open_rows(args)
+    contents = {"input": digest, "tokenizer": fingerprint(policy, TOKENIZER_FILES)}
+    with naming("--output", OSError):
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        config = args.output.with_name(f"{args.output.name}.config.json")
+        advice = "Give this export another --output, or delete the file"
+        file = SettingsFile(config, args.output, advice, free={"output"})
+        is_new = not args.output.exists()
+        file.bind(Settings(as_json(args), contents), is_new)
+    if not is_new:
+        print(f"{args.output} is complete already")
+        return
+    num_lines, num_paths, num_trees = write_lines(args, read(), texts)
+    print(
+        f"{args.output}: {num_lines:,} lines of {args.format}, from {num_paths:,} paths of "
+        f"{num_trees:,} trees"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(ExportArgs, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: run(args))
