@@ -15,6 +15,9 @@ PROGRAM = "python -m data_prep.dvo"
 
 COMMANDS = {
     "trees": "grow a tree of reasoning steps for every problem",
+    "paths": "draw responses from the trees, with the credit of each step",
+    "reference": "add the log-probabilities of steps under the policy that made the trees",
+    "export": "write paths as JSON lines, as published and for TRL's trainers",
 }
 """Commands with what they do. Each is the module of its name here, with `main(argv)`."""
 
