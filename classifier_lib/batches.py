@@ -8,9 +8,10 @@ All three give the same loss up to rounding (`tests/classifier_lib/test_batches.
 """
 
 import bisect
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ PAD_MULTIPLE = 16
 
 DEFAULT_TOKENS = 65_536
 """Most tokens in a packed micro batch by default; meant for a 1.5B model on a GPU of 80 GB."""
+
+Data = TypeVar("Data", bound=Sized)
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -240,39 +244,46 @@ class _Unit(NamedTuple):
     samples: list[int]
 
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """Plan by which global batches are cut into micro batches.
+class MicroBatchPlan(ABC, Generic[Data, Loaded]):
+    """Plan by which global batches of samples of some kind are cut into micro batches.
 
     Attributes:
-        packing: Layout of the micro batches.
-        max_length: See `collate`.
+        packing: Layout of the micro batches, see the module's docstring.
         micro_batch_size: Samples in a padded micro batch.
-        tokens_per_micro_batch: Most tokens in a packed micro batch; a sample (or pair) that is
-            longer goes alone. By default as many as a padded micro batch could have, but at most
-            `DEFAULT_TOKENS`.
         group_size: Neighbouring samples that stay together in a micro batch where they fit.
         pairs: Whether samples 2i and 2i + 1 stay together, however long they are.
-        multiple: See `collate`.
     """
 
     packing: PackingName
-    max_length: int
     micro_batch_size: int
-    tokens_per_micro_batch: int | None = None
     group_size: int = 1
     pairs: bool = False
-    multiple: int | None = None
 
     @property
+    @abstractmethod
     def token_limit(self) -> int:
-        """Most tokens in a packed micro batch."""
-        if self.tokens_per_micro_batch:
-            return self.tokens_per_micro_batch
-        return min(self.micro_batch_size * self.max_length, DEFAULT_TOKENS)
+        """Most tokens in a packed micro batch; a sample (or pair) that is longer goes alone."""
+
+    @abstractmethod
+    def length(self, data: Data, index: int) -> int:
+        """Returns the tokens of a sample."""
+
+    @abstractmethod
+    def branches(self, data: Data, indices: Sequence[int]) -> Sequence[Branch]:
+        """Returns what a layout needs to know of samples."""
+
+    @abstractmethod
+    def load(self, data: Data, indices: Sequence[int]) -> Loaded:
+        """Returns the micro batch of these samples."""
+
+    def tokens(self, data: Data, indices: Sequence[int]) -> int:
+        """Returns the tokens of a packed row of these samples."""
+        if self.packing == "packed":
+            return sum(self.length(data, i) for i in indices)
+        return count_laid_out(self.branches(data, indices))
 
     def micro_batches(
-        self, data: GroupedRollouts, indices: Sequence[int], world_size: int
+        self, data: Data, indices: Sequence[int], world_size: int
     ) -> list[list[list[int]]]:
         """Cuts a global batch up for the processes, the same way on every one of them.
 
@@ -295,7 +306,7 @@ class BatchPlan:
         units: list[_Unit] = []
         for i in range(0, len(indices), self.group_size):
             group = list(indices[i : i + self.group_size])
-            units += self._fitting(data, _Unit(self._tokens(data, group), group))
+            units += self._fitting(data, _Unit(self.tokens(data, group), group))
         packed = self._balanced_bins(data, units, world_size)
         # Every process gets one bin of each round, the least loaded one the largest.
         loads = [0] * world_size
@@ -307,31 +318,23 @@ class BatchPlan:
                 parts[rank].append(unit.samples)
         return parts
 
-    def _tokens(self, data: GroupedRollouts, samples: list[int]) -> int:
-        """Returns the tokens of a packed row of these samples."""
-        if self.packing == "packed":
-            return sum(min(data.length(i), self.max_length) for i in samples)
-        return count_laid_out(_cut([data[i] for i in samples], self.max_length))
-
-    def _halves(self, data: GroupedRollouts, unit: _Unit) -> list[_Unit]:
+    def _halves(self, data: Data, unit: _Unit) -> list[_Unit]:
         """Returns a unit in two parts; as it is if it can't be split."""
         indivisible = 2 if self.pairs else 1
         half = len(unit.samples) // indivisible // 2 * indivisible
         if not half:
             return [unit]
         parts = unit.samples[:half], unit.samples[half:]
-        return [_Unit(self._tokens(data, part), part) for part in parts]
+        return [_Unit(self.tokens(data, part), part) for part in parts]
 
-    def _fitting(self, data: GroupedRollouts, unit: _Unit) -> list[_Unit]:
+    def _fitting(self, data: Data, unit: _Unit) -> list[_Unit]:
         """Returns a unit in parts that fit a micro batch, as far as it can be split."""
         halves = [unit] if unit.tokens <= self.token_limit else self._halves(data, unit)
         if len(halves) == 1:
             return halves
         return [part for half in halves for part in self._fitting(data, half)]
 
-    def _balanced_bins(
-        self, data: GroupedRollouts, units: list[_Unit], world_size: int
-    ) -> list[_Unit]:
+    def _balanced_bins(self, data: Data, units: list[_Unit], world_size: int) -> list[_Unit]:
         """Packs units into bins of about equal size (longest processing time first).
 
         Args:
@@ -373,7 +376,7 @@ class BatchPlan:
                 return bins
             num_bins += world_size
 
-    def in_order(self, data: GroupedRollouts) -> list[range]:
+    def in_order(self, data: Data) -> list[range]:
         """Cuts a whole data set into micro batches of neighbours, for evaluation.
 
         Returns:
@@ -385,7 +388,7 @@ class BatchPlan:
         start, tokens = 0, 0
         for i in range(0, len(data), step):
             unit = range(i, min(i + step, len(data)))
-            more = sum(min(data.length(j), self.max_length) for j in unit)
+            more = sum(self.length(data, j) for j in unit)
             is_full = i - start + step > self.micro_batch_size or (
                 self.packing != "padded" and tokens + more > self.token_limit
             )
@@ -394,6 +397,45 @@ class BatchPlan:
                 start, tokens = i, 0
             tokens += more
         return [*parts, range(start, len(data))]
+
+
+@dataclass(frozen=True)
+class BatchPlan(MicroBatchPlan[GroupedRollouts, Batch]):
+    """The plan for roll-outs.
+
+    Attributes:
+        packing: Layout of the micro batches.
+        max_length: See `collate`.
+        micro_batch_size: Samples in a padded micro batch.
+        tokens_per_micro_batch: See `token_limit`. By default as many as a padded micro batch could
+            have, but at most `DEFAULT_TOKENS`.
+        group_size: See `MicroBatchPlan`.
+        pairs: See `MicroBatchPlan`.
+        multiple: See `collate`.
+    """
+
+    packing: PackingName
+    max_length: int
+    micro_batch_size: int
+    tokens_per_micro_batch: int | None = None
+    group_size: int = 1
+    pairs: bool = False
+    multiple: int | None = None
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens in a packed micro batch."""
+        if self.tokens_per_micro_batch:
+            return self.tokens_per_micro_batch
+        return min(self.micro_batch_size * self.max_length, DEFAULT_TOKENS)
+
+    def length(self, data: GroupedRollouts, index: int) -> int:
+        """Returns the tokens of a sample that are left of it."""
+        return min(data.length(index), self.max_length)
+
+    def branches(self, data: GroupedRollouts, indices: Sequence[int]) -> list[Branch]:
+        """Returns the samples, cut to the maximum length."""
+        return _cut([data[i] for i in indices], self.max_length)
 
     def load(self, data: GroupedRollouts, indices: Sequence[int]) -> Batch:
         """Returns the micro batch of these samples."""
