@@ -36,7 +36,7 @@ from typing import Any
 import datasets
 import torch
 from tqdm import tqdm
-from transformers import Qwen2Config
+from transformers import PretrainedConfig
 
 from classifier_lib.evaluation import (
     EVALUATION_FILE,
@@ -55,7 +55,7 @@ from classifier_lib.training.checkpoints import (
 )
 from classifier_lib.training.parallel import full_weights, unwrap
 from classifier_lib.training.progress import Progress
-from classifier_lib.training.run_folder import RunFolder, open_run
+from classifier_lib.training.run_folder import RunFolder, open_run, parse_settings
 from classifier_lib.training.setup import build_model, check_model, load_data
 from classifier_lib.training.step import learning_rate, train_step
 from classifier_lib.training.uploads import CheckpointUploads
@@ -101,7 +101,7 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
     args = resolve_loss(args)
     check_flags(args, processes.world_size)
     is_main = processes.rank == 0
-    with open_run(args, processes) as folder:
+    with open_run(args, processes, parse_settings) as folder:
         is_finished = folder.is_finished
         if not is_finished:
             is_pushed = is_main and args.push_checkpoints
@@ -265,7 +265,10 @@ def run(
 
 
 def write_final(
-    folder: Path, config: Qwen2Config, weights: dict[str, torch.Tensor], files: dict[str, bytes]
+    folder: Path,
+    config: PretrainedConfig,
+    weights: dict[str, torch.Tensor],
+    files: dict[str, bytes],
 ) -> None:
     """Writes the final model and the files that go with it, all or nothing."""
     with checkpoint_errors(f"saving {folder} failed"), atomic_folder(folder) as temporary:

@@ -1,13 +1,55 @@
-"""A value model together with its loss: the part that training and evaluation share."""
+"""A model together with its loss: the part that training and evaluation share."""
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from classifier_lib.batches import Batch
+from classifier_lib.flops import TokenCounts
 from classifier_lib.losses import TrainingLoss
 from run_lib.processes import Processes
+
+
+class MicroBatch(Protocol):
+    """What a step of training asks of a micro batch of any kind."""
+
+    @property
+    def counts(self) -> TokenCounts:
+        """Tokens by kind."""
+
+    @property
+    def num_truncated(self) -> int:
+        """Samples that were cut to the maximum length."""
+
+    @property
+    def num_without_loss(self) -> int:
+        """Those of them that have no loss token left."""
+
+    def free(self) -> None:
+        """Drops what the layers of a model keep of this batch."""
+
+
+Loaded = TypeVar("Loaded", bound=MicroBatch, contravariant=True)
+
+
+class StepLearner(Protocol[Loaded]):
+    """What a step of training asks of a model and its loss."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, parallel where there are several processes."""
+
+    @property
+    def processes(self) -> Processes:
+        """The processes of the run."""
+
+    def count_terms(self, batch: Loaded) -> int:
+        """Returns the number of terms in the loss of a batch."""
+
+    def loss_sum(self, batch: Loaded) -> torch.Tensor:
+        """Returns the sum of the terms, a scalar with its gradient."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +74,12 @@ class Learner:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = self.model(**batch.model_inputs(self.implementation, device)).logits
         return batch.loss_logits(logits)
+
+    def count_terms(self, batch: Batch) -> int:
+        """Returns the number of terms in the loss of a batch."""
+        return int(self.loss.count_terms(batch.targets))
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Returns the sum of the terms, a scalar with its gradient."""
+        targets = batch.targets.to(self.processes.device)
+        return self.loss.function(self.logits(batch), targets)

@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
-from transformers import Qwen2Config
+from transformers import PretrainedConfig, PreTrainedModel
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.checkpoint_folders import (
@@ -44,7 +44,7 @@ from classifier_lib.training.checkpoint_folders import (
     find_checkpoints,
     verify,
 )
-from classifier_lib.training.parallel import full_weights, unwrap
+from classifier_lib.training.parallel import full_weights, model_class, unwrap
 from run_lib.checksums import checksum, write_checksums
 from run_lib.commands import DISK_ERRORS, run_command
 from run_lib.files import publish_folder, read_json, remove_folder, removed_on_failure
@@ -134,11 +134,12 @@ class Checkpointer:
         temporary = folder.with_name(f".{folder.name}.tmp")
         weights = full_weights(model, self._processes)
         shards = self._own_part(_trainer_state(model, optimizer))
-        config = copy.deepcopy(unwrap(model).config)
+        saved = unwrap(model)
+        config, kind = copy.deepcopy(saved.config), model_class(saved)
 
         def write_files(checksums: dict[str, str]) -> None:
             assert weights is not None
-            write_model(temporary, config, weights)
+            write_model(temporary, config, weights, kind)
             write_extra(temporary)
             (temporary / TRAINER_STATE).write_text(state_text, encoding="utf-8")
             check_shards(temporary / SHARDS)
@@ -345,20 +346,26 @@ def load_checkpoint(
     return state
 
 
-def write_model(folder: Path, config: Qwen2Config, weights: dict[str, torch.Tensor]) -> None:
+def write_model(
+    folder: Path,
+    config: PretrainedConfig,
+    weights: dict[str, torch.Tensor],
+    kind: type[PreTrainedModel] = Qwen2ForClassifier,
+) -> None:
     """Writes weights, configuration and modeling code, as `save_pretrained` of the whole model.
 
     Args:
         folder: An existing folder.
         config: Configuration of the model.
         weights: See `full_weights`.
+        kind: Class of the model.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = "sdpa"  # isn't saved, and needs no package
     dtype = next(iter(weights.values())).dtype
     with torch.device("meta"):
         # Stands in for a model whose class and parameters are those of sharding.
-        model = Qwen2ForClassifier(config).to(dtype)  # type: ignore[arg-type]
+        model = kind(config).to(dtype)  # type: ignore[arg-type]
     model.save_pretrained(folder, state_dict=dict(weights))
 
 

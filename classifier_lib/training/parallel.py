@@ -18,20 +18,21 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
-from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib.processes import Processes
 
 ParallelMode = Literal["ddp", "fsdp", "hsdp"]
 
 
-def parallelize(model: Qwen2ForClassifier, mode: ParallelMode, processes: Processes) -> nn.Module:
+def parallelize(model: nn.Module, mode: ParallelMode, processes: Processes) -> nn.Module:
     """Spreads a model over the processes; every process calls this with the same weights.
 
     The optimizer is built afterwards, as sharding replaces the parameters.
 
     Args:
-        model: The model, on this process's device.
+        model: A model of transformers on this process's device, or a module with one as its
+            `model`.
         mode: "ddp": every process holds all weights. "fsdp": each holds 1 / world_size of weights,
             gradients and optimizer state. "hsdp": sharded within a machine and copied to all
             machines, so that only gradients travel between machines.
@@ -72,17 +73,22 @@ def parallelize(model: Qwen2ForClassifier, mode: ParallelMode, processes: Proces
     if device.type == "cuda" and next(model.parameters()).dtype == torch.float32:
         # Gradients are added up over the processes in full precision.
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in model.model.layers:
+    for layer in unwrap(model).base_model.layers:  # type: ignore[union-attr]
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
 
 
-def unwrap(model: nn.Module) -> Qwen2ForClassifier:
-    """Returns the value model that `parallelize` was given (under FSDP its sharded self)."""
-    return cast(
-        Qwen2ForClassifier, model.module if isinstance(model, DistributedDataParallel) else model
-    )
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """Returns the model of transformers in what `parallelize` got or gave (under FSDP sharded)."""
+    module = model.module if isinstance(model, DistributedDataParallel) else model
+    return module if isinstance(module, PreTrainedModel) else cast(PreTrainedModel, module.model)
+
+
+def model_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """Returns the class of a model, under FSDP the one that it had before."""
+    kinds = (kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    return cast(type[PreTrainedModel], next(kinds))
 
 
 @contextlib.contextmanager
@@ -120,11 +126,17 @@ def full_weights(model: nn.Module, processes: Processes) -> dict[str, torch.Tens
     """Collects the whole weights on rank 0; every process calls this.
 
     Returns:
-        Copies on the CPU by name, without any wrapper's prefix; None on the other ranks.
+        Copies on the CPU by their names in the model of transformers, without any wrapper's
+        prefix, and tied ones once; None on the other ranks.
     """
     weights = {}
-    sharded = cast(dict[str, torch.Tensor], get_model_state_dict(model))
+    whole = unwrap(model)
+    first_names = {name for name, _ in whole.named_parameters()}
+    all_names = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
+    sharded = cast(dict[str, torch.Tensor], get_model_state_dict(whole))
     for name, tensor in sharded.items():
+        if name in all_names - first_names:
+            continue
         if isinstance(tensor, DTensor):
             # One tensor after the other: no device has to hold them all.
             tensor = tensor.full_tensor()

@@ -2,12 +2,11 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from classifier_lib.training.args import TrainArgs
 from classifier_lib.training.checkpoint_folders import (
     FINAL_FOLDER,
     check_checkpoint,
@@ -24,6 +23,30 @@ from run_lib.settings import Settings, SettingsFile, as_json, free_flags
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".run.lock"
+
+
+class RunArgs(Protocol):
+    """The flags of a training command that its folder depends on; a frozen dataclass."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run."""
+
+    @property
+    def output_dir(self) -> Path:
+        """Folder of the runs."""
+
+    @property
+    def model_path(self) -> str:
+        """Model to start from."""
+
+    @property
+    def data_path(self) -> str:
+        """Training data."""
+
+    @property
+    def resume_from(self) -> str | None:
+        """Checkpoint to go on from, instead of the newest one."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +84,17 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def open_run(args: TrainArgs, processes: Processes) -> Iterator[RunFolder]:
+def open_run(
+    args: RunArgs,
+    processes: Processes,
+    parse: Callable[[dict[str, Any]], Settings] = Settings.load,
+) -> Iterator[RunFolder]:
     """Finds the folder of a run and keeps other starts of the run out; every process calls this.
+
+    Args:
+        args: The flags.
+        processes: The processes of the run.
+        parse: Reads the settings of an earlier start, see `SettingsFile`.
 
     Raises:
         InputError: On every process, if the machines don't share the folder, another start of the
@@ -88,15 +120,15 @@ def open_run(args: TrainArgs, processes: Processes) -> Iterator[RunFolder]:
             )
         if checkpoint or is_finished:
             advice = "Use another --run_name for another run"
-            free = free_flags(TrainArgs)
-            file = SettingsFile(path / CONFIG_FILE, path, advice, free, parse_settings)
+            free = free_flags(args)
+            file = SettingsFile(path / CONFIG_FILE, path, advice, free, parse)
             file.check(settings)
         if checkpoint:
             check_checkpoint(checkpoint, processes)
         yield RunFolder(path, settings.document(), checkpoint, later, is_finished)
 
 
-def run_settings(args: TrainArgs) -> Settings:
+def run_settings(args: RunArgs) -> Settings:
     """Returns the flags of a run, with digests by which new policies and data are told apart."""
     contents = {
         "model_path": fingerprint(args.model_path, MODEL_FILES),
@@ -116,7 +148,7 @@ NEW_FLAGS = {
 
 
 def parse_settings(document: dict[str, Any]) -> Settings:
-    """Reads `config.json`, also one of an earlier version, into the flags of this one."""
+    """Reads train_classifier.py's `config.json`, also of an earlier version, into its flags now."""
     saved = Settings.load(document)
     flags = {**NEW_FLAGS, **saved.flags}
     if NEW_FLAGS.keys() - saved.flags and flags["num_steps"] != -1:

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from classifier_lib.batches import Batch
 from classifier_lib.flops import TokenCounts
-from classifier_lib.learner import Learner
+from classifier_lib.learner import Loaded, StepLearner
 from classifier_lib.training.parallel import clip_gradients, gradient_sync
 
 ADAM_BETAS = (0.9, 0.95)
@@ -80,9 +79,9 @@ class StepResult:
 
 
 def train_step(
-    learner: Learner,
+    learner: StepLearner[Loaded],
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[Batch],
+    batches: Sequence[Loaded],
     seed: int,
     step: int,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -108,10 +107,10 @@ def train_step(
         The result, the same on every process; None if the step was given up, as any process was
         asked to stop.
     """
-    model, loss, processes = learner.model, learner.loss, learner.processes
+    model, processes = learner.model, learner.processes
     device = processes.device
     own = [
-        sum(int(loss.count_terms(batch.targets)) for batch in batches),
+        sum(learner.count_terms(batch) for batch in batches),
         sum(batch.num_truncated for batch in batches),
         sum(batch.num_without_loss for batch in batches),
         int(stop_requested()),
@@ -132,7 +131,7 @@ def train_step(
         any_told = None if is_last else processes.start_any(stop_requested)
         torch.manual_seed(_derive_seed(seed, step, i * processes.world_size + processes.rank))
         with gradient_sync(model, last=is_last):
-            batch_loss = loss.function(learner.logits(batch), batch.targets.to(device))
+            batch_loss = learner.loss_sum(batch)
             # Gradients are averaged over processes where the loss needs a sum: hence world_size.
             (batch_loss * (processes.world_size / max(num_terms, 1))).backward()
         loss_sum += batch_loss.detach()
