@@ -136,7 +136,7 @@ def run(
     # Load the data and plan the steps; the weights come last, when all else is known to be right.
     state = read_state(folder.checkpoint) if folder.checkpoint else None
     source = str(folder.checkpoint or args.model_path)
-    vocab_size = check_model(args, source)
+    vocab_size = check_model(args.packing, source)
     with naming("--model_path"):
         tokenizer = read_tokenizer(source) if is_main else {}
     data = load_data(args, vocab_size, state, processes)

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from tests.support.paths import ROOT
 
 PACKAGES = ("run_lib", "classifier_lib", "search_lib", "dvo_lib", "data_prep")
-MODULES = ("loggers.py", "inference_eval.py", "train_classifier.py")
+MODULES = ("loggers.py", "inference_eval.py", "train_classifier.py", "train_dvo.py")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from classifier_lib.attention import FLEX_BLOCK, choose_attention, leave_out_flex_dropout
-from classifier_lib.batches import BatchPlan
+from classifier_lib.batches import BatchPlan, PackingName
 from classifier_lib.data import GroupedRollouts, GroupSampler, format_bad_rows
 from classifier_lib.flops import ModelSize
 from classifier_lib.learner import Learner
@@ -60,21 +60,21 @@ class TrainingModel:
     throughput: Throughput
 
 
-def check_model(args: TrainArgs, source: str) -> int:
+def check_model(packing: PackingName, source: str) -> int:
     """Returns the size of the vocabulary of the model to start from, without loading its weights.
 
     Args:
-        args: The flags.
+        packing: Layout of the micro batches.
         source: Hub id or folder of the model, or the checkpoint that the run continues from.
 
     Raises:
-        InputError: If there is no such model, or it can't be trained with these flags.
+        InputError: If there is no such model, or it can't be trained in this layout.
     """
     with naming("--model_path"):
         config = load_policy_config(source)
-    if config.use_sliding_window and args.packing != "padded":
+    if config.use_sliding_window and packing != "padded":
         raise InputError(
-            f"--packing {args.packing}: {source} has sliding-window attention, which packed rows "
+            f"--packing {packing}: {source} has sliding-window attention, which packed rows "
             "don't have; use --packing padded"
         )
     return config.vocab_size
