@@ -16,6 +16,7 @@ from classifier_lib.training.step import StepResult
 from run_lib.commands import InputError
 from scripts.bench import (
     data_loading,
+    dvo_train,
     labelling,
     scheduling,
     scoring,
@@ -53,6 +54,19 @@ def test_train_step_compares_equal_steps_of_fewer_and_fewer_tokens(capsys):
     assert padded % (96 // 16) == 0
     assert len({by_way[way]["loss"] for way in train_step.WAYS}) == 1
     assert ratio == max(number(by_way[way]["x more"]) for way in ("packed", "shared_prefix"))
+
+
+def test_dvo_training_compares_equal_steps_of_fewer_and_fewer_tokens(capsys, monkeypatch):
+    small = dvo_train.TREES["toy"]._replace(trees_per_tree=1)
+    monkeypatch.setattr(dvo_train, "TREES", {"toy": small, "paper": small._replace(num_paths=6)})
+    table, ratio = run(dvo_train.main, dvo_train.Args(num_trees=2, rounds=1), capsys)
+    for kind, num_paths in (("toy", "8"), ("paper", "12")):
+        by_way = {row["way"]: row for row in table if row["trees"] == kind}
+        padded, packed, shared = (number(by_way[way]["tokens"]) for way in dvo_train.WAYS)
+        assert padded > packed > shared
+        assert len({by_way[way]["loss"] for way in dvo_train.WAYS}) == 1
+        assert {row["paths"] for row in by_way.values()} == {num_paths}
+    assert ratio == number(by_way["shared_prefix"]["x more"])
 
 
 def test_train_step_refuses_ways_that_did_different_steps():
