@@ -15,7 +15,8 @@ _BRACES = re.compile(
     r"|[\s\S])|[{}]"
 )
 _BETWEEN_NEIGHBOURS = re.compile(
-    r"(?:[\s$]|\\[)\]])*(?:,|;|,?\s*and\b|,?\s*\\text\s*\{,?\s*and\s*\})(?:[\s$]|\\[(\[])*"
+    r"(?:[\s$]|\\[)\],;:! ]|\\q?quad\b)*(?:,|;|,?\s*and\b|,?\s*\\text\s*\{\s*,?\s*and\s*\})"
+    r"(?:[\s$]|\\[(\[,;:! ]|\\q?quad\b)*"
 )
 _MAX_BETWEEN = 40
 

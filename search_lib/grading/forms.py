@@ -30,6 +30,7 @@ from search_lib.grading.limits import MAX_CHARS, TooLarge, Unreadable, limited_w
 from search_lib.grading.parts import is_deep, split_top_level, strip_group, words_as_commas
 from search_lib.grading.quantities import read_infinity, read_quantity
 from search_lib.grading.spelling import clean
+from search_lib.grading.times import read_time
 from search_lib.grading.values import (
     Value,
     add,
@@ -42,8 +43,9 @@ from search_lib.grading.values import (
 
 _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|(?:m\s*)?\\angle\s*[A-Z]{1,3}|\\(?P<greek>[A-Za-z]+)"
-    r"|\\(?:vec|bar|hat|dot|ddot|text|mathbf)\s*\{[A-Za-z]\})\s*"
-    r"(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w+?)\s*)?'*\s*(?P<arguments>\([^()=]*\))?"
+    r"|\\(?:vec|bar|hat|dot|ddot|text|mathbf)\s*\{[A-Za-z]\}|\\overline\s*\{[A-Z]{2}\}"
+    r"|\|[A-Z]{2}\|)\s*"
+    r"(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w+?)\s*)?'*\s*(?P<arguments>\([^()]*\))?"
 )
 _ORDER = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|<=?|>=?")
 _BUILDER = re.compile(r"(?:\\mid(?![A-Za-z])|\||:)")
@@ -53,9 +55,14 @@ _MATRIX = re.compile(
 _MATRIX_IN_BARS = re.compile(r"([(\[|])\s*(\\begin\s*\{.*\})\s*[)\]|]", re.DOTALL)
 _ROW_END = re.compile(r"\\\\(?:\s*\[[\d.]+[a-z]+\])?")
 _REALS = re.compile(r"\\mathbb\s*(?:R|\{\s*R\s*\})|\\R")
-_NOT_ARITHMETIC = re.compile(  # dots, cross products, dates
+_NOT_ARITHMETIC = re.compile(  # dots, cross products
     r"\\[lc]?dots(?![A-Za-z])|\.\.\."
-    r"|\\(?:vec|overrightarrow)(?![A-Za-z]).*\\times|\d{4}-\d\d-\d\d"
+    r"|\\(?:vec|overrightarrow)(?![A-Za-z]).*\\times"
+)
+_NUMBERS_IN_TEXT = re.compile(r"\\text\s*\{\s*((?:[A-Za-z]\s*=\s*)?[-+]?\d[^{}\\]*)\}")
+_RESIDUE = re.compile(
+    r"(.*?)\s*(?:\\pmod\s*\{?|\(\s*(?:\\(?:bmod|mod)|(?:\\text\s*\{\s*)?mod\s*\}?)\s*\{?)"
+    r"\s*(\d+)\s*\}?\s*\)?"
 )
 _WORDS = re.compile(r"[A-Za-z0-9 ,.;:'\"!?()/&-]*")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[-/:&]")
@@ -139,6 +146,8 @@ def _read_words(text: str) -> Form | None:
 
 def _read_list(text: str) -> Form:
     spend(5 + len(text) / 2)
+    if in_text := _NUMBERS_IN_TEXT.fullmatch(text):
+        return _read_list(in_text[1])
     parts = split_top_level(words_as_commas(text), ",;")
     if len(parts) == 1:
         return _read_item(text)
@@ -155,6 +164,13 @@ def _read_item(text: str) -> Form:
         spend(5)
         return Form(Fraction(int(text)))
     spend(20 + len(text) / 4)
+    time = read_time(text)
+    if time is not None:
+        return Form(time, is_words=True)
+    residue = _RESIDUE.fullmatch(text)
+    if residue:
+        remainder = residue[1].replace(r"\equiv", "=")
+        return replace(_read_item(remainder), unit=f"mod {residue[2]}")
     if re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
         plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
         minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
@@ -173,7 +189,7 @@ def _read_item(text: str) -> Form:
         return Form(("matrix", is_determinant, cells))
     if re.search(r"\\in(?![A-Za-z])", text) and not text.startswith(r"\{"):
         name, _, rest = re.split(r"(\\in(?![A-Za-z]))", text, maxsplit=1)
-        if not _is_name(name) or re.search(r"\\in(?![A-Za-z])", rest):
+        if not (_is_name(name) or _is_point(name)) or re.search(r"\\in(?![A-Za-z])", rest):
             raise Unreadable(text)
         return _named(_read_list(rest), name)
     if len(split_top_level(text, "=")) > 1:
@@ -256,11 +272,12 @@ def _read_set(text: str) -> Form:
         return Form(("list", frozenset()))
     builder = _BUILDER.split(text, maxsplit=1)
     if len(builder) == 2 and not re.search(r"\|.*\|", text):
-        name, condition = builder[0].strip(), builder[1].strip()
-        name = re.split(r"\\in(?![A-Za-z])", name)[0].strip()
-        form = _read_item(condition)
+        name, _, domain = re.split(r"(\\in(?![A-Za-z]))|$", builder[0], maxsplit=1)[:3]
+        form = _read_list(builder[1].strip())
         if not _is_name(name) or form.name not in ("", _spelled(name)) or not _is_interval(form):
             raise Unreadable(text)
+        if domain and not _REALS.fullmatch(domain.strip()):
+            return Form(("of", re.sub(r"[\s{}]", "", domain), form.key))
         return replace(form, name="")
     form = _read_list(text)
     return replace(form, key=_list_key(list(dict.fromkeys(_members(form.key)))))
@@ -308,7 +325,9 @@ def _read_equation(parts: list[str]) -> Form:
     if all(re.fullmatch("[A-Z]{1,5}", name) for name in names) and max(map(len, names)) > 1:
         return Form(("same", frozenset(names)))  # of economics: MR = MC
     first = parts[0].strip()
-    if _is_name(first) or (strip_group(first, "(", ")") is not None and "," in first):
+    if not _is_name(first) and len(parts) == 2 and _is_name(parts[1]):
+        return _read_equation([parts[1], first])  # 5=x
+    if _is_name(first) or _is_point(first):
         forms = [_read_item(part) for part in parts[1:]]
         if len({form.key for form in forms}) > 1:
             raise Unreadable("=")
@@ -342,9 +361,15 @@ def _is_name(text: str) -> bool:
     return match is not None and (match["greek"] is None or match["greek"] in GREEK | {"pi"})
 
 
+def _is_point(text: str) -> bool:
+    inside = strip_group(text.strip(), "(", ")")
+    return inside is not None and "," in inside
+
+
 def _spelled(name: str) -> str:
-    name = re.sub(r"\\(?:text|mathbf|vec)(?![A-Za-z])|[\s{}]", "", name)
-    return re.sub(r"\([^()\d]*\)$", "", name)  # f(x) is f, but f(2) is no f(3)
+    name = re.sub(r"\\(?:text|mathbf|vec|overline)(?![A-Za-z])|[\s{}|]", "", name)
+    # f(x) is f, but f(2) is no f(3), and P(A) no P(B)
+    return re.sub(r"(?<=\w)\((?:[a-z,]|\\[a-z]+)*\)$", "", name)
 
 
 def _named(form: Form, name: str) -> Form:

@@ -44,7 +44,7 @@ _MAX_HELPERS = 8  # beside the workers asked for
 _LOW_PRIORITY = 15
 _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
 
-_NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z0-9\\])\s+|(?<!\\)\s+(?![A-Za-z0-9])")
+_NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z0-9\\,])\s+|(?<!\\)\s+(?![A-Za-z0-9])")
 Comparison = Literal["strict", "published"]
 """How two answers are compared: by normal forms and math-verify on the whole answer, or as the
 published code does (`search_lib.grading.published`)."""
@@ -432,7 +432,10 @@ def _is_readable(text: str) -> bool | None:
 
 
 def _squeeze(text: str) -> str:
-    """Returns a text without the spaces that LaTeX doesn't show: all but those between letters."""
+    """Returns a text without the spaces that LaTeX doesn't show: all but those between letters.
+
+    One behind a comma stays, because `1,234` is a number and `1, 234` are two.
+    """
     return _NEEDLESS_SPACE.sub("", text)
 
 

@@ -7,6 +7,11 @@ from search_lib.grading.limits import MAX_DEPTH
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|.", re.DOTALL)
 _OPENING = frozenset(["(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\begin"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end"])
+_UNIT_AND = re.compile(r"(\d\s*\\text\s*\{[^{}]*?[A-Za-z])\s*,?\s+(?:and|or)\s*\}")
+_COMPOUND = re.compile(  # 5 ft 6 in
+    r"(\d\s*\\text\s*\{\s*[A-Za-z]+\s*\}|(?<![A-Za-z])\d+ [a-z]{2,})\s*"
+    r"(?=\d+(?:\.\d+)?\s*(?:\\text\s*\{\s*[A-Za-z]|[a-z]{2}))"
+)
 _AND = re.compile(
     r",?\s*(?:\\text\s*\{\s*(?:,?\s*(?:and|or)|,|;)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
     r"|\\(?:lor|vee)(?![A-Za-z]))\s*"
@@ -58,5 +63,8 @@ def strip_group(text: str, left: str, rights: str) -> str | None:
 
 
 def words_as_commas(text: str) -> str:
-    r"""Replaces "and" and "or" between answers, in `\text` or not, by commas."""
-    return _AND.sub(", ", text)
+    r"""Replaces "and" and "or" between answers, in `\text` or not, by commas.
+
+    Amounts that stand side by side, as in `5 ft 6 in`, get one, too.
+    """
+    return _COMPOUND.sub(r"\1, ", _AND.sub(", ", _UNIT_AND.sub(r"\1}, ", text)))

@@ -27,6 +27,9 @@ _MINUTE = r"\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)\s*"
 _DEGREES = re.compile(
     rf"(-?)(\d+)\s*\\degree\s*(\d+(?:\.\d+)?){_MINUTE}(?:(\d+(?:\.\d+)?)(?:\"|{_MINUTE}{_MINUTE}))?"
 )
+_TEMPERATURE = re.compile(
+    r"(-?\s*\d+(?:\.\d+)?)\s*\\degree\s*(?:\\text\s*\{\s*([CF])\s*\}|([CF]))", re.DOTALL
+)
 _INFINITY = re.compile(r"([-+]?)\s*\\infty")
 _CHOICE = re.compile(r"\(?\s*(?:\\text\s*\{)?\s*\(?([A-Z])\)?\s*\}?\s*\)?")
 _SHORT = "no is in it to of on if up we be he so as at by an or"
@@ -66,6 +69,11 @@ def read_quantity(text: str) -> Quantity:
         sign, whole, minutes, seconds = degrees.groups()
         angle = Fraction(whole) + Fraction(minutes) / 60 + Fraction(seconds or 0) / 3600
         return Quantity(key(-angle if sign else angle), "degree^1")
+    temperature = _TEMPERATURE.fullmatch(text)
+    if temperature:
+        return _read_value(temperature[1])._replace(
+            unit=f"degree {temperature[2] or temperature[3]}"
+        )
     behind = _UNIT_BEHIND.fullmatch(text)
     if behind and (not behind["bare"] or is_bare_unit(behind["bare"], bool(behind["space"]))):
         unit = read_unit(behind["unit"]) or ""

@@ -19,6 +19,7 @@ _SYMBOLS = {
     **dict.fromkeys("≥⩾", r"\ge "),
     **dict.fromkeys("°º˚", r"^{\circ}"),
     **dict.fromkeys("′’‘", "'"),
+    **dict.fromkeys("“”", '"'),
     "″": "''",
     **dict.fromkeys("∅⌀", r"\emptyset "),
     **{"×": r"\times ", "÷": "/", "∞": r"\infty ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp "},
@@ -33,9 +34,11 @@ _SYMBOLS = {
         "…": r"\ldots ",
         "％": "%",
     },
+    **{"℃": r"^{\circ}\text{C}", "℉": r"^{\circ}\text{F}", "ℝ": r"\mathbb{R}"},
     **{"≈": r"\approx ", "→": r"\to ", "（": "(", "）": ")", "，": ",", "。": "."},
     **_GREEK,
 }
+_UNSEEN = frozenset("\u200b\u200c\u200d\u2060\ufeff\u200e\u200f")
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()", strict=True))
 
@@ -73,7 +76,10 @@ _ALIASES = (
     (re.compile(r"\\simeq(?![A-Za-z])"), r"\\approx "),
     (re.compile(r"\\(?:mbox|textrm|mathrm|textnormal|hbox)(?![A-Za-z])"), r"\\text"),
     (re.compile(r"\\operatorname\*?\s*\{([A-Za-z]+)\}"), r"\\\1 "),
-    (re.compile(r"\^\s*\{?\s*(?:\\circ|\\text\s*\{\s*o\s*\})(?![A-Za-z])\s*\}?"), r"\\degree "),
+    (
+        re.compile(r"\^\s*(\{)?\s*(?:\\circ|\\text\s*\{\s*o\s*\})(?![A-Za-z])\s*(?(1)\}|)"),
+        r"\\degree ",
+    ),
     (re.compile(r"\\(?:degrees?)(?![A-Za-z])"), r"\\degree "),
     (re.compile(r"(?<!\\)%"), r"\\%"),
     (re.compile(r"\\(?:var)(epsilon|theta|phi|rho|sigma|pi)(?![A-Za-z])"), r"\\\1"),
@@ -150,7 +156,7 @@ def _unicode_to_latex(text: str) -> str:
         lambda match: _ROOTS[match[1]] + (f"{{{match[2]}}}" if match[2] else " "), text
     )
     text = _scripts(_scripts(text, _SUPERSCRIPTS, "^"), _SUBSCRIPTS, "_")
-    return "".join(_SYMBOLS.get(char) or _compatible(char) for char in text)
+    return "".join(_SYMBOLS.get(char) or _compatible(char) for char in text if char not in _UNSEEN)
 
 
 def _scripts(text: str, table: dict[str, str], sign: str) -> str:

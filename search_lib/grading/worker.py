@@ -80,6 +80,7 @@ def load_strict() -> tuple[Callable[[str], list[Any]], Callable[[str, str], bool
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Expr, UnevaluatedExpr
+    from sympy.logic.boolalg import Boolean
 
     # Only the whole answer counts. By default math-verify goes on to look for "answer is ...", for
     # $...$ and for plain numbers inside an answer that it cannot parse, so "foo^ 7 bar_" equals 7;
@@ -126,6 +127,10 @@ def load_strict() -> tuple[Callable[[str], list[Any]], Callable[[str, str], bool
         left, right = read_answer(reference), read_answer(answer)
         # math-verify finds an equation equal to one of its sides, and leftover texts to each other.
         if left.is_expression != right.is_expression or left.letters != right.letters:
+            return False
+        # Without letters an equation is true or false, and math-verify takes all false ones, such
+        # as \max(1,2)=3, for equal.
+        if not left.letters and any(isinstance(part, Boolean) for part in left.parts + right.parts):
             return False
         if left.number is not None and right.number is not None:
             # Also saves the simplification of their difference, which takes most of the time.

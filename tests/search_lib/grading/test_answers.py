@@ -40,6 +40,7 @@ from search_lib.grading.answers import boxed_answers, parse_integer, parse_ratio
         (r"</think>\boxed and so on", None),
         (r"</think>\fbox{5}", "5"),
         (r"</think>$\boxed{3}$ and $\boxed{5}$.", "3, 5"),
+        (r"</think>\boxed{x=1} \quad \text{and} \quad \boxed{y=2}", "x=1, y=2"),
         (r"</think>\(\boxed{x=1}\), \(\boxed{y=2}\)", "x=1, y=2"),
         (r"</think>\boxed{5}, \boxed{5}", "5"),
         (r"</think>\boxed{1}. Then \boxed{2}", "2"),

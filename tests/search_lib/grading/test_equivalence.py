@@ -95,6 +95,10 @@ def test_equal(grader: Grader, reference: str, answer: str) -> None:
         ("5", r"\frac{5}{^}"),
         ("6", r"5} \boxed{6"),
         (r"\frac{\pi}{2}", r"90^\circ"),  # degrees are a unit outside of functions
+        # Equations that are false, which math-verify takes for equal, and lists beside numbers.
+        (r"\max(1,2)=3", r"\max(1,2)=4"),
+        (r"\gcd(a,b)=3", r"\gcd(a,b)=4"),
+        ("1,234", "1, 234"),
         ("5", ""),
         ("", ""),
         (" ", "\n"),
