@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from run_lib.text import one_line
+from search_lib.grading.answers import extract_answer
 
 MATH_INSTRUCTION = " Please think step-by-step and put your final answer within \\boxed{}."
 
@@ -117,11 +118,11 @@ def find_benchmark(
 
 
 def load_problems(source: BenchmarkSource, number_repeated: bool = False) -> list[Problem]:
-    """Returns all problems of a source, in its order.
+    r"""Returns all problems of a source, in its order.
 
     Questions and answers are texts or numbers; a list of one is taken for its item. Of a worked
-    solution that ends in `#### 18` the answer is 18. The id of a problem is its `id` column, or its
-    row number from 0 where that is missing or empty.
+    solution that ends in `#### 18` or has `\boxed{18}` the answer is 18. The id of a problem is its
+    `id` column, or its row number from 0 where that is missing or empty.
 
     Args:
         source: Where they are and how to read them.
@@ -162,6 +163,7 @@ def _read_problem(source: BenchmarkSource, index: int, row: Mapping[str, Any]) -
         raise ValueError(f"no question or no answer: {answer.strip()!r} stands for none")
     if final := _FINAL_ANSWER.search(answer):
         answer = final[1]
+    answer = extract_answer(answer, after=None) or answer
     own_id = row.get("id")
     has_none = own_id is None or (isinstance(own_id, float) and math.isnan(own_id))
     return Problem(str(index) if has_none else read_text(row, "id") or str(index), question, answer)
@@ -279,6 +281,8 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
                 if None in row:
                     raise ValueError("more values than columns")
                 rows.append(row)
-        except (csv.Error, ValueError) as error:  # not UTF-8, too
+        except UnicodeDecodeError as error:  # of a block of lines
+            raise ValueError(f"{path}: not UTF-8: {error}") from error
+        except (csv.Error, ValueError) as error:
             raise ValueError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return rows

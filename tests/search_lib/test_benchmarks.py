@@ -138,6 +138,8 @@ def test_the_toy_file_is_where_the_data_package_keeps_it():
         ("9 * 2 = $<<9*2=18>>18 a day.\n#### 18", "18"),
         ("so\n#### 1,000 \n", "1,000"),
         ("so #### x = 2", "x = 2"),
+        (r"So $x=\boxed{2}$ is right.", "2"),
+        (r"\boxed{}", r"\boxed{}"),
         ("#### \\frac{1}{2}", "\\frac{1}{2}"),
         ("#### 5\nno, wait", "#### 5\nno, wait"),
         ("##### Answer", "##### Answer"),
@@ -196,7 +198,7 @@ def test_json_arrays_and_lines_and_csv(tmp_path):
         ("a.csv", b"problem,answer\nx,1\ny\n", "row 1: no question or no answer"),
         ("a.csv", b"problem,answer\nx,1,2\n", "a.csv, line 2: more values than columns"),
         ("a.csv", b'problem,answer\n"x,1\n', "a.csv, line 2: unexpected end of data"),
-        ("a.csv", b"problem,answer\n\xff,1\n", r"a.csv, line \d: .*decode"),
+        ("a.csv", b"problem,answer\n\xff,1\n", "a.csv: not UTF-8: .*decode"),
         ("a.csv", b"problem;answer\nx;1\n", r"no column 'problem'; it has \['problem;answer"),
     ],
 )
