@@ -18,9 +18,9 @@ _BRACED_CHARACTER = re.compile(r"(?<=[\^_])\{(\w)\}")
 _COMMA_OF_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DOTS = re.compile(r"\\[lc]?dots(?![a-z])|\.{2,}|…")
 _WORD_OR_SIGN = re.compile(
-    r"\d+(?:\.\d+)?|\\[a-z]+|[^\W\d_]+"
-    r"|(?:(?<=[\d)\]}])|(?<![^\W\d_])(?<=[^\W\d_]))!"  # a factorial
-    r"|(?<![^\W\d_][^\W\d_])-(?![^\W\d_][^\W\d_])"  # a minus sign, not a hyphen
+    r"\d+(?:\.\d+)?|(?<!\d)\.\d+|(?<=\d):(?=\d)|\\[a-z]+|[^\W\d_]+"
+    r"|(?:(?<=[\d)\]}!])|(?<![^\W\d_])(?<=[^\W\d_]))!"  # a factorial
+    r"|(?<![^\W\d_])-|-(?![^\W\d_]{2})"  # a minus sign, not the hyphen of x-axis
     r"|[^\w\s.,;:?!\"-]|_"
 )
 _ARTICLES = frozenset(("the", "an"))  # "a" may be a variable

@@ -165,9 +165,11 @@ _ENUMERATION = re.compile(
     rf"(?P<quantities>{_QUANTITY}(?:, ?{_QUANTITY}){{0,9}},? and (?:the |of )?{_QUANTITY})",
     re.IGNORECASE,
 )
-# "the center and the radius"
-_TWO_NOUNS = re.compile(
-    rf"{_VERB} (?:both )?the [A-Za-z-]+(?: of [a-z]+)? and (?:the )?[A-Za-z-]+", re.IGNORECASE
+# "the center and the radius", "the mean, median and mode"
+_NOUNS = re.compile(
+    rf"{_VERB} (?:both )?(?P<nouns>the [A-Za-z-]+(?: of [a-z]+)?(?:, (?:the )?[A-Za-z-]+)*"
+    r",? and (?:the )?[A-Za-z-]+)",
+    re.IGNORECASE,
 )
 _SYSTEM = re.compile(
     r"\bsolve (?:the |this |following |simultaneous |linear )*(?:system|equations\b)"
@@ -246,7 +248,10 @@ def _named_quantities(row: Row, items: Sequence[str]) -> str | None:
         asks_all = _MANY.search(request["words"]) is not None
         if len(quantities) == len(items) and not (asks_all and has_points):
             return beginning(request[0])
-    return passage(_TWO_NOUNS, problem) if len(items) == 2 else None
+    for request in _NOUNS.finditer(problem):
+        if len(re.split(r",? and |, ", request["nouns"])) == len(items):
+            return beginning(request[0])
+    return None
 
 
 def _in_sequence(
@@ -285,7 +290,7 @@ def _list_items(answer: str) -> list[str]:
 # Links and images --------------------------------------------------------------------------------
 
 _LINK = re.compile(
-    r"https?://\S{0,80}|\bwww\.\S{1,80}|\\(?:href|url)\b|<a\s+(?:href|class|id|name|rel|target|title)\b"
+    r"https?://\S{0,80}|\bwww\.\S{1,80}|\\(?:href|url)\b|<a\s+(?:href|class|id|name|rel|target|title)\s*="
     r"|\[[^\]\[]{1,80}\]\((?=[^()\s]{0,80}[A-Za-z]{3})[\w.:-]{0,80}[/\#]\S{0,80}\)"
     r"|\b[\w-]{2,40}\.(?:com|org|net|edu)/\S{1,80}",
     re.IGNORECASE,
@@ -389,7 +394,7 @@ _PRICE_ALONE = re.compile(r"-?(?:\$ ?-?\d[\d,.]*|\d[\d,.]* ?\$)(?:[\s/][^$]*)?")
 _PRICE_BEHIND = re.compile(r"(?<![^\s(])\d[\d,.]*\$(?=[\s.,;:?!)]|$)")
 _UNFINISHED = re.compile(
     r"(?:[(+{]|\w -|\\(?:frac|sqrt|cdot|times|le|ge)|"
-    r"\b(?:the|of|and|or|an|that|if|let|where|whose|because))$",
+    r"\b(?:the|of|and|or|an|that|if|let|where|whose|because|then))$",
     re.IGNORECASE,
 )
 _DOTS = re.compile(r"(?:\.\.\.|…)$")
@@ -483,7 +488,7 @@ def incomplete_problem(row: Row) -> str | None:
 _EAST_ASIAN = "\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _EAST_ASIAN_LETTER = re.compile(f"[{_EAST_ASIAN}]")
 _EAST_ASIAN_TEXT = re.compile(
-    f"[{_EAST_ASIAN}][{_EAST_ASIAN}\\s\u3000-\u303f\uff00-\uff65]{{3,80}}|[译訳譯]|[注解答][:：]"
+    f"[{_EAST_ASIAN}][{_EAST_ASIAN}\\s\u3000-\u303f\uff00-\uff65]{{3,80}}|[译訳譯]|[注解答]案?[:：]"
 )
 _NOTE = re.compile(
     r"翻译|翻譯|翻訳|译文|\btranslation (?:result )?(?:is )?(?:as follows|below)\b"

@@ -45,6 +45,7 @@ def test_what_repeats_a_near_duplicate_repeats_the_first() -> None:
         ("Find $x^{2}$ for $x_{1} = 2$", "Find $x^2$ for $x_1=2$."),
         ("Is $1,000$ a cube?", "Is 1000 a cube?"),
         (r"Add $1 + 2 + \ldots + 9$.", "Add $1 + 2 + ... + 9$."),
+        ("Find the x-axis.", "Find the x axis."),
         ('What is a "palindrome" of 3 digits?', "What is a palindrome of 3 digits?"),
     ],
 )
@@ -66,6 +67,10 @@ def test_another_layout_of_a_text_is_a_near_duplicate(one: str, other: str) -> N
         ("How long do 3 men need?", "How long do 3 cows need?"),
         ("Solve $a x = 1$.", "Solve $x = 1$."),
         ("Find $5!$", "Find $5$"),
+        ("Find $5!!$", "Find $5!$"),
+        ("Find $-x$.", "Find $x$."),
+        ("Divide in the ratio 3:4.", "Divide in the ratio 3 4."),
+        ("Round $.5$ up.", "Round $5$ up."),
         ("Find $f'(x)$.", "Find $f(x)$."),
         ("Find $(a+b)c$.", "Find $a+bc$."),
         (r"Find $\frac{a}{b c}$.", r"Find $\frac{a b}{c}$."),
