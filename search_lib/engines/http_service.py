@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from run_lib.text import shorten
+from run_lib.text import printable, shorten
 from search_lib.engines.base import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class HttpService:
     def _note(self, url: str, fault: _Fault) -> None:
         now = time.monotonic()
         if fault.away and self._away_until[url] <= now:
-            logger.warning("%s: %s; trying for up to %.0f s", url, fault, self.patience)
+            logger.warning("%s: %s; trying for up to %.0f s", url, printable(fault), self.patience)
         if fault.away:
             self._away_until[url] = now + 2 * LONGEST_DELAY
 

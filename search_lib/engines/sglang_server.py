@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from run_lib.text import printable
 from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.http_service import HttpService, get_json
 from search_lib.engines.sglang_protocol import SglangSamples, read_block, sampling_params
@@ -86,7 +87,7 @@ def check_server(url: str, model_path: str, api_key: str | None = None) -> None:
     served: Any = info.get("model_path")
     # The same model may lie elsewhere on the server's machine: its name has to do.
     if isinstance(served, str) and PurePath(served).name != PurePath(model_path).name:
-        logger.warning("%s serves %s, not %s", url, served, model_path)
+        logger.warning("%s serves %s, not %s", url, printable(served), model_path)
     if info.get("enable_deterministic_inference") is False:
         logger.warning(
             "%s runs without --enable-deterministic-inference: it ignores seeds, and the same "

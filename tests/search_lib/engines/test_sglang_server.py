@@ -331,7 +331,7 @@ def test_a_server_that_answers_garbage_is_named_with_what_it_answers():
 
 
 def test_what_a_server_serves_is_compared_with_what_was_asked_for(caplog):
-    info = {"model_path": "/models/other", "enable_deterministic_inference": False}
+    info = {"model_path": "/models/\x1bother", "enable_deterministic_inference": False}
 
     async def body(page, info):
         async def answer(request):
@@ -342,11 +342,11 @@ def test_what_a_server_serves_is_compared_with_what_was_asked_for(caplog):
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(body("/server_info", info))
-        assert "serves /models/other, not owner/policy" in caplog.text
+        assert "serves /models/\\x1bother, not owner/policy" in caplog.text
         assert "it ignores seeds" in caplog.text
         caplog.clear()
-        asyncio.run(body("/get_model_info", {"model_path": "/models/other"}))
-        assert "serves /models/other, not owner/policy" in caplog.text
+        asyncio.run(body("/get_model_info", {"model_path": "/models/\x1bother"}))
+        assert "serves /models/\\x1bother, not owner/policy" in caplog.text
         caplog.clear()
         asyncio.run(body("/server_info", {"model_path": "/models/policy/"}))
         asyncio.run(body("/server_info", ["what?"]))
