@@ -45,7 +45,7 @@ _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|(?:m\s*)?\\angle\s*[A-Z]{1,3}|\\(?P<greek>[A-Za-z]+)"
     r"|\\(?:vec|bar|hat|dot|ddot|text|mathbf)\s*\{[A-Za-z]\}|\\overline\s*\{[A-Z]{2}\}"
     r"|\|[A-Z]{2}\|)\s*"
-    r"(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w+?)\s*)?'*\s*(?P<arguments>\([^()]*\))?"
+    r"(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w+?)\s*)?'*\s*(?P<arguments>(?:\^\s*\{?\s*-1\s*\}?\s*)?\([^()]*\))?"
 )
 _ORDER = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|<=?|>=?")
 _BUILDER = re.compile(r"(?:\\mid(?![A-Za-z])|\||:)")

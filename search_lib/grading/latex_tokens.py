@@ -49,12 +49,18 @@ _REPEATING = re.compile(
 _WORD = re.compile(r"(?<![A-Za-z\\])(?:[a-z]{4,}|[A-Z][a-z]{2,}|[A-Za-z]{5,})(?![A-Za-z])")
 _PRODUCTS = re.compile(r"[abcd]+|[wxyz]+|[uvwxyz]+|[mnpqr]+|[A-Z]{2,5}|[A-Z]*[s-z]+[A-Z]*")
 
+# x1 is x_1, but \frac a2 is a half of a.
+_LETTER_AND_NUMBER = re.compile(
+    r"(?P<command>\\[A-Za-z]+\s*(?:[A-Za-z]\d)?)"
+    r"|(?<![A-Za-z\\\d._^])(?P<letter>[A-Za-z])(?P<number>\d+)(?![\d.])"
+)
+
 Token = tuple[str, str, int, int]
 """Kind, text, and where it starts and ends."""
 
 
 def as_latex(text: str) -> str:
-    r"""Returns a text with `sin(x)` as `\sin (x)` and repeating decimals as fractions.
+    r"""Returns a text with `sin(x)` as `\sin (x)`, `x1` as `x_{1}`, repeating decimals as fractions.
 
     Raises:
         Unreadable: If there is a word in it.
@@ -63,7 +69,11 @@ def as_latex(text: str) -> str:
     for word in _WORD.findall(re.sub(r"\\[A-Za-z]+|_\s*(?:\{[^{}]*\}|\w+)", " ", text)):
         if not _PRODUCTS.fullmatch(word):
             raise Unreadable(word)
-    return text.rstrip()
+    return _LETTER_AND_NUMBER.sub(_with_subscript, text).rstrip()
+
+
+def _with_subscript(match: re.Match[str]) -> str:
+    return match["command"] or f"{match['letter']}_{{{match['number']}}}"
 
 
 def _repeating(match: re.Match[str]) -> str:
