@@ -33,10 +33,9 @@ from data_prep.cleaning.filters.answers import (
     unverifiable_answer,
     yes_no_answer,
 )
+from data_prep.cleaning.filters.pictures import has_image, has_link
 from data_prep.cleaning.filters.problems import (
     broken_latex,
-    has_image,
-    has_link,
     incomplete_problem,
     missing_problem,
     multi_part,
