@@ -60,7 +60,7 @@ Token = tuple[str, str, int, int]
 
 
 def as_latex(text: str) -> str:
-    r"""Returns a text with `sin(x)` as `\sin (x)`, `x1` as `x_{1}`, repeating decimals as fractions.
+    r"""Returns a text with `sin(x)` as `\sin (x)`, `x1` as `x_{1}`, `0.\bar 3` as a fraction.
 
     Raises:
         Unreadable: If there is a word in it.
