@@ -37,6 +37,7 @@ from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
+from search_lib.answer_formats import ANSWER_FORMATS
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
@@ -69,10 +70,12 @@ def main(args: Args) -> int:
         args = replace(args, output_path=shard_path(args.output_path, index, count))
     source, problems = load_benchmark(args)
     check_references(args, problems)
+    answer_format = ANSWER_FORMATS[args.answer_format]
+    instruction = answer_format.instruction or source.instruction
     with naming("--piref_model"):
         tokenizer = load_tokenizer(args.piref_model)
         ends = stop_token_ids(args.piref_model, tokenizer)
-        prompts = build_prompts(tokenizer, problems, source.instruction)
+        prompts = build_prompts(tokenizer, problems, instruction)
     limits = Limits(args.max_length, args.block_size, ends)
     new_strategy = strategy_factory(args.search_type, args.num_blocks, limits)
     check_models(args, tokenizer, prompts)
@@ -94,7 +97,7 @@ def main(args: Args) -> int:
         failures: list[SearchFailure] = []
         if missing:
             jobs = make_jobs(args.seed, missing, prompts, new_strategy)
-            recorder = Recorder(tokenizer, prompts, ends)
+            recorder = Recorder(tokenizer, prompts, ends, answer_format)
             failures = asyncio.run(search(args, jobs, len(missing), recorder, records))
 
         # Vote, and report.

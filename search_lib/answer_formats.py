@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from search_lib.grading import Grader, extract_answer
 from search_lib.grading.answers import boxed_answers
+from search_lib.grading.grader import Comparison
 from search_lib.thoughts import thought_mark
 
 AnswerFormatName = Literal["boxed", "final_answer", "choice"]
@@ -62,13 +63,21 @@ class AnswerFormat:
         instruction: Added to the question; None for that of the benchmark.
         find: Returns the answer behind a thought, or None: (text, whether the text is complete, or
             was cut where its last line may go on).
-        open_comparer: Opens what compares answers of this format.
+        is_mathematics: Whether answers are compared as mathematics, or else letter by letter.
     """
 
     name: AnswerFormatName
     instruction: str | None
     find: Callable[[str, bool], str | None]
-    open_comparer: Callable[[], AbstractContextManager[Comparer]]
+    is_mathematics: bool = True
+
+    def open_comparer(
+        self, num_workers: int = 1, comparison: Comparison = "strict"
+    ) -> AbstractContextManager[Comparer]:
+        """Opens what compares answers of this format; see `Grader` for the arguments."""
+        if not self.is_mathematics:
+            return nullcontext(LetterComparer())
+        return Grader(num_workers, comparison=comparison)
 
     def find_answer(self, prompt: str, response: str, is_complete: bool = True) -> str | None:
         """Returns the answer of a response, or None.
@@ -123,13 +132,12 @@ def _reference_letter(reference: str) -> str | None:
 ANSWER_FORMATS: dict[str, AnswerFormat] = {
     answer_format.name: answer_format
     for answer_format in (
-        AnswerFormat("boxed", None, find_box, Grader),
+        AnswerFormat("boxed", None, find_box),
         AnswerFormat(
             "final_answer",
             " Please think step by step, with a blank line between two steps. Conclude with the "
             'answer alone behind the phrase "Final Answer:".',
             find_answer_line,
-            Grader,
         ),
         AnswerFormat(
             "choice",
@@ -137,7 +145,7 @@ ANSWER_FORMATS: dict[str, AnswerFormat] = {
             'letter of the right option behind the phrase "Final Answer:", as in "Final Answer: '
             '(A)".',
             find_letter,
-            lambda: nullcontext(LetterComparer()),
+            is_mathematics=False,
         ),
     )
 }

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from run_lib.commands import InputError
 from search_lib.grading.answers import last_box
 from search_lib.grading.grader import Comparison
 from search_lib.grouping import Equivalence, Grouping, group_around_reference, group_pairwise
@@ -72,3 +73,9 @@ PUBLISHED = AnswerRules(
 )
 
 ANSWER_RULES: dict[str, AnswerRules] = {rules.name: rules for rules in (STRICT, PUBLISHED)}
+
+
+def check_answers(rules: str, answer_format: str) -> None:
+    """Raises InputError unless answers of a format can be counted by some rules."""
+    if rules == PUBLISHED.name and answer_format != "boxed":
+        raise InputError(f"--answers published counts boxes, not --answer_format {answer_format}")

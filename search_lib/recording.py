@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedTokenizerBase
 
-from search_lib.grading import extract_answer
+from search_lib.answer_formats import AnswerFormat
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
 from search_lib.strategies import Response, Strategy
-from search_lib.thoughts import thought_mark
 
 
 class Recorder:
@@ -19,6 +18,7 @@ class Recorder:
         tokenizer: Tokenizer of the policy.
         prompts: Token ids of the prompts, by the problem's id.
         stop_token_ids: Tokens that end a response; they are left out of its text.
+        answer_format: How answers are written.
     """
 
     def __init__(
@@ -26,10 +26,12 @@ class Recorder:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Mapping[str, list[int]],
         stop_token_ids: tuple[int, ...],
+        answer_format: AnswerFormat,
     ):
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._stop_token_ids = stop_token_ids
+        self._answer_format = answer_format
 
     def record(self, job: SearchJob[Strategy], cost: SearchCost) -> Record:
         """Returns the record of a search.
@@ -55,7 +57,7 @@ class Recorder:
         text = str(self._tokenizer.decode(ids[:-1] if ids[-1] in self._stop_token_ids else ids))
         return RecordedResponse(
             text,
-            extract_answer(text, thought_mark(prompt, text)),
+            self._answer_format.find_answer(prompt, text, response.finished),
             response.value,
             response.finished,
             len(ids),

@@ -9,11 +9,11 @@ import tyro
 
 from run_lib.commands import InputError, at_least, parse_shard
 from run_lib.settings import free
-from search_lib.answer_rules import ANSWER_RULES, RulesName
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormatName
+from search_lib.answer_rules import ANSWER_RULES, RulesName, check_answers
 from search_lib.benchmarks import BenchmarkSource, Problem
 from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
-from search_lib.grading import Grader
 from search_lib.problem_flags import ProblemFlags
 from search_lib.scorers.flags import ScorerFlags
 
@@ -56,6 +56,9 @@ class Args(ProblemFlags):
     """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
     go to the folder shard-i-of-n below that of --output_path; python -m search_lib.results.shards
     merge joins them and computes the metrics."""
+    answer_format: AnswerFormatName = "boxed"
+    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
+    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E)."""
     answers: RulesName = free("strict")
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""
@@ -68,6 +71,7 @@ class Args(ProblemFlags):
         """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
         self.scorer_flags.check()
         self.sampling.check()
+        check_answers(self.answers, self.answer_format)
         at_least(
             1,
             num_repetitions=self.num_repetitions,
@@ -95,5 +99,6 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
 
 def check_references(args: Args, problems: Sequence[Problem]) -> None:
     """Prints which references can't be compared with an answer; see `ProblemFlags`."""
-    with Grader(comparison=ANSWER_RULES[args.answers].comparison) as grader:
-        args.check_references(problems, grader)
+    comparison = ANSWER_RULES[args.answers].comparison
+    with ANSWER_FORMATS[args.answer_format].open_comparer(comparison=comparison) as comparer:
+        args.check_references(problems, comparer)

@@ -364,6 +364,11 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ({"answer_column": "solution"}, "no column 'solution'; it has .*--answer_column"),
         ({"num_blocks": 5}, "--num_blocks 5 is not divisible by the width 2"),
         ({"block_size": 5}, "--block_size 5 does not divide --max_length 32"),
+        (
+            {"answer_format": "final_answer", "answers": "published"},
+            "--answers published counts boxes, not --answer_format final_answer",
+        ),
+        ({"answer_format": "choice"}, "--benchmark toy: 3 of 3 references can't be compared"),
         ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),
         ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
         ({"max_concurrent": 0}, "--max_concurrent must be at least 1, got 0"),

@@ -23,8 +23,14 @@ from classifier_lib.flops import model_size
 from run_lib.commands import parse_command_line, run_command
 from run_lib.files import write_json
 from run_lib.text import printable
-from search_lib.answer_rules import ANSWER_RULES, STRICT, AnswerRules, RulesName
-from search_lib.grading import Grader
+from search_lib.answer_formats import ANSWER_FORMATS, Comparer
+from search_lib.answer_rules import (
+    ANSWER_RULES,
+    STRICT,
+    AnswerRules,
+    RulesName,
+    check_answers,
+)
 from search_lib.grading.references import comparable
 from search_lib.results.answers import write_answers
 from search_lib.results.metrics import (
@@ -70,12 +76,13 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     num_blocks, num_repetitions = flags["num_blocks"], flags["num_repetitions"]
     rules = ANSWER_RULES[flags.get("answers", STRICT.name)]
     searches = {(own, number) for own in config.problem_ids for number in range(num_repetitions)}
-    with Grader(num_workers=2, comparison=rules.comparison) as grader:
+    answer_format = ANSWER_FORMATS[flags["answer_format"]]
+    with answer_format.open_comparer(2, rules.comparison) as comparer:
         graded, summary = grade_records(
-            read_records(output_path, searches), num_repetitions, grader.equivalent, rules
+            read_records(output_path, searches), num_repetitions, comparer.equivalent, rules
         )
         rows = compute_metrics(graded, num_blocks, num_repetitions)
-        remark = explain_zero(graded, rows, summary, grader)
+        remark = explain_zero(graded, rows, summary, comparer)
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
     sizes = model_size(flags["piref_model"]), model_size(flags["classifier_ckpt_path"])
@@ -100,13 +107,13 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
 
 
 def explain_zero(
-    graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary, grader: Grader
+    graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary, comparer: Comparer
 ) -> str | None:
     """Returns a sentence with the counts behind a run of which no response is right, else None."""
     if not rows or any(row.estimate.mean for row in rows):
         return None
     references = [problem.reference for problem in graded.values()]
-    num_comparable = sum(comparable(references, grader))
+    num_comparable = sum(comparable(references, comparer))
     num_answered = round(summary.answered_share * summary.num_responses)
     num_cut = summary.num_responses - round(summary.finished_share * summary.num_responses)
     nothing = not num_answered or not num_comparable
@@ -137,6 +144,7 @@ def summarize(args: Args) -> None:
     path, config = RunConfig.find(args.run)
     if args.answers is not None:
         config = replace(config, flags=config.flags | {"answers": args.answers})
+    check_answers(config.flags.get("answers", STRICT.name), config.flags["answer_format"])
     report(path, config)
 
 

@@ -63,6 +63,16 @@ def test_free_flags_may_differ(records):
     assert records.with_name(CONFIG_NAME).read_bytes() == before
 
 
+def test_answers_of_an_earlier_version_stood_in_boxes(records):
+    path = records.with_name(CONFIG_NAME)
+    document = json.loads(path.read_text())
+    del document["answer_format"]
+    write_json(path, document)
+    make_config().bind(records, FREE)
+    with pytest.raises(InputError, match=r"--answer_format \(was 'boxed', now 'choice'\)"):
+        make_config(answer_format="choice").bind(records, FREE)
+
+
 def test_another_content_is_another_configuration(records):
     digests = DIGESTS | {"piref_model": "retrained"}
     config = dataclasses.replace(make_config(), fingerprints=digests)

@@ -40,6 +40,7 @@ def make_config(**flags) -> RunConfig:
             "piref_model": "policy",
             "classifier_ckpt_path": "value_model",
             "seed": 7,
+            "answer_format": "boxed",
             "max_concurrent": 32,
             "shard": None,
             "output_path": "out.jsonl",

@@ -50,6 +50,17 @@ def accuracy(path, method, budget):
     return row["estimate"]["mean"]
 
 
+def test_choices_are_counted_letter_by_letter(tmp_path, monkeypatch):
+    monkeypatch.setitem(STRICT_ANSWERS, "</think>B", "B")
+    monkeypatch.setitem(STRICT_ANSWERS, "</think>C", "C")
+    texts = {key: ["</think>B", "</think>C"] for key in TEXTS}
+    write_run(tmp_path, texts, reference="(b)", answer_format="choice")
+    summary.main([str(tmp_path)])
+    assert accuracy(tmp_path / "metrics.json", "pass@1", 2) == 0.5
+    with pytest.raises(SystemExit):
+        summary.main([str(tmp_path), "--answers", "published"])
+
+
 def test_records_are_counted_by_either_rules_and_neither_replaces_the_other(tmp_path, capsys):
     write_run(tmp_path)
     summary.main([str(tmp_path)])
