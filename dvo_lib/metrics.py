@@ -74,9 +74,9 @@ class PathMetrics:
             "squared_credits": credits.square().sum(),
             "kl": 0.5 * log_ratios.square().sum(),
             "correct": correct.sum(),
-            "correct_rewards": rewards[correct].sum(),
+            "correct_rewards": rewards.where(correct, 0.0).sum(),
             "incorrect": (~correct).sum(),
-            "incorrect_rewards": rewards[~correct].sum(),
+            "incorrect_rewards": rewards.where(~correct, 0.0).sum(),
             "pairs": pairs.sum(),
             "right_pairs": right.sum(),
         }

@@ -16,11 +16,13 @@ import tyro
 
 import inference_eval
 import train_classifier
+import train_dvo
 from classifier_lib import score
 from classifier_lib.training.args import TrainArgs, check_flags
 from data_prep import clean, label, roll_in, roll_out
 from data_prep.dvo import trees
 from data_prep.toy import problems
+from dvo_lib import args as dvo_args
 from run_lib.commands import InputError, parse_command_line
 from scripts import compare_runs
 from scripts.bench import scheduling
@@ -89,6 +91,13 @@ def test_the_training_commands_of_the_documentation_parse():
     for found, world_size in ((on_one_machine, 4), (on_many, 16 * 8)):
         for arguments in found:
             check_flags(train_classifier.parse_args(arguments), world_size)
+
+
+def test_the_dvo_training_commands_of_the_documentation_parse():
+    found = commands(DOCUMENTATION + train_dvo.__doc__, "train_dvo.py")
+    assert len(found) >= 2
+    for arguments in found:
+        dvo_args.check_flags(train_dvo.parse_args(arguments), world_size=8)
 
 
 @pytest.fixture
@@ -384,7 +393,8 @@ def test_the_merge_of_shards_of_the_documentation_parses():
 
 def test_every_command_of_the_documentation_is_parsed_by_a_test():
     programs = {
-        *("inference_eval.py", "train_classifier.py", "scripts/train_multinode.sh"),
+        *("inference_eval.py", "train_classifier.py", "train_dvo.py"),
+        "scripts/train_multinode.sh",
         *("scripts/search_slurm.sh", "scripts/quickstart.sh", "scripts/test.sh"),
         *(f"data_prep.{stage}" for stage in STAGES),
         *("search_lib.results.shards", *(name.split()[0] for name in OTHERS)),

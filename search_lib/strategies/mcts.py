@@ -32,12 +32,12 @@ class TreeSettings:
     prior: Literal["uniform", "likelihood"] = "uniform"
     """Weight of a step in exploration. uniform: 1, as in effect published. likelihood: exp of its
     mean token log-probability."""
-    duplicates: Literal["count", "drop"] = "drop"
-    """Equal steps of an expansion are one node. drop, as published: it counts once. count: it
-    counts as often as it was drawn, in its own value and in those above."""
-    backup: Literal["mean", "soft"] = "mean"
-    """Value of a node. mean, as published: of the rewards of the terminals below. soft: beta log of
-    the mean of exp(Q / beta) over its steps, as eq. 4 of the DVO paper asks for."""
+    duplicates: Literal["count", "drop"] = "count"
+    """Equal steps of an expansion are one node. count: it counts as often as it was drawn, in its
+    own value and in those above. drop, as published: it counts once."""
+    backup: Literal["mean", "soft"] = "soft"
+    """Value of a node. soft: beta log of the mean of exp(Q / beta) over its steps, as eq. 4 of the
+    DVO paper asks for. mean, as published: of the rewards of the terminals below."""
     beta: float = 0.1
     """Temperature of the soft value, the beta of training."""
 

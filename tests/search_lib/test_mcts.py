@@ -45,7 +45,8 @@ def draw_steps(expansion: Expansion) -> Steps:
 def grow(
     policy: Policy = draw_steps, seed: int = 0, limits: Limits = LIMITS, **settings: Any
 ) -> MonteCarloTreeSearch:
-    search = MonteCarloTreeSearch(PROMPT, limits, seed, TreeSettings(**settings))
+    published = {"duplicates": "drop", "backup": "mean"}
+    search = MonteCarloTreeSearch(PROMPT, limits, seed, TreeSettings(**published | settings))
     while not search.done:
         (expansion,) = search.ask()
         assert search.ask() == []

@@ -8,8 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 import train_dvo
+from dvo_lib.args import DvoArgs
 from dvo_lib.columns import REFERENCE
 from run_lib.checksums import find_faults
+from run_lib.settings import free_flags
 from tests.support.dvo_paths import (
     END,
     command_line,
@@ -151,6 +153,13 @@ def test_a_value_model_is_no_policy(flags, value_model_folder, train_error):
     assert "is no whole policy: no weights for lm_head.weight" in train_error(
         flags(model_path=value_model_folder)
     )
+
+
+def test_flags_that_train_other_weights_are_bound():
+    assert set(DvoArgs.__dataclass_fields__) - free_flags(DvoArgs) == {
+        *("run_name", "data_path", "model_path", "beta", "normalize", "num_epochs", "num_steps"),
+        *("total_batch_size", "max_lr", "warmup_ratio", "weight_decay", "grad_norm_clip", "seed"),
+    }
 
 
 def test_an_epoch_is_all_trees(flags, tmp_path):
