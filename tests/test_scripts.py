@@ -20,7 +20,7 @@ import train_dvo
 from classifier_lib import score
 from classifier_lib.training.args import TrainArgs, check_flags
 from data_prep import clean, label, roll_in, roll_out
-from data_prep.dvo import trees
+from data_prep.dvo import export, paths, reference, trees
 from data_prep.toy import problems
 from dvo_lib import args as dvo_args
 from run_lib.commands import InputError, parse_command_line
@@ -361,6 +361,9 @@ def test_the_data_commands_of_the_documentation_parse():
 OTHERS = {
     "classifier_lib.score": score.ScoreArgs,
     "data_prep.dvo trees": trees.TreesArgs,
+    "data_prep.dvo paths": paths.PathsArgs,
+    "data_prep.dvo reference": reference.ReferenceArgs,
+    "data_prep.dvo export": export.ExportArgs,
     "data_prep.toy.problems": problems.ProblemsConfig,
     "scripts.bench.scheduling": scheduling.Args,
     "scripts.compare_runs": compare_runs.Args,
