@@ -52,7 +52,7 @@ _PRODUCTS = re.compile(r"[abcd]+|[wxyz]+|[uvwxyz]+|[mnpqr]+|[A-Z]{2,5}|[A-Z]*[s-
 # x1 is x_1, but \frac a2 is a half of a.
 _LETTER_AND_NUMBER = re.compile(
     r"(?P<command>\\[A-Za-z]+\s*(?:[A-Za-z]\d)?)"
-    r"|(?<![A-Za-z\\\d._^])(?P<letter>[A-Za-z])(?P<number>\d+)(?![\d.])"
+    r"|(?<![A-Za-z\\._^])(?P<letter>(?<!\d)[A-Za-z]|(?<=\d)[A-DF-Za-df-z])(?P<number>\d+)(?![\d.])"
 )
 
 Token = tuple[str, str, int, int]

@@ -138,6 +138,7 @@ DIFFERENT = {
         *[("4+2t", "4+2"), ("C", "c"), ("|x|", "x"), (r"\sqrt{x^2}", "x"), ("x", "x'")],
         *[(r"\frac{dy}{dx}", r"\frac{y}{x}"), (r"\lfloor n/2 \rfloor", r"\lfloor n/3 \rfloor")],
         *[("f(2)=3", "f(3)=3"), (r"\vec a\cdot\vec b", r"\vec a\times\vec b")],
+        *[("2x1", "2x"), ("3x4", "4x3"), (r"\text{5 red}", "5")],
         *[("A1", "1A"), ("x1", "x"), ("f^{-1}(x)=2x", "f(x)=2x"), ("x^{-1}=2", "2")],
         *[("I(0)", "0"), ("P(3)", "3P"), (r"5\text{pm}", "5"), (r"5\text{ pm}", r"5\text{ am}")],
         *[("f(2)", "2f"), ("east", "seat"), ("AB", "BA"), (r"\vec{a}", "a")],
