@@ -55,7 +55,7 @@ def logprobs_of(policy: TokenLogprobs, batch) -> torch.Tensor:
 def test_log_probabilities_of_steps_are_those_of_each_path_alone(policy, packing):
     paths = make_paths()
     batch = collate_paths(paths, packing)
-    found = logprobs_of(policy, batch).split(batch.targets.tokens_per_step.tolist())
+    found = logprobs_of(policy, batch).detach().split(batch.targets.tokens_per_step.tolist())
     expected = []
     for path in paths:
         ids = torch.tensor(np.concatenate([path.prompt, *path.steps]))[None]
@@ -126,6 +126,6 @@ def test_the_response_level_is_one_step_of_all_tokens(policy):
     batch = collate_paths([whole])
     assert batch.targets.tokens_per_step.tolist() == [sum(map(len, path.steps))]
     by_step = collate_paths([path])
-    log_ratio = batch.targets.log_ratios(logprobs_of(policy, batch))
-    ratios = by_step.targets.log_ratios(logprobs_of(policy, by_step))
+    log_ratio = batch.targets.log_ratios(logprobs_of(policy, batch).detach())
+    ratios = by_step.targets.log_ratios(logprobs_of(policy, by_step).detach())
     assert float(log_ratio) == pytest.approx(float(ratios.sum()), rel=1e-5)
