@@ -24,14 +24,14 @@ from torchmetrics.utilities import dim_zero_cat
 
 from classifier_lib.batches import Batch, BatchPlan
 from classifier_lib.data import GroupedRollouts, format_bad_rows
-from classifier_lib.learner import Learner
+from classifier_lib.learner import Learner, evaluation_batches
 from classifier_lib.loading import load_value_model
 from classifier_lib.losses import LOSSES, TrainingLoss, pair_margins
 from classifier_lib.modeling import success_probabilities
 from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
 from run_lib.files import write_json
 from run_lib.hub import quiet_transformers
-from run_lib.processes import ToldToStop, distributed
+from run_lib.processes import distributed
 
 PROGRAM = "classifier_lib.evaluation"
 NUM_DECILES = 10
@@ -255,22 +255,10 @@ def evaluate(
     model, processes = learner.model, learner.processes
     metrics = TokenMetrics(learner.loss, bucket_tokens, plan.max_length).to(processes.device)
     metrics.add_nothing()
-    was_training = model.training
-    model.eval()
-    parts = plan.in_order(data)
-    any_told: Callable[[], bool] | None = None
-    for first in range(0, len(parts), processes.world_size):
-        if any_told and any_told():
-            model.train(was_training)
-            raise ToldToStop
-        any_told = processes.start_any(stop_requested)
-        mine = first + processes.rank
-        # A process that has no samples left computes along: the others may need its shard.
-        batch = plan.load(data, parts[mine if mine < len(parts) else 0])
+    for batch, counts in evaluation_batches(model, processes, plan, data, stop_requested):
         logits = learner.logits(batch)
-        if mine < len(parts):
+        if counts:
             metrics.update(logits, batch)
-    model.train(was_training)
     return metrics.compute()
 
 

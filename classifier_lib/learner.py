@@ -1,15 +1,16 @@
 """A model together with its loss: the part that training and evaluation share."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from classifier_lib.batches import Batch
+from classifier_lib.batches import Batch, MicroBatchPlan
 from classifier_lib.flops import TokenCounts
 from classifier_lib.losses import TrainingLoss
-from run_lib.processes import Processes
+from run_lib.processes import Processes, ToldToStop
 
 
 class MicroBatch(Protocol):
@@ -83,3 +84,46 @@ class Learner:
         """Returns the sum of the terms, a scalar with its gradient."""
         targets = batch.targets.to(self.processes.device)
         return self.loss.function(self.logits(batch), targets)
+
+
+Evaluated = TypeVar("Evaluated")
+
+
+def evaluation_batches(
+    model: nn.Module,
+    processes: Processes,
+    plan: MicroBatchPlan[Any, Evaluated],
+    data: Any,
+    stop_requested: Callable[[], bool],
+) -> Iterator[tuple[Evaluated, bool]]:
+    """Yields the micro batches that this process evaluates, with the model in evaluation mode.
+
+    Every process gets as many, and computes all of them: the others may need its shard.
+
+    Args:
+        model: The model, perhaps sharded; its training mode is restored at the end.
+        processes: The processes of the run, all of which must do this.
+        plan: Layout of the micro batches.
+        data: The data set.
+        stop_requested: Tells whether this process was asked to stop.
+
+    Yields:
+        A micro batch, and whether it counts: one that only keeps the others company doesn't.
+
+    Raises:
+        ToldToStop: On every process, if any was asked to stop.
+    """
+    was_training = model.training
+    model.eval()
+    parts = plan.in_order(data)
+    any_told: Callable[[], bool] | None = None
+    try:
+        for first in range(0, len(parts), processes.world_size):
+            if any_told and any_told():
+                raise ToldToStop
+            any_told = processes.start_any(stop_requested)
+            mine = first + processes.rank
+            counts = mine < len(parts)
+            yield plan.load(data, parts[mine if counts else 0]), counts
+    finally:
+        model.train(was_training)

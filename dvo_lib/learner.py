@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from classifier_lib.learner import evaluation_batches
 from dvo_lib.data import TreePaths
 from dvo_lib.losses import DvoLoss
 from dvo_lib.metrics import PathMetrics
 from dvo_lib.tree_batches import TreeBatch, TreePlan
-from run_lib.processes import Processes, ToldToStop
+from run_lib.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,6 @@ def evaluate(
     metrics = PathMetrics(learner.loss.beta, processes)
     counted = replace(learner, metrics=metrics)
     idle = replace(learner, metrics=PathMetrics(learner.loss.beta, processes))
-    was_training = model.training
-    model.eval()
-    parts = plan.in_order(data)
-    any_told: Callable[[], bool] | None = None
-    for first in range(0, len(parts), processes.world_size):
-        if any_told and any_told():
-            model.train(was_training)
-            raise ToldToStop
-        any_told = processes.start_any(stop_requested)
-        mine = first + processes.rank
-        # A process that has no trees left computes along: the others may need its shard.
-        has_own = mine < len(parts)
-        batch = plan.load(data, parts[mine if has_own else 0])
-        (counted if has_own else idle).loss_sum(batch)
-    model.train(was_training)
+    for batch, counts in evaluation_batches(model, processes, plan, data, stop_requested):
+        (counted if counts else idle).loss_sum(batch)
     return metrics.report()

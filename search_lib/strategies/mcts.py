@@ -1,7 +1,8 @@
 """Monte Carlo tree search over steps of reasoning: the targets of DVO (its section 4.4.1).
 
-The semantics are those of the published code. An iteration expands one leaf; there are no
-roll-outs to the end. A value comes from terminals alone: each is backed up once, when it is made.
+Selection, expansion and terminals are those of the published code, and so are the values with
+`duplicates="drop"` and `backup="mean"`. An iteration expands one leaf; there are no roll-outs to
+the end. A value comes from terminals alone: each is backed up once, when it is made.
 """
 
 import math
