@@ -34,11 +34,12 @@ class TreeSettings:
     """Weight of a step in exploration. uniform: 1, as in effect published. likelihood: exp of its
     mean token log-probability."""
     duplicates: Literal["count", "drop"] = "count"
-    """Equal steps of an expansion are one node. count: it counts as often as it was drawn, in its
-    own value and in those above. drop, as published: it counts once."""
+    """Equal steps of an expansion are one node. count: it counts as often as it was drawn in the
+    value of the node above. drop, as published: it counts once."""
     backup: Literal["mean", "soft"] = "soft"
     """Value of a node. soft: beta log of the mean of exp(Q / beta) over its steps, as eq. 4 of the
-    DVO paper asks for. mean, as published: of the rewards of the terminals below."""
+    DVO paper asks for. mean: of Q over its steps; with dropped duplicates, as published, of the
+    rewards of all terminals below."""
     beta: float = 0.1
     """Temperature of the soft value, the beta of training."""
 
@@ -64,7 +65,7 @@ class StepNode:
         terminal: Why nothing continues it: it holds the answer; the policy ended the response
             without one; it is deeper than allowed; no token is left. None for an inner node.
         reward: +1 or -1 of a terminal, else None.
-        visits: Terminals at or below it, each as often as the steps from the root to it count.
+        visits: Terminals at or below it.
         reward_sum: Rewards of these, added up.
         value: In [-1, 1]; 0 without a terminal below.
         children: Indices of its children; None until it is expanded.
@@ -227,25 +228,26 @@ class MonteCarloTreeSearch:
 
     def _back_up(self, terminal: int, reward: float) -> None:
         """Takes the reward of a new terminal into the values of all nodes from it to the root."""
-        path = self.path(terminal)
-        weight = math.prod(self.nodes[index].count for index in path)
-        for index in reversed(path):
+        for index in reversed(self.path(terminal)):
             node = self.nodes[index]
-            node.visits += weight
-            node.reward_sum += weight * reward
-            if self.settings.backup == "soft" and node.children is not None:
-                node.value = self._soft_value(node.children)
-            else:
-                node.value = node.reward_sum / node.visits
+            node.visits += 1
+            node.reward_sum += reward
+            node.value = self._value(node)
         self.nodes[terminal].closed = True
 
-    def _soft_value(self, children: list[int]) -> float:
-        """Returns beta log of the mean of exp(value / beta) over the children that have one."""
-        beta = self.settings.beta
-        valued = [self.nodes[child] for child in children if self.nodes[child].visits]
-        largest = max(node.value for node in valued)
-        total = sum(node.count * math.exp((node.value - largest) / beta) for node in valued)
-        return largest + beta * math.log(total / sum(node.count for node in valued))
+    def _value(self, node: StepNode) -> float:
+        """Returns the value of a node with a terminal at or below it."""
+        soft, beta = self.settings.backup == "soft", self.settings.beta
+        if node.children is None or (not soft and self.settings.duplicates == "drop"):
+            return node.reward_sum / node.visits
+        # A step with nothing below is left out: it was drawn, but its value is not known.
+        valued = [child for child in map(self.nodes.__getitem__, node.children) if child.visits]
+        draws = sum(child.count for child in valued)
+        if not soft:
+            return sum(child.count * child.value for child in valued) / draws
+        largest = max(child.value for child in valued)
+        total = sum(child.count * math.exp((child.value - largest) / beta) for child in valued)
+        return largest + beta * math.log(total / draws)
 
     def _close(self, index: int | None) -> None:
         """Closes a node whose children are all closed, and then its parents."""

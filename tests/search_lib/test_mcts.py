@@ -62,8 +62,7 @@ class NaiveNode:
     order: int
     path: list[int]
     depth: int = 0
-    weight: int = 1
-    """How often it counts: the product of the counts of the steps from the root to it."""
+    count: int = 1
     prior: float = 1.0
     reward: int | None = None
     children: "list[NaiveNode] | None" = None
@@ -74,17 +73,24 @@ class NaiveNode:
         return [leaf for child in self.children or [] for leaf in child.terminals()]
 
     def visits(self) -> int:
-        return sum(leaf.weight for leaf in self.terminals())
+        return len(self.terminals())
 
     def value(self, how: TreeSettings) -> float:
-        if not self.visits():
+        rewards = [leaf.reward for leaf in self.terminals()]
+        if not rewards:
             return 0.0
-        if how.backup == "mean" or self.reward is not None:
-            rewards = [leaf.weight * leaf.reward for leaf in self.terminals()]
-            return sum(rewards) / self.visits()
-        valued = [child for child in self.children if child.visits()]
-        powers = [child.weight * math.exp(child.value(how) / how.beta) for child in valued]
-        return how.beta * math.log(sum(powers) / sum(child.weight for child in valued))
+        if self.reward is not None or (how.backup, how.duplicates) == ("mean", "drop"):
+            return sum(rewards) / len(rewards)
+        # Every draw of a step that leads to a terminal, on its own.
+        draws = [
+            child.value(how)
+            for child in self.children
+            for _ in range(child.count)
+            if child.visits()
+        ]
+        if how.backup == "mean":
+            return sum(draws) / len(draws)
+        return how.beta * math.log(sum(math.exp(value / how.beta) for value in draws) / len(draws))
 
     def closed(self) -> bool:
         if self.children is None:
@@ -113,9 +119,9 @@ def grow_naively(seed: int, how: TreeSettings) -> list[NaiveNode]:
         ):
             tokens = tuple(block.token_ids)
             if tokens in drawn:
-                drawn[tokens].weight += node.weight if how.duplicates == "count" else 0
+                drawn[tokens].count += how.duplicates == "count"
                 continue
-            child = NaiveNode(len(nodes), node.path + block.token_ids, node.depth + 1, node.weight)
+            child = NaiveNode(len(nodes), node.path + block.token_ids, node.depth + 1)
             if how.prior == "likelihood":
                 child.prior = math.exp(sum(block.logprobs) / len(block.logprobs))
             if value is not None:
@@ -185,6 +191,17 @@ def test_counted_duplicates_are_nearer_to_the_value_of_the_policy():
         how: grow(policy, breadth=10, duplicates=how).nodes[0].value for how in ("drop", "count")
     }
     assert values == {"drop": 0.0, "count": pytest.approx(true_value)}
+
+
+def test_counted_duplicates_weigh_a_step_by_its_draws_however_deep_its_terminals_lie():
+    """Three quarters of the draws end at once; the others after one more step, always the same."""
+
+    def policy(expansion: Expansion) -> Steps:
+        deep = len(expansion.prefix_ids) > len(PROMPT)
+        return [step(RIGHT)] * 4 if deep else [*[step(WRONG)] * 3, step(0, 6)]
+
+    search = grow(policy, breadth=4, duplicates="count")
+    assert search.nodes[0].value == 0.75 * -1 + 0.25 * 1
 
 
 @pytest.mark.parametrize(
