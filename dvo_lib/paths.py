@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from dvo_lib.trees import TreeRecord
+
+WrongPaths = Literal["all", "answers"]
+"""Responses that count as incorrect ones: all failures, or those with a wrong answer."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,16 @@ class DrawnPath:
 
 
 def draw_paths(
-    tree: TreeRecord, rng: np.random.Generator, per_side: int = 4, min_visits: int = 1
+    tree: TreeRecord,
+    rng: np.random.Generator,
+    per_side: int = 4,
+    min_visits: int = 1,
+    wrong_paths: WrongPaths = "all",
 ) -> list[DrawnPath]:
-    """Draws responses with an answer, up to `per_side` correct and as many incorrect ones.
+    """Draws responses of a tree, up to `per_side` correct and as many incorrect ones.
 
     They are drawn without replacement, each with probability proportional to the visits along its
-    path, added up. Failures without an answer stay in the values and are no paths.
+    path, added up.
 
     Args:
         tree: The tree.
@@ -37,19 +45,22 @@ def draw_paths(
         per_side: Most paths of either kind.
         min_visits: A path is left out if a node before its last step has fewer visits: its value
             rests on too little.
+        wrong_paths: Whether failures without an answer can be drawn; else, as published, they only
+            stay in the values.
 
     Returns:
         The paths, correct ones first; none if no correct one was drawn.
     """
-    answers: dict[bool, list[int]] = {True: [], False: []}
+    leaves: dict[bool, list[int]] = {True: [], False: []}
     for index, node in enumerate(tree.nodes):
-        if node.terminal == "answer" and node.reward is not None:
-            inner = tree.path(index)[:-1]
-            if all(tree.nodes[step].visits >= min_visits for step in inner):
-                answers[node.reward > 0].append(index)
-    if not answers[True]:
+        if node.reward is None or (wrong_paths == "answers" and node.terminal != "answer"):
+            continue
+        inner = tree.path(index)[:-1]
+        if all(tree.nodes[step].visits >= min_visits for step in inner):
+            leaves[node.reward > 0].append(index)
+    if not leaves[True]:
         return []
-    drawn = [_draw(tree, rng, leaves, per_side) for leaves in answers.values()]
+    drawn = [_draw(tree, rng, of_side, per_side) for of_side in leaves.values()]
     values = [node.value for node in tree.nodes]
     return [_with_credits(tree, leaf, values) for leaves in drawn for leaf in leaves]
 

@@ -14,6 +14,7 @@ from run_lib.commands import end
 PROGRAM = "python -m data_prep.dvo"
 
 COMMANDS = {
+    "problems": "give every round of DVO problems of its own",
     "trees": "grow a tree of reasoning steps for every problem",
     "paths": "draw responses from the trees, with the credit of each step",
     "reference": "add the log-probabilities of steps under the policy that made the trees",

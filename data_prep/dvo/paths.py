@@ -37,7 +37,7 @@ from data_prep.dvo.values import StateValues
 from data_prep.reports import BadRow, RowReport
 from data_prep.stages import Chunk, Stage
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
-from dvo_lib.paths import draw_paths, path_credits
+from dvo_lib.paths import WrongPaths, draw_paths, path_credits
 from dvo_lib.trees import TreeRecord, read_trees
 from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
 from run_lib.fingerprints import MODEL_FILES, fingerprint
@@ -60,6 +60,9 @@ class PathsArgs:
     """Most right paths of a tree, and most wrong ones."""
     min_visits: int = 1
     """Paths with a step before the last that has fewer visits are left out."""
+    wrong_paths: WrongPaths = "all"
+    """all: also responses that ended without an answer, or were cut for their length or depth;
+    answers, as published: those with a wrong answer only."""
     validation_share: float = 0.05
     """Share of the problems that go to validation, in [0, 1)."""
     seed: int = 0
@@ -94,7 +97,8 @@ class PathsArgs:
     @property
     def settings(self) -> dict[str, Any]:
         """All that the rows depend on, but for the trees."""
-        names = ["paths_per_side", "min_visits", "validation_share", "seed", "targets", "level"]
+        names = ["paths_per_side", "min_visits", "wrong_paths"]
+        names += ["validation_share", "seed", "targets", "level"]
         settings = {name: getattr(self, name) for name in names}
         if self.classifier_ckpt_path is not None:
             settings |= {
@@ -201,7 +205,8 @@ def _draw(tree: TreeRecord, args: PathsArgs, model: StateValues | None) -> list[
     if len(tree.prompt_ids) < 2:
         return BadRow(tree.problem_id, "prompt of fewer than two tokens")
     rng = np.random.default_rng(derive_seed(args.seed, tree.problem_id))
-    paths = [path.nodes for path in draw_paths(tree, rng, args.paths_per_side, args.min_visits)]
+    drawn = draw_paths(tree, rng, args.paths_per_side, args.min_visits, args.wrong_paths)
+    paths = [path.nodes for path in drawn]
     if not paths:
         rewards = [node.reward for node in tree.nodes if node.terminal == "answer"]
         if not any(reward is not None and reward > 0 for reward in rewards):
