@@ -77,7 +77,8 @@ def main(args: Args) -> int:
         ends = stop_token_ids(args.piref_model, tokenizer)
         prompts = build_prompts(tokenizer, problems, instruction)
     limits = Limits(args.max_length, args.block_size, ends)
-    new_strategy = strategy_factory(args.search_type, args.num_blocks, limits)
+    has_values = args.scorer_flags.has_values
+    new_strategy = strategy_factory(args.search_type, args.num_blocks, limits, has_values)
     check_models(args, tokenizer, prompts)
 
     with RecordFile(args.output_path) as records:
@@ -115,12 +116,14 @@ def main(args: Args) -> int:
 
 def run_config(args: Args, problems: list[Problem]) -> RunConfig:
     """Returns the settings that the results depend on, for `run_config.json`."""
+    value_model = args.value_model
+    named = {"output_path": args.output_path.name, "classifier_ckpt_path": value_model}
     return RunConfig(
-        flags=as_json(args) | {"output_path": args.output_path.name},
+        flags=as_json(args) | named,
         fingerprints={
             "benchmark": problems_digest(problems),
             "piref_model": fingerprint(args.piref_model, MODEL_FILES),
-            "classifier_ckpt_path": fingerprint(args.classifier_ckpt_path, MODEL_FILES),
+            "classifier_ckpt_path": value_model and fingerprint(value_model, MODEL_FILES),
         },
         problem_ids=[problem.id for problem in problems],
     )
@@ -146,7 +149,7 @@ async def search(
     recorder: Recorder,
     records: RecordFile,
 ) -> list[SearchFailure]:
-    """Loads both models and runs the searches; each is recorded the moment it ends."""
+    """Loads the models and runs the searches; each is recorded the moment it ends."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a CPU the two models take turns in one thread, on a GPU they overlap.
     shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
@@ -170,7 +173,8 @@ async def search(
             )
         finally:
             await engine.close()
-            await scorer.close()
+            if scorer is not None:
+                await scorer.close()
 
 
 def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:

@@ -30,12 +30,14 @@ class SearchMeter:
         self._contexts_scored = 0
         self._tokens_cached = 0
 
-    def add(self, prefix_length: int, blocks: Sequence[Block], scores: Scores) -> None:
-        """Counts the blocks of one expansion and their scoring."""
+    def add(self, prefix_length: int, blocks: Sequence[Block], scores: Scores | None) -> None:
+        """Counts the blocks of one expansion and their scoring; None if nothing scored them."""
         lengths = [len(block.token_ids) for block in blocks]
         contexts = sum(context_sum(prefix_length, length) for length in lengths)
         self._tokens_generated += sum(lengths)
         self._contexts_generated += contexts
+        if scores is None:
+            return
         if scores.tokens_cached is None or self._tokens_scored is None:
             self._tokens_scored = None
             return

@@ -14,7 +14,7 @@ from search_lib.search_args import Args
 def check_models(
     args: Args, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]]
 ) -> None:
-    """Raises InputError unless both models can read every path of every search.
+    """Raises InputError unless the models can read every path of every search.
 
     Args:
         args: Flags of the run.
@@ -28,11 +28,14 @@ def check_models(
                 f"--piref_model {args.piref_model}: the model has a vocabulary of "
                 f"{policy.vocab_size} tokens, its tokenizer a token {largest}"
             )
-    with naming("--classifier_ckpt_path"):
-        classifier = load_value_config(args.classifier_ckpt_path)
-        check_tokens(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
-    scored = args.scorer_flags.max_path_length(classifier.max_position_embeddings)
-    for role, context in (("policy", policy.max_position_embeddings), ("value model", scored)):
+    contexts = {"policy": policy.max_position_embeddings}
+    if args.value_model is not None:
+        with naming("--classifier_ckpt_path"):
+            classifier = load_value_config(args.value_model)
+            check_tokens(args.value_model, classifier.vocab_size, tokenizer)
+        scored = args.scorer_flags.max_path_length(classifier.max_position_embeddings)
+        contexts["value model"] = scored
+    for role, context in contexts.items():
         too_long = [
             f"{problem_id} ({len(prompt)} tokens)"
             for problem_id, prompt in prompts.items()

@@ -31,7 +31,7 @@ class SearchJob(Generic[AnySearch]):
         seed: Seed of this search.
         strategy: The fresh state of the search.
         scorer: Source of the values of this search alone, such as a judge who knows its reference.
-            None: that of the run.
+            None: that of the run, if it has one.
     """
 
     problem: Problem
@@ -74,7 +74,7 @@ MAX_CONSECUTIVE_FAILURES = 8
 async def run_search(
     strategy: Search,
     engine: Engine,
-    scorer: Scorer,
+    scorer: Scorer | None,
     sampling: Sampling,
     clock: SessionClock | None = None,
 ) -> SearchCost:
@@ -85,16 +85,18 @@ async def run_search(
     Args:
         strategy: The search; it is told every answer as soon as it is there.
         engine: Source of blocks.
-        scorer: Source of their values.
+        scorer: Source of their values. None: the search is told None for each.
         sampling: How tokens are drawn.
         clock: Measures when the engine has a request; by default one of this search alone.
     """
     clock = clock or SessionClock()
     meter = SearchMeter(clock)
 
-    async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], Scores]:
+    async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], Scores | None]:
         with clock.request():
             blocks = await engine.generate(expansion, sampling)
+        if scorer is None:
+            return expansion, blocks, None
         return expansion, blocks, await scorer.score(expansion.prefix_ids, blocks)
 
     running: set[asyncio.Task] = set()
@@ -108,7 +110,8 @@ async def run_search(
                 expansion, blocks, scores = task.result()
                 running.remove(task)
                 meter.add(len(expansion.prefix_ids), blocks, scores)
-                strategy.tell(expansion.path_id, blocks, scores.values)
+                values = [None] * len(blocks) if scores is None else scores.values
+                strategy.tell(expansion.path_id, blocks, values)
     finally:
         for task in running:
             task.cancel()
@@ -131,7 +134,8 @@ async def run_searches(
     Args:
         jobs: Searches, taken as slots become free, so that memory does not grow with their number.
         engine: Source of blocks, shared by all searches.
-        scorer: Source of values, shared by all searches that have none of their own.
+        scorer: Source of values, shared by all searches that have none of their own. None: their
+            blocks have no values.
         sampling: How tokens are drawn.
         max_concurrent: Searches in flight.
         on_finished: Called with every search as it ends, in the order in which they end.
@@ -146,10 +150,7 @@ async def run_searches(
 
     async def run(order: int, job: SearchJob[AnySearch]) -> SearchCost:
         search_order.set(order)  # within this search's task
-        values = job.scorer or scorer
-        if values is None:
-            raise ValueError(f"{job.name} has no scorer")
-        return await run_search(job.strategy, engine, values, sampling, clock)
+        return await run_search(job.strategy, engine, job.scorer or scorer, sampling, clock)
 
     waiting = enumerate(jobs)
     failures: list[SearchFailure] = []

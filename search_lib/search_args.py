@@ -29,7 +29,8 @@ class Args(ProblemFlags):
     piref_model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
     """The policy that generates: Hub id or folder."""
     classifier_ckpt_path: str = "VGS-AI/DeepSeek-VM-1.5B"
-    """The value model that guides and weighs: Hub id or folder."""
+    """The value model that guides and weighs: Hub id or folder. With --scorer none there is
+    none."""
     output_path: Path = Path("inference_outputs.jsonl")
     """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json
     and answers.jsonl."""
@@ -66,6 +67,11 @@ class Args(ProblemFlags):
     """Also logs the metrics to this Neptune project (offline without NEPTUNE_API_TOKEN)."""
     logger_tags: tuple[str, ...] = free(())
     """Tags of the run in Neptune."""
+
+    @property
+    def value_model(self) -> str | None:
+        """The value model; None with `--scorer none`."""
+        return self.classifier_ckpt_path if self.scorer_flags.has_values else None
 
     def check(self) -> None:
         """Raises InputError for values that no run can have; `settle_engine` checks the engine."""

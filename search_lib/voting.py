@@ -11,7 +11,7 @@ class Ballots(NamedTuple):
 
     Attributes:
         classes: Answer class of each; None for one that takes no part.
-        values: Value of each.
+        values: Value of each; empty where there are none.
         correct: Whether each is right.
     """
 
@@ -99,3 +99,6 @@ VOTES: dict[str, Callable[[Ballots, AnswerRules], float]] = {
     "pass@k": pass_at_k,
 }
 """Aggregations by name: (responses, how they are counted) -> accuracy in [0, 1]."""
+
+NEEDING_VALUES = frozenset({"WMV", "BoN"})
+"""Aggregations that there are only where responses have values."""

@@ -98,6 +98,63 @@ def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, ca
     assert ["budget", "4", "8"] in [line.split() for line in table.splitlines()]
 
 
+PLAIN = {"scorer": "none", "classifier_ckpt_path": "/absent"}
+
+
+@pytest.mark.parametrize("search_type", ["bon", "random"])
+def test_plain_sampling_needs_no_value_model(models, tmp_path, capsys, search_type):
+    args = make_args(models, tmp_path, search_type=search_type, **PLAIN)
+    assert inference_eval.main(args) == 0
+    records = list(read_records(args.output_path))
+    assert len(records) == 6
+    for record in records:
+        assert {part.value for part in [*record.responses, *record.tree]} == {None}
+        assert record.cost.tokens_generated > 0
+        scoring = record.cost.tokens_scored, record.cost.contexts_scored, record.cost.tokens_cached
+        assert scoring == (0, 0, 0)
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert {row["method"] for row in document["metrics"]} == {"MV", "pass@1", "pass@k"}
+    assert document["cost"]["value_model_flops"] == 0
+    assert document["cost"]["value_model_size"] is None
+    assert document["cost"]["policy_flops"] > 0
+    table = [line.split()[:1] for line in capsys.readouterr().out.splitlines()]
+    assert ["MV"] in table
+    assert ["WMV"] not in table
+    config = json.loads((tmp_path / "run_config.json").read_text())
+    assert config["classifier_ckpt_path"] is config["fingerprints"]["classifier_ckpt_path"] is None
+
+
+def test_plain_sampling_draws_what_the_value_model_would_weigh(models, tmp_path):
+    valued = make_args(models, tmp_path / "valued", search_type="bon")
+    plain = replace_flags(valued, output_path=tmp_path / "plain" / "records.jsonl", **PLAIN)
+    for args in (valued, plain):
+        inference_eval.main(args)
+    assert responses(plain.output_path) == responses(valued.output_path)
+
+
+def test_runs_with_values_and_without_are_not_mixed(models, tmp_path, monkeypatch, capsys):
+    args = make_args(models, tmp_path, search_type="bon", **PLAIN)
+    inference_eval.main(args)
+    before = args.output_path.read_bytes()
+    valued = {"scorer": "hf", "classifier_ckpt_path": str(models / "value_model")}
+    with pytest.raises(InputError, match=r"--scorer \(was 'none', now 'hf'\)"):
+        inference_eval.main(replace_flags(args, **valued))
+    assert args.output_path.read_bytes() == before
+    # The value model that isn't there plays no part.
+    monkeypatch.setattr(inference_eval, "open_engine", None)
+    assert inference_eval.main(replace_flags(args, classifier_ckpt_path="another")) == 0
+    assert "6 searches are there, 0 to run" in capsys.readouterr().out
+
+
+def test_shards_of_plain_sampling_are_merged(models, tmp_path):
+    args = make_args(models, tmp_path, search_type="bon", **PLAIN)
+    for shard in ("0/2", "1/2"):
+        assert inference_eval.main(replace_flags(args, shard=shard)) == 0
+    merge(tuple(tmp_path.glob("shard-*-of-2/records.jsonl")), args.output_path)
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert {row["method"] for row in document["metrics"]} == {"MV", "pass@1", "pass@k"}
+
+
 @pytest.mark.parametrize("flag", ["--batch_size", "--max_concurrent"])
 def test_the_window_has_two_names(flag):
     args = parse_command_line(Args, "inference_eval.py", None, [flag, "10"])
@@ -370,6 +427,8 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
         ),
         ({"answer_format": "choice"}, "--benchmark toy: 3 of 3 references can't be compared"),
         ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),
+        ({"scorer": "none"}, "--search_type beam2 selects blocks by their values, and --scorer no"),
+        ({"scorer": "none", "search_type": "bfs"}, "--search_type bfs selects .* --scorer none"),
         ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
         ({"max_concurrent": 0}, "--max_concurrent must be at least 1, got 0"),
         ({"value_cache_tokens": -1}, "--value_cache_tokens must be at least 0, got -1"),

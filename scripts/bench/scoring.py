@@ -177,7 +177,7 @@ class Bench:
             requests,
             values,
             [prompt + response.token_ids for response in responses],
-            [response.value for response in responses],
+            [response.value for response in responses if response.value is not None],
         )
         return search, Work(self._passes - passes, scorer.tokens_computed, seconds, 0.0)
 

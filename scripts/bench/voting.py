@@ -222,7 +222,7 @@ def vote_as_published(
                 group = [r for search in searches[start : start + trees] for r in search.responses]
                 of_group = published.vote(
                     [response.answer for response in group],
-                    [response.value for response in group],
+                    [response.value for response in group if response.value is not None],
                     searches[0].reference,
                 )
                 for method, vote in of_group.items():

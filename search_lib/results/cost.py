@@ -21,7 +21,8 @@ DEFINITIONS = {
     "several machines add up, too",
     "engine_busy_share": "share of wall_seconds in which the engine had a request, waiting ones "
     "included",
-    "null": "not known: the scorer does not tell, or some records are of an earlier version",
+    "null": "not known: the scorer does not tell, or some records are of an earlier version; a "
+    "value_model_size of null and no tokens_scored: there was no value model",
 }
 """Meaning of the numbers in `metrics.json`, by name."""
 
@@ -98,7 +99,7 @@ class RunCost:
 
         Args:
             policy: Size of the policy; None if it is not known.
-            value_model: Size of the value model; None if it is not known.
+            value_model: Size of the value model; None if it is not known, or there was none.
         """
         wall = [seconds for seconds, _ in self.sessions.values()]
         busy = [seconds for _, seconds in self.sessions.values()]
@@ -127,6 +128,8 @@ class RunCost:
 
 
 def _flops(size: ModelSize | None, tokens: int | None, contexts: int | None) -> float | None:
+    if tokens == 0:
+        return 0.0
     if size is None or tokens is None or contexts is None:
         return None
     return size.forward_flops(tokens, contexts)

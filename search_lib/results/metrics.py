@@ -16,7 +16,7 @@ from search_lib.grouping import Equivalence
 from search_lib.results.cost import RunCost
 from search_lib.results.records import Record
 from search_lib.results.statistics import Estimate, estimate_mean
-from search_lib.voting import VOTES, Ballots
+from search_lib.voting import NEEDING_VALUES, VOTES, Ballots
 
 
 @dataclass
@@ -28,7 +28,7 @@ class GradedProblem:
         answers: Answer of each response.
         classes: Answer class of each response (see `grouping`).
         correct: Whether each response is right.
-        values: Value of each response.
+        values: Value of each response; empty lists where there are none.
         rules: How they are counted.
         joining: Answers that the grader found equal to ones of two classes, which are one now.
     """
@@ -40,6 +40,11 @@ class GradedProblem:
     values: list[list[float]]
     rules: AnswerRules
     joining: Sequence[str] = ()
+
+    @property
+    def has_values(self) -> bool:
+        """Whether every response has a value."""
+        return list(map(len, self.values)) == list(map(len, self.classes))
 
     def score(self, method: str, trees: int) -> list[float]:
         """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
@@ -98,7 +103,7 @@ def grade_records(
         The problems by id, sorted, and the run's summary.
     """
     references: dict[str, str] = {}
-    responses: dict[str, dict[int, list[tuple[str | None, float]]]] = {}
+    responses: dict[str, dict[int, list[tuple[str | None, float | None]]]] = {}
     costs, finished, lengths = [], [], []
     for record in records:
         references[record.problem_id] = record.reference
@@ -125,7 +130,7 @@ def grade_records(
             answers=answers,
             classes=[[next(classes) for _ in search] for search in searches],
             correct=[[next(correct) for _ in search] for search in searches],
-            values=[[value for _, value in search] for search in searches],
+            values=[[value for _, value in search if value is not None] for search in searches],
             rules=rules,
             joining=grouping.joining,
         )
@@ -172,11 +177,14 @@ def compute_metrics(
 ) -> list[MetricRow]:
     """Returns every aggregation at every power of two of trees.
 
-    `t` trees give `num_repetitions // t` disjoint groups a problem: the repetitions of the
-    estimate.
+    Those that weigh by values are left out unless every response has one. `t` trees give
+    `num_repetitions // t` disjoint groups a problem: the repetitions of the estimate.
     """
+    has_values = all(problem.has_values for problem in graded.values())
     rows = []
     for method in VOTES:
+        if method in NEEDING_VALUES and not has_values:
+            continue
         trees = 1
         while trees <= num_repetitions and graded:
             scores = np.array([problem.score(method, trees) for problem in graded.values()])

@@ -19,7 +19,7 @@ class RecordedResponse:
     Attributes:
         text: All generated tokens but the one that ended it, decoded.
         answer: Last box after the thought; None if there is none.
-        value: P(correct) at the last token.
+        value: P(correct) at the last token; None without a value model.
         finished: Whether the policy ended it.
         num_tokens: Generated tokens.
         node: Index of its last block in the record's tree.
@@ -27,7 +27,7 @@ class RecordedResponse:
 
     text: str
     answer: str | None
-    value: float
+    value: float | None
     finished: bool
     num_tokens: int
     node: int

@@ -76,6 +76,11 @@ class RunConfig:
         return cls(dict(settings.flags), dict(settings.contents), problem_ids)
 
     @property
+    def has_values(self) -> bool:
+        """Whether a value model takes part."""
+        return self.flags["classifier_ckpt_path"] is not None
+
+    @property
     def settings(self) -> Settings:
         """The flags and the contents that they name."""
         return Settings(self.flags, self.fingerprints)
@@ -98,11 +103,14 @@ class RunConfig:
         folder = output_path.parent
         earlier = RunConfig.load(folder)
         records = folder / earlier.flags["output_path"] if earlier else output_path
+        free = FORMER_FLAGS | set(free)
+        if earlier and earlier.has_values != self.has_values:
+            free -= {"scorer"}  # any two that give values are equal
         file = SettingsFile(
             folder / CONFIG_NAME,
             records,
             "Give this run a folder of its own with --output_path",
-            FORMER_FLAGS | set(free),
+            free,
             parse=lambda document: RunConfig._parse(document).settings,
         )
         file.bind(self.settings, not holds_something(records), self.document())

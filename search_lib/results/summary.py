@@ -85,8 +85,9 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         remark = explain_zero(graded, rows, summary, comparer)
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
-    sizes = model_size(flags["piref_model"]), model_size(flags["classifier_ckpt_path"])
-    write_json(path, metrics_document(graded, rows, summary, rules, *sizes))
+    policy = model_size(flags["piref_model"])
+    value_model = model_size(flags["classifier_ckpt_path"]) if config.has_values else None
+    write_json(path, metrics_document(graded, rows, summary, rules, policy, value_model))
     write_answers(answers_path, graded)
     title = (
         f"{flags['benchmark']}, {flags['search_type']}: {len(graded)} of "

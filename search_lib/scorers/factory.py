@@ -40,8 +40,8 @@ class Place:
     api_key: str | None = field(default=None, repr=False)
 
 
-def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer:
-    """Opens the scorer of a value model.
+def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer | None:
+    """Opens the scorer of a value model; returns None where nothing is to be scored.
 
     Args:
         flags: Which scorer, and its settings; checked.
@@ -53,7 +53,7 @@ def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer:
             begins with its name.
         InputError: If the servers don't serve it.
     """
-    return SCORERS[flags.scorer](flags, model, place)
+    return SCORERS[flags.scorer](flags, model, place) if flags.has_values else None
 
 
 def _open_hf(flags: ScorerFlags, model: str, place: Place) -> Scorer:

@@ -9,7 +9,7 @@ from run_lib.commands import GPU_REQUIREMENTS, InputError, at_least, check_insta
 from run_lib.settings import free
 from search_lib.engines.http_service import check_url
 
-ScorerName = Literal["hf", "sglang", "sglang_server"]
+ScorerName = Literal["hf", "sglang", "sglang_server", "none"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class ScorerFlags:
 
     scorer: ScorerName = free("hf")
     """What values blocks: hf runs transformers in this process, sglang starts an SGLang server for
-    this run, sglang_server uses those at --scorer_url (scripts/serve_value_model.sh)."""
+    this run, sglang_server uses those at --scorer_url (scripts/serve_value_model.sh). none is plain
+    sampling without a value model, for --search_type bon and random<w>."""
     scorer_url: tyro.conf.UseAppendAction[tuple[str, ...]] = free(())
     """Of --scorer sglang_server: http://host:port of a value server or its router, or of several
     equal ones, given once for each."""
@@ -42,6 +43,11 @@ class ScorerFlags:
             for url in self.scorer_url:
                 check_url(url)
         at_least(0, value_cache_tokens=self.value_cache_tokens)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether blocks are valued at all."""
+        return self.scorer != "none"
 
     def max_path_length(self, context: int) -> int:
         """Returns the most tokens of a path, for a value model with a context of so many.

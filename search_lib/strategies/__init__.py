@@ -48,7 +48,9 @@ MAX_BLOCKS = 1_000_000
 KNOWN = "beam<w> (beam2, beam4, ...), bfs, bon, random, random<w>"
 
 
-def strategy_factory(search_type: str, num_blocks: int, limits: Limits) -> StrategyFactory:
+def strategy_factory(
+    search_type: str, num_blocks: int, limits: Limits, has_values: bool = True
+) -> StrategyFactory:
     """Checks the search settings once and returns what starts a search with them.
 
     Args:
@@ -56,6 +58,7 @@ def strategy_factory(search_type: str, num_blocks: int, limits: Limits) -> Strat
             `bon`, `random`, `random4`.
         num_blocks: The budget N of one tree.
         limits: Lengths and stop tokens.
+        has_values: Whether blocks will have values.
 
     Raises:
         InputError: Naming the flags that don't fit together.
@@ -66,5 +69,5 @@ def strategy_factory(search_type: str, num_blocks: int, limits: Limits) -> Strat
     name, width = re.fullmatch(r"(.*?)([0-9]*)", search_type, re.DOTALL).groups()  # type: ignore[union-attr]
     if name not in STRATEGIES:
         raise InputError(f"unknown --search_type {search_type!r}; known: {KNOWN}")
-    spec = SearchSpec(search_type, num_blocks, limits, int(width) if width else None)
+    spec = SearchSpec(search_type, num_blocks, limits, int(width) if width else None, has_values)
     return STRATEGIES[name](spec)

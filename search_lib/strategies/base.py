@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from run_lib.commands import InputError
 from search_lib.engines.base import Block, Expansion
 
 Value = float | None
-"""P(correct) at the end of a block, in [0, 1]. Where the scorer is a judge of outcomes: 1 or 0 for
-a block that holds the answer, None for one that does not."""
+"""P(correct) at the end of a block, in [0, 1]; None where nothing scores blocks. Where the scorer
+is a judge of outcomes: 1 or 0 for a block that holds the answer, None for one that does not."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,22 @@ class SearchSpec:
         num_blocks: The budget N of one tree.
         limits: Lengths and stop tokens.
         width: Number behind the strategy's name; None if there is none.
+        has_values: Whether blocks have values.
     """
 
     search_type: str
     num_blocks: int
     limits: Limits
     width: int | None
+    has_values: bool = True
+
+    def require_values(self) -> None:
+        """Raises InputError if there are no values for a strategy that can't do without."""
+        if not self.has_values:
+            raise InputError(
+                f"--search_type {self.search_type} selects blocks by their values, and "
+                "--scorer none gives none; bon and random<w> do without"
+            )
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,13 @@ class Node:
     Attributes:
         parent: Index of the node that it continues; None at the prompt.
         num_tokens: Tokens of this block.
-        value: P(correct) of the path up to the end of this block.
+        value: P(correct) of the path up to the end of this block; None if nothing scored it.
         finish_reason: `"stop"` or `"length"`.
     """
 
     parent: int | None
     num_tokens: int
-    value: float
+    value: Value
     finish_reason: str
 
 
@@ -66,13 +77,13 @@ class Response:
 
     Attributes:
         token_ids: All generated tokens.
-        value: P(correct) at the last token.
+        value: P(correct) at the last token; None if nothing scored it.
         finished: Whether the policy ended it; False when the length limit did.
         node: Index of its last block in the tree.
     """
 
     token_ids: list[int]
-    value: float
+    value: Value
     finished: bool
     node: int
 
@@ -130,17 +141,25 @@ def check_blocks(expansion: Expansion, blocks: Sequence[Block], values: Sequence
 
 
 def check_answer(
-    expansion: Expansion, blocks: Sequence[Block], values: Sequence[Value]
-) -> list[tuple[Block, float]]:
+    expansion: Expansion,
+    blocks: Sequence[Block],
+    values: Sequence[Value],
+    needs_values: bool = True,
+) -> list[tuple[Block, Value]]:
     """Returns the blocks with their values.
+
+    Args:
+        expansion: What was asked for.
+        blocks: Its blocks.
+        values: The value of each.
+        needs_values: Whether each must have one.
 
     Raises:
         ValueError: If the answer does not fit what was asked for.
     """
     check_blocks(expansion, blocks, values)
-    pairs = []
-    for block, value in zip(blocks, values, strict=True):
-        if value is None or not 0.0 <= value <= 1.0:  # also refuses NaN
+    for value in values:
+        is_valid = not needs_values if value is None else 0.0 <= value <= 1.0  # also refuses NaN
+        if not is_valid:
             raise ValueError(f"path {expansion.path_id} got the value {value}, not in [0, 1]")
-        pairs.append((block, value))
-    return pairs
+    return list(zip(blocks, values, strict=True))

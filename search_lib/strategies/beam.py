@@ -25,14 +25,14 @@ class Beam:
 
     Attributes:
         token_ids: Response so far.
-        value: P(correct) at its end; None before the first block.
+        value: P(correct) at its end; None before the first block, and where nothing scores blocks.
         node: Its last block in the tree; None before the first block.
         open: Whether it goes on. A closed beam keeps its slot until the end.
         finished: Whether the policy ended it.
     """
 
     token_ids: list[int]
-    value: float | None
+    value: Value
     node: int | None
     open: bool
     finished: bool
@@ -51,7 +51,8 @@ class BeamSearch:
         seed: Seed of this search.
         num_blocks: Blocks in flight, the paper's budget N of one tree.
         width: Blocks per beam and round, the paper's w. Divides `num_blocks`.
-        random_selection: The ablation: survivors are drawn uniformly; values only weigh votes.
+        random_selection: The ablation: survivors are drawn uniformly; values only weigh votes, and
+            may be missing.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class BeamSearch:
         self._round = 0
         self._beams = [Beam([], None, None, True, False)] * (num_blocks // width)
         self._asked: set[int] = set()
-        self._told: dict[int, list[tuple[Block, float]]] = {}
+        self._told: dict[int, list[tuple[Block, Value]]] = {}
 
     @property
     def done(self) -> bool:
@@ -100,7 +101,7 @@ class BeamSearch:
         round_index, slot = divmod(path_id, len(self._beams))
         if round_index != self._round or slot not in self._asked:
             raise ValueError(f"path {path_id} was not asked for, or is answered already")
-        answer = check_answer(self._expansion(slot), blocks, values)
+        answer = check_answer(self._expansion(slot), blocks, values, not self.random_selection)
         self._asked.remove(slot)
         self._told[slot] = answer
         if all(slot in self._told for slot, beam in enumerate(self._beams) if beam.open):
@@ -113,7 +114,7 @@ class BeamSearch:
         return [
             Response(beam.token_ids, beam.value, beam.finished, beam.node)
             for beam in self._beams
-            if beam.value is not None and beam.node is not None
+            if beam.node is not None
         ]
 
     def _expansion(self, slot: int) -> Expansion:
@@ -164,6 +165,7 @@ def value_guided(spec: SearchSpec) -> StrategyFactory:
     """`beam<w>`: beams of width w; the best survive."""
     if spec.width is None:
         raise InputError("--search_type beam needs a width behind it: beam2, beam4, ...")
+    spec.require_values()
     return _beams(spec, spec.width)
 
 
@@ -171,6 +173,7 @@ def one_beam(spec: SearchSpec) -> StrategyFactory:
     """`bfs`: one beam of width N."""
     if spec.width is not None:
         raise InputError(f"--search_type {spec.search_type}: bfs takes no width")
+    spec.require_values()
     return _beams(spec, spec.num_blocks)
 
 

@@ -36,7 +36,7 @@ class BestOfN:
             seed=derive_seed(seed, 0, 0),
         )
         self._asked = False
-        self._samples: list[tuple[Block, float]] | None = None
+        self._samples: list[tuple[Block, Value]] | None = None
 
     @property
     def done(self) -> bool:
@@ -66,7 +66,7 @@ class BestOfN:
         """
         if path_id != self._expansion.path_id or not self._asked:
             raise ValueError(f"path {path_id} was not asked for, or is answered already")
-        self._samples = check_answer(self._expansion, blocks, values)
+        self._samples = check_answer(self._expansion, blocks, values, needs_values=False)
         self._asked = False
 
     def result(self) -> list[Response]:

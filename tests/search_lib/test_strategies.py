@@ -190,6 +190,29 @@ def test_answers_that_do_not_fit_are_refused(search_type):
         search.tell(expansion.path_id, blocks, values)
 
 
+@pytest.mark.parametrize("search_type", ["bon", "random2"])
+def test_a_search_that_needs_no_values_is_the_same_without(search_type):
+    valued = strategy_factory(search_type, 8, LIMITS)(PROMPT, 3)
+    plain = strategy_factory(search_type, 8, LIMITS, has_values=False)(PROMPT, 3)
+    while not plain.done:
+        for expansion in plain.ask():
+            blocks, values = sample_blocks(expansion)
+            plain.tell(expansion.path_id, blocks, [None] * len(values))
+    assert [r.token_ids for r in plain.result()] == [r.token_ids for r in run(valued)]
+    assert {part.value for part in [*plain.result(), *plain.nodes]} == {None}
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "bfs"])
+def test_a_search_by_values_refuses_to_do_without(search_type):
+    search = FACTORIES[search_type](PROMPT, 0)
+    (expansion, *_) = search.ask()
+    blocks, values = sample_blocks(expansion)
+    with pytest.raises(ValueError, match="got the value None"):
+        search.tell(expansion.path_id, blocks, [None] * len(values))
+    with pytest.raises(InputError, match=f"--search_type {search_type} selects .*--scorer none"):
+        strategy_factory(search_type, 8, LIMITS, has_values=False)
+
+
 @pytest.mark.parametrize(
     ("search_type", "num_blocks", "limits", "message"),
     [

@@ -56,6 +56,17 @@ def test_a_scorer_that_cannot_tell_leaves_its_share_open():
     assert (cost.tokens_scored, cost.contexts_scored, cost.tokens_cached) == (None, None, None)
 
 
+def test_what_nothing_scores_costs_no_scoring():
+    meter = SearchMeter(SessionClock())
+    meter.add(10, blocks(3), None)
+    cost = meter.cost()
+    assert (cost.tokens_generated, cost.contexts_generated) == (3, contexts_behind(10, 3))
+    assert (cost.tokens_scored, cost.contexts_scored, cost.tokens_cached) == (0, 0, 0)
+    document = RunCost.of([cost]).document(ModelSize(1000, 8), None)
+    assert document["value_model_flops"] == 0
+    assert document["value_model_size"] is None
+
+
 def test_the_engine_is_busy_while_any_request_is_there(monkeypatch):
     now = 100.0
     monkeypatch.setattr(meter.time, "monotonic", lambda: now)

@@ -1,5 +1,7 @@
 """Metrics of a small run, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from search_lib.results.cost import SearchCost
@@ -92,6 +94,18 @@ def test_every_method_at_every_power_of_two_of_trees():
     assert rows["WMV", 4].per_problem == [1.0, 0.0]
     assert rows["WMV", 4].estimate.over_searches is None
     assert rows["WMV", 2].estimate.num_repetitions == 2
+
+
+@pytest.mark.parametrize("num_missing", [1, 2])
+def test_without_all_values_nothing_is_weighed_by_them(num_missing):
+    def without(record):
+        missing = [replace(response, value=None) for response in record.responses[:num_missing]]
+        return replace(record, responses=missing + record.responses[num_missing:])
+
+    graded, _ = grade_records(map(without, records()), 4, equal_strings)
+    rows = {(r.method, r.trees): r for r in compute_metrics(graded, 4, 4)}
+    assert {method for method, _ in rows} == {"MV", "pass@1", "pass@k"}
+    assert rows["MV", 2].per_problem == table()["MV", 2].per_problem
 
 
 def test_a_problem_that_lacks_a_repetition_is_left_out():
