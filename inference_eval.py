@@ -37,7 +37,6 @@ from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
-from search_lib.answer_formats import ANSWER_FORMATS
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
@@ -63,14 +62,14 @@ SERVER_LOG_NAME = "value_server.log"
 def main(args: Args) -> int:
     """Runs or resumes an evaluation. Returns the exit status; 1 if searches failed."""
     # Check the flags, and read everything but the weights.
-    args = replace(args, engine_flags=settle_engine(args.engine_flags))
+    engine_flags, answer_format = settle_engine(args.engine_flags), args.find_format()
+    args = replace(args, engine_flags=engine_flags, answer_format=answer_format.name)
     args.check()
     index, count = parse_shard(args.shard or "0/1")
     if args.shard:
         args = replace(args, output_path=shard_path(args.output_path, index, count))
     source, problems = load_benchmark(args)
-    check_references(args, problems)
-    answer_format = ANSWER_FORMATS[args.answer_format]
+    check_references(args, problems, answer_format)
     instruction = answer_format.instruction or source.instruction
     with naming("--piref_model"):
         tokenizer = load_tokenizer(args.piref_model)

@@ -51,7 +51,8 @@ from data_prep.sources import RowSource, check_texts, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
-from search_lib.benchmarks import MATH_INSTRUCTION, read_text
+from search_lib.benchmark_rows import read_text
+from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
 from search_lib.prompts import ControlTokensInProblem, PromptTemplate

@@ -141,7 +141,8 @@ ANSWER_FORMATS: dict[str, AnswerFormat] = {
         ),
         AnswerFormat(
             "choice",
-            " Please think step by step, with a blank line between two steps. Conclude with the "
+            # On a line of its own: the last option stands before it.
+            "\nPlease think step by step, with a blank line between two steps. Conclude with the "
             'letter of the right option behind the phrase "Final Answer:", as in "Final Answer: '
             '(A)".',
             find_letter,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from run_lib.commands import InputError, at_least, naming
 from run_lib.text import shorten, some_of
-from search_lib.answer_formats import Comparer
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, AnswerFormatName, Comparer
 from search_lib.benchmarks import (
     BenchmarkSource,
     MissingColumn,
@@ -23,9 +23,12 @@ class ProblemFlags:
     """Which problems, and how they are read."""
 
     benchmark: str
-    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, toy; a .jsonl, .json, .csv or .parquet file; or a
-    Hub data set owner/name."""
+    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, gsm8k, math, agieval-math, obqa, csqa,
+    arc-challenge, sciq, toy; a .jsonl, .json, .csv or .parquet file; a Hub data set owner/name; or
+    a copy of one of these names in a file or data set, such as csqa=FILE."""
     _: KW_ONLY
+    skip_problems: int | None = None
+    """Leaves out the first so many problems of the benchmark, before --max_problems counts."""
     max_problems: int | None = None
     """Only the first so many problems of the benchmark."""
     split: str | None = None
@@ -37,6 +40,35 @@ class ProblemFlags:
     repeated_ids: Literal["number"] | None = None
     """number: problems whose id has occurred are told apart by a number, as in 7, 7#2, 7#3. By
     default a benchmark with repeated ids is refused."""
+    answer_format: AnswerFormatName | None = None
+    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
+    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E). By
+    default choice for the benchmarks of multiple choice, and boxed for all others."""
+
+    def find_source(self) -> BenchmarkSource:
+        """Finds the benchmark, without reading it.
+
+        Raises:
+            InputError: If there is none of this name.
+        """
+        with naming("--benchmark"):
+            return find_benchmark(
+                self.benchmark, self.split, self.problem_column, self.answer_column
+            )
+
+    def find_format(self) -> AnswerFormat:
+        """Returns how answers are written.
+
+        Raises:
+            InputError: If they can't be compared with the benchmark's references.
+        """
+        known = self.find_source().answer_formats
+        if self.answer_format is not None and self.answer_format not in known:
+            raise InputError(
+                f"--answer_format {self.answer_format} is not for --benchmark {self.benchmark}, "
+                f"whose answers are written as {' or '.join(known)}"
+            )
+        return ANSWER_FORMATS[self.answer_format or known[0]]
 
     def load(self) -> tuple[BenchmarkSource, list[Problem]]:
         """Loads the problems.
@@ -44,23 +76,28 @@ class ProblemFlags:
         Raises:
             InputError: Naming the flag and, if it is one, the row at fault.
         """
+        at_least(0, skip_problems=self.skip_problems)
         at_least(1, max_problems=self.max_problems)
+        source = self.find_source()
         with naming("--benchmark"):
-            source = find_benchmark(
-                self.benchmark, self.split, self.problem_column, self.answer_column
-            )
             try:
                 problems = load_problems(source, number_repeated=self.repeated_ids == "number")
             except MissingColumn as error:
                 raise InputError(
                     f"--benchmark {error}: name the right ones with --problem_column and "
-                    "--answer_column"
+                    "--answer_column, or the benchmark it is a copy of, as in gsm8k=FILE"
                 ) from error
             except RepeatedId as error:
                 raise InputError(
                     f"--benchmark {error}: --repeated_ids number tells such problems apart"
                 ) from error
-        return source, problems[: self.max_problems]
+        rest = problems[self.skip_problems :]
+        if not rest:
+            raise InputError(
+                f"--skip_problems {self.skip_problems} leaves none of the {len(problems)} problems "
+                f"of --benchmark {self.benchmark}"
+            )
+        return source, rest[: self.max_problems]
 
     def check_references(self, problems: Sequence[Problem], comparer: Comparer) -> None:
         """Prints which references no answer can be compared with, if there are any.

@@ -9,7 +9,7 @@ import tyro
 
 from run_lib.commands import InputError, at_least, parse_shard
 from run_lib.settings import free
-from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormatName
+from search_lib.answer_formats import AnswerFormat
 from search_lib.answer_rules import ANSWER_RULES, RulesName, check_answers
 from search_lib.benchmarks import BenchmarkSource, Problem
 from search_lib.engines.base import Sampling
@@ -57,9 +57,6 @@ class Args(ProblemFlags):
     """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
     go to the folder shard-i-of-n below that of --output_path; python -m search_lib.results.shards
     merge joins them and computes the metrics."""
-    answer_format: AnswerFormatName = "boxed"
-    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
-    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E)."""
     answers: RulesName = free("strict")
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""
@@ -77,7 +74,7 @@ class Args(ProblemFlags):
         """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
         self.scorer_flags.check()
         self.sampling.check()
-        check_answers(self.answers, self.answer_format)
+        check_answers(self.answers, self.find_format().name)
         at_least(
             1,
             num_repetitions=self.num_repetitions,
@@ -103,8 +100,8 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
     return source, problems
 
 
-def check_references(args: Args, problems: Sequence[Problem]) -> None:
+def check_references(args: Args, problems: Sequence[Problem], answer_format: AnswerFormat) -> None:
     """Prints which references can't be compared with an answer; see `ProblemFlags`."""
     comparison = ANSWER_RULES[args.answers].comparison
-    with ANSWER_FORMATS[args.answer_format].open_comparer(comparison=comparison) as comparer:
+    with answer_format.open_comparer(comparison=comparison) as comparer:
         args.check_references(problems, comparer)

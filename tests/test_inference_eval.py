@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import inference_eval
 from run_lib.commands import InputError, parse_command_line
 from run_lib.settings import as_json, free_flags
+from search_lib.answer_formats import ANSWER_FORMATS
 from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
 from search_lib.results.cost import SearchCost
@@ -122,6 +123,28 @@ def test_plain_sampling_needs_no_value_model(models, tmp_path, capsys, search_ty
     assert ["WMV"] not in table
     config = json.loads((tmp_path / "run_config.json").read_text())
     assert config["classifier_ckpt_path"] is config["fingerprints"]["classifier_ckpt_path"] is None
+
+
+def test_a_multiple_choice_benchmark_asks_for_a_letter(models, tmp_path, monkeypatch):
+    short = replace(ANSWER_FORMATS["choice"], instruction="\n")  # for a context of 128 tokens
+    monkeypatch.setitem(ANSWER_FORMATS, "choice", short)
+    choices = {"label": ["1", "2"], "text": ["3", "4"]}
+    row = {"id": "q", "question": "start 1 +2", "choices": choices, "answerKey": "1"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    path = tmp_path / "run" / "records.jsonl"
+    benchmark = f"csqa={tmp_path / 'mine.jsonl'}"
+    args = make_args(models, tmp_path, benchmark=benchmark, output_path=path, max_length=16)
+    with pytest.raises(InputError, match="--answer_format boxed is not for --benchmark csqa="):
+        inference_eval.main(replace_flags(args, answer_format="boxed"))
+    with pytest.raises(InputError, match=r"--answers published counts boxes, not .* choice"):
+        inference_eval.main(replace_flags(args, answers="published"))
+    assert inference_eval.main(args) == 0
+    (record, _) = read_records(path)
+    assert (record.problem, record.reference) == ("start 1 +2\n(A) 3\n(B) 4", "A")
+    assert (
+        json.loads((tmp_path / "run" / "run_config.json").read_text())["answer_format"] == "choice"
+    )
+    assert inference_eval.main(replace_flags(args, answer_format="choice")) == 0
 
 
 def test_plain_sampling_draws_what_the_value_model_would_weigh(models, tmp_path):
@@ -425,7 +448,12 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
             {"answer_format": "final_answer", "answers": "published"},
             "--answers published counts boxes, not --answer_format final_answer",
         ),
-        ({"answer_format": "choice"}, "--benchmark toy: 3 of 3 references can't be compared"),
+        (
+            {"answer_format": "choice"},
+            "--answer_format choice is not for --benchmark toy, whose answers are written as boxed",
+        ),
+        ({"skip_problems": 200}, "--skip_problems 200 leaves none of the 200 problems of --bench"),
+        ({"skip_problems": -1}, "--skip_problems must be at least 0, got -1"),
         ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),
         ({"scorer": "none"}, "--search_type beam2 selects blocks by their values, and --scorer no"),
         ({"scorer": "none", "search_type": "bfs"}, "--search_type bfs selects .* --scorer none"),

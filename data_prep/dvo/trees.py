@@ -41,7 +41,7 @@ from run_lib.commands import (
 from run_lib.seeds import derive_seed
 from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
 from run_lib.text import some_of
-from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, AnswerFormatName, Comparer
+from search_lib.answer_formats import AnswerFormat, Comparer
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
@@ -80,9 +80,6 @@ class TreesArgs(ProblemFlags):
     max_step_tokens: int = 1024
     """Most tokens of a step; a longer one is cut there, and continued as the next."""
     sampling: ResponseSampling = ResponseSampling(temperature=1.0, top_p=1.0, max_length=4096)
-    answer_format: AnswerFormatName = "boxed"
-    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
-    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E)."""
     instruction: str | None = None
     """Added to the question, instead of what the answer format or benchmark asks for."""
     engine_flags: EngineFlags = EngineFlags(sglang_patience=3600.0, gpu_util=0.85)
@@ -120,12 +117,12 @@ def grow_trees(args: TreesArgs) -> int:
         EngineUnavailable: If a server stays away.
         TooManyFailures: If consecutive trees fail.
     """
-    args = replace(args, engine_flags=settle_engine(args.engine_flags))
+    engine_flags, answer_format = settle_engine(args.engine_flags), args.find_format()
+    args = replace(args, engine_flags=engine_flags, answer_format=answer_format.name)
     args.check()
     index, count = parse_shard(args.shard or "0/1")
     source, problems = args.load()
     policy = load_policy(args.model, "--model")
-    answer_format = ANSWER_FORMATS[args.answer_format]
     prompts = make_prompts(args, policy, problems, answer_format.instruction or source.instruction)
     path = args.trees_path
     with answer_format.open_comparer() as comparer, TreeFile(path, "--output") as file:

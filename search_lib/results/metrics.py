@@ -248,14 +248,14 @@ def published_metrics(benchmark: str, rows: list[MetricRow]) -> dict[int, dict[s
     there is one.
 
     Args:
-        benchmark: See `--benchmark`; a path gives the file's name.
+        benchmark: See `--benchmark`; a path gives the file's name, and a copy that of its original.
         rows: The table.
 
     Returns:
         The metrics by step, which is the budget, num_blocks x trees; steps increase.
     """
     path = Path(benchmark)
-    name = path.stem if path.exists() else benchmark
+    name = path.stem if path.exists() else benchmark.partition("=")[0]
     steps: dict[int, dict[str, float]] = {budget: {} for budget in sorted({r.budget for r in rows})}
     for row in rows:
         metric = f"{name}/{PUBLISHED_NAMES.get(row.method, row.method)}"

@@ -30,8 +30,8 @@ def test_the_papers_benchmarks_read_their_hub_columns(monkeypatch):
         "MathArena/hmmt_feb_2025": ("problem", "answer"),
     }
 
-    def fake_hub(path, split):
-        assert split == "train"
+    def fake_hub(path, config, split):
+        assert (config, split) == (None, "train")
         problem, answer = columns.pop(path)
         return datasets.Dataset.from_dict({problem: ["How many?"], answer: [204], "ID": ["x"]})
 
@@ -114,7 +114,7 @@ def test_missing_files_and_hub_faults_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no such file"):
         find_benchmark(str(tmp_path / "absent.jsonl"))
 
-    def no_hub(path, split):
+    def no_hub(path, config, split):
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", no_hub)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from data_prep.cleaning.filters.rows import Row, beginning, passage, text
 from data_prep.cleaning.normalise import plain
-from search_lib.benchmarks import read_text
+from search_lib.benchmark_rows import read_text
 from search_lib.grading.answers import parse_integer
 
 # Requests ---------------------------------------------------------------------------------------

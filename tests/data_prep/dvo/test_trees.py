@@ -163,6 +163,7 @@ def test_trees_of_other_settings_are_refused_by_flag(random_policy, tmp_path):
     [
         ({"benchmark": "nonsense"}, "--benchmark nonsense is not known"),
         ({"max_problems": 0}, "--max_problems must be at least 1"),
+        ({"skip_problems": 200}, "--skip_problems 200 leaves none of the 200 problems"),
         ({"model": "/absent"}, "--model /absent: no tokenizer could be loaded"),
         ({"output": Path("/dev/null/out")}, "--output /dev/null/out/trees.jsonl cannot be written"),
         ({"iterations": 0}, "--iterations must be at least 1"),
@@ -177,7 +178,7 @@ def test_trees_of_other_settings_are_refused_by_flag(random_policy, tmp_path):
         ({"shard": "2/2"}, "--shard 2/2: expected i/n"),
         (
             {"answer_format": "choice", "instruction": ""},
-            "--benchmark toy: 4 of 4 references can't be compared",
+            "--answer_format choice is not for --benchmark toy, whose answers are written as boxed",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.search_args import Args
 
 ADVICE = "Give this run a folder of its own with --output_path"
-ARGS = Args("toy", "policy", "value_model", seed=0)
+ARGS = Args("toy", "policy", "value_model", seed=0, answer_format="boxed")
 FREE = free_flags(Args)
 DIGESTS = {"benchmark": "a digest", "piref_model": "another", "classifier_ckpt_path": None}
 

@@ -30,7 +30,8 @@ STRICT_ANSWERS = {
 def write_run(folder, texts=TEXTS, reference="7", **flags):
     """A run of two problems and two repetitions; returns its file of records."""
     args = Args("mine.jsonl", "no policy", "no model", num_blocks=2, num_repetitions=2)
-    config = RunConfig(as_json(args) | {"output_path": "out.jsonl"} | flags, {}, IDS)
+    settled = {"output_path": "out.jsonl", "answer_format": "boxed"}
+    config = RunConfig(as_json(args) | settled | flags, {}, IDS)
     write_json(folder / CONFIG_NAME, config.document())
     with RecordFile(folder / "out.jsonl") as records:
         for (problem_id, repetition), of_search in texts.items():
