@@ -13,6 +13,8 @@ The same on a plain CPU, with the models that scripts/quickstart.sh makes:
         --block_size 12 --max_length 96 --num_blocks 4 --num_repetitions 4 --batch_size 64 \
         --output_path outputs/toy/records.jsonl
 
+Plain sampling has `--scorer none --search_type bon`, and needs no value model.
+
 Killed at any moment, the same command goes on; what is lost is the searches in flight. Beside the
 records stand `run_config.json`, `metrics.json` and `answers.jsonl`: one folder a run. On n machines
 the same command with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then

@@ -25,7 +25,7 @@ class ProblemFlags:
     benchmark: str
     """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, gsm8k, math, agieval-math, obqa, csqa,
     arc-challenge, sciq, toy; a .jsonl, .json, .csv or .parquet file; a Hub data set owner/name; or
-    a copy of one of these names in a file or data set, such as csqa=FILE."""
+    NAME=FILE, a copy with the columns of the benchmark of that name, such as csqa=train.jsonl."""
     _: KW_ONLY
     skip_problems: int | None = None
     """Leaves out the first so many problems of the benchmark, before --max_problems counts."""

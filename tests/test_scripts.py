@@ -24,7 +24,7 @@ from data_prep.dvo import export, paths, reference, trees
 from data_prep.toy import problems
 from dvo_lib import args as dvo_args
 from run_lib.commands import InputError, parse_command_line
-from scripts import compare_runs
+from scripts import compare_runs, mean_of_runs
 from scripts.bench import scheduling
 from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
@@ -42,11 +42,19 @@ def joined(text: str) -> str:
 
 
 def commands(text: str, program: str) -> list[list[str]]:
-    """The arguments of every call of a program in shell text."""
+    """The arguments of every call of a program in shell text; of a loop those of its first turn."""
     lines = [
-        line for line in joined(text).splitlines() if re.search(rf"(?<=[ ]){program} +--", line)
+        line
+        for line in map(first_turn, joined(text).splitlines())
+        if re.search(rf"(?<=[ ]){program} +--", line)
     ]
     return [shlex.split(line.split(program, 1)[1]) for line in lines]
+
+
+def first_turn(line: str) -> str:
+    """The command of a loop over one line with the first value of its variable; else the line."""
+    loop = re.fullmatch(r"for (\w+) in (\S+) .*; do (.*); done", line)
+    return loop[3].replace(f"${loop[1]}", loop[2]) if loop else line
 
 
 @pytest.mark.parametrize("script", sorted(ROOT.glob("scripts/**/*.sh")), ids=lambda path: path.name)
@@ -72,10 +80,11 @@ def test_the_evaluation_commands_of_the_documentation_parse():
         *commands(inference_eval.__doc__, "inference_eval.py"),
         *commands(script, "scripts/search_slurm.sh"),
     ]
-    assert len(found) == 8
+    assert len(found) == 10
     for arguments in found:
         args = parse_command_line(SearchArgs, "inference_eval.py", None, arguments)
-        assert args.num_repetitions > 1
+        args.find_format()
+        assert args.num_repetitions > 1 or not args.scorer_flags.has_values
 
 
 def test_the_training_commands_of_the_documentation_parse():
@@ -367,6 +376,7 @@ OTHERS = {
     "data_prep.toy.problems": problems.ProblemsConfig,
     "scripts.bench.scheduling": scheduling.Args,
     "scripts.compare_runs": compare_runs.Args,
+    "scripts.mean_of_runs": mean_of_runs.Args,
     "search_lib.results.summary": summary.Args,
 }
 

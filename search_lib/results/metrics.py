@@ -207,7 +207,7 @@ def format_metrics(rows: list[MetricRow]) -> str:
     The last line is n: problems x independent groups of trees.
     """
     budgets = sorted({row.budget for row in rows})
-    cells = {(row.method, row.budget): _format_estimate(row.estimate) for row in rows}
+    cells = {(row.method, row.budget): format_estimate(row.estimate) for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     of_budget = {row.budget: row.estimate for row in rows}
     counts = [f"{of_budget[b].num_problems} x {of_budget[b].num_repetitions}" for b in budgets]
@@ -227,7 +227,9 @@ def format_joining(graded: dict[str, GradedProblem]) -> str:
     return f"answers equal to two that differ, in one class with both: {count} ({examples})"
 
 
-def _format_estimate(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
+    """Returns a mean in per cent with its intervals over problems and searches: 50.0 ±9.8 (3.1)."""
+
     def half_width(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
 

@@ -1,5 +1,6 @@
 """The command that grows trees: what it writes, its bad inputs, its kills."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -141,6 +142,23 @@ def test_problems_with_one_text_are_two_problems(random_policy, tmp_path):
     first, second = grown(args.output).values()
     assert first.problem == second.problem
     assert first.seed != second.seed
+
+
+def test_trees_of_multiple_choice_and_of_later_problems(random_policy, tmp_path):
+    choices = {"label": ["1", "2"], "text": ["3", "4"]}
+    rows = [
+        {"id": str(number), "question": f"start {number} +2", "choices": choices, "answerKey": "2"}
+        for number in range(4)
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = make_args(random_policy, tmp_path / "out", benchmark=f"csqa={path}", instruction="\n")
+    assert grow_trees(replace_flags(args, skip_problems=1, max_problems=2)) == 0
+    found = grown(args.output)
+    assert {name: tree.reference for name, tree in found.items()} == {"1": "B", "2": "B"}
+    assert found["1"].problem == "start 1 +2\n(A) 3\n(B) 4"
+    settings = json.loads((args.output / trees.SETTINGS_NAME).read_text())
+    assert (settings["answer_format"], settings["skip_problems"]) == ("choice", 1)
 
 
 def test_trees_of_other_settings_are_refused_by_flag(random_policy, tmp_path):

@@ -111,7 +111,7 @@ def test_records_of_an_unknown_configuration_are_left_alone(records):
 
 def test_a_run_of_an_earlier_version_goes_on(records):
     flags = as_json(ARGS) | {"output_path": "records.jsonl"}
-    del flags["gpu_util"]
+    del flags["gpu_util"], flags["skip_problems"]
     flags |= {"batch_size": 64, "piref_gpu_util": 0.5}
     rest = {"fingerprints": DIGESTS, "problem_ids": ["a", "b"]}
     write_json(records.with_name(CONFIG_NAME), flags | rest)
