@@ -1,6 +1,6 @@
 r"""Train a policy with Direct Value Optimization (DVO, arXiv 2502.13723) on paths of search trees.
 
-On a CPU, with a small Qwen2 policy and paths in the columns of `dvo_lib.columns.PATH_SCHEMA`:
+On a CPU, with a small policy and paths in the columns of `dvo_lib.columns.PATH_SCHEMA`:
 
     python train_dvo.py --data_path data/toy_paths --model_path outputs/toy_policy \
         --num_epochs 3 --total_batch_size 16 --max_lr 1e-4 --run_name toy_dvo
@@ -42,10 +42,10 @@ from classifier_lib.training.checkpoints import (
 from classifier_lib.training.parallel import full_weights, model_class, unwrap
 from classifier_lib.training.progress import Progress
 from classifier_lib.training.run_folder import RunFolder, open_run
-from classifier_lib.training.setup import check_model
 from classifier_lib.training.step import learning_rate, train_step
 from dvo_lib.args import DvoArgs, check_flags
 from dvo_lib.learner import evaluate
+from dvo_lib.policy import load_policy_config
 from dvo_lib.setup import build_policy, load_data
 from loggers import Tracker, TrackerState, open_trackers
 from run_lib.checksums import write_checksums
@@ -107,8 +107,8 @@ def run(
     # Load the data and plan the steps; the weights come last, when all else is known to be right.
     state = read_state(folder.checkpoint) if folder.checkpoint else None
     source = str(folder.checkpoint or args.model_path)
-    vocab_size = check_model(args.packing, source)
     with naming("--model_path"):
+        vocab_size = load_policy_config(source).vocab_size
         files = read_tokenizer(source) if is_main else {}
     data = load_data(args, vocab_size, state)
     num_trees = len(data.trees)

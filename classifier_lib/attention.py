@@ -88,18 +88,19 @@ def row_inputs(layout: RowLayout, implementation: str, device: torch.device) -> 
             without shared prefixes.
         device: Device of the model.
     """
-    # transformers hands the value of this key to the attention of every layer as it is.
+    # Decoders of transformers take a 4-D mask for a finished one, and hand it to the attention of
+    # every layer as it is, together with the arguments that they don't know.
     if implementation == SEGMENTED_SDPA:
-        return {"attention_mask": {"full_attention": layout}}
+        # The empty mask is in place of one that they would make: none ever looks at it.
+        return {"attention_mask": torch.empty(0, 0, 0, 0, device=device), "row_layout": layout}
     if implementation == "flex_attention":
-        return {"attention_mask": {"full_attention": flex_block_mask(layout, device)}}
+        return {"attention_mask": flex_block_mask(layout, device)}
     if implementation != "flash_attention_2" or not layout.is_flat:
         raise ValueError(f"{implementation} can't attend within rows of this layout")
     starts = [segment.start for segment in layout.segments]
     bounds = torch.tensor([*starts, layout.length], dtype=torch.int32, device=device)
     longest = max(len(segment.tokens) for segment in layout.segments)
     return {
-        "attention_mask": {"full_attention": None},
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds,
         "max_length_q": longest,
@@ -205,9 +206,10 @@ def segmented_sdpa_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: RowLayout | torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    row_layout: RowLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Computes attention of a packed row, segment by segment; of a padded batch as sdpa does.
@@ -217,24 +219,25 @@ def segmented_sdpa_forward(
         query: [1, heads, T, head_dim].
         key: [1, key heads, T, head_dim].
         value: [1, key heads, T, head_dim].
-        attention_mask: Layout of the row; of a padded batch a mask for transformers' sdpa.
+        attention_mask: Of a padded batch, a mask for transformers' sdpa.
         dropout: Probability of dropping an attention weight.
         scaling: Factor of the scores.
+        row_layout: Layout of a packed row.
         **kwargs: For sdpa.
 
     Returns:
         [1, T, heads, head_dim], and None for the attention weights.
     """
-    if not isinstance(attention_mask, RowLayout):
+    if row_layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     query, key = _without_autocast_leftovers(query, key, value)
     key_of_cache = (query.device, query.dtype)
-    row = attention_mask.prepared.get(key_of_cache)
+    row = row_layout.prepared.get(key_of_cache)
     if row is None:
-        row = _SegmentedRow(attention_mask, query.device, query.dtype)
-        attention_mask.prepared[key_of_cache] = row
+        row = _SegmentedRow(row_layout, query.device, query.dtype)
+        row_layout.prepared[key_of_cache] = row
     groups = query.shape[1] // key.shape[1]
 
     def by_segment(states: torch.Tensor) -> tuple[torch.Tensor, ...]:

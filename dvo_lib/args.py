@@ -21,7 +21,8 @@ class DvoArgs:
     """Paths with the reference policy's log-probabilities: Parquet file, or folder of such files,
     of which the train split is read."""
     model_path: str
-    """Policy to start from (Hub id or folder, Qwen2): the reference of the data."""
+    """Policy to start from (Hub id or folder; Llama, Mistral, OLMo 2, Qwen2, Qwen3 or SmolLM3,
+    without sliding windows): the reference of the data."""
     output_dir: Path = free(Path("outputs"))
     """Folder of the runs; with several machines a shared one."""
     beta: float = 0.1

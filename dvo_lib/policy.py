@@ -1,11 +1,19 @@
-"""A language model that gives the log-probabilities of chosen tokens."""
+"""A language model that gives the log-probabilities of chosen tokens, and how it is loaded."""
 
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from classifier_lib.loading import MODEL_FILES, check_safetensors
+from run_lib.checksums import check_intact
+from run_lib.hub import check_weights, load_config, loading
+
+FAMILIES = ("llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3")
+"""Model types whose layers hand the layout of a row to their attention, whose logits are those of
+the head alone, and whose only dropout is that of attention: `tests/dvo_lib/test_families.py`."""
 
 CHUNK_TOKENS = 4096
 """Tokens whose logits are in memory at a time: 2.5 GB in float32 for a vocabulary of 150,000."""
@@ -53,3 +61,68 @@ class TokenLogprobs(nn.Module):
 def _logprobs(head: nn.Module, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     logits = head(states).float()
     return logits.gather(1, token_ids[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+
+def load_policy_config(source: str) -> PretrainedConfig:
+    """Loads the config of a policy to train, or that was the reference.
+
+    Args:
+        source: Hub id or folder of a causal language model.
+
+    Raises:
+        ValueError: If there is none, its attention can't see rows of several paths as `FAMILIES`
+            can, or its weights are not safetensors; one line that begins with the source.
+    """
+    config: PretrainedConfig = load_config(source)
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"{source} holds a {config.model_type} model; DVO trains {', '.join(FAMILIES)}"
+        )
+    layers = getattr(config, "layer_types", None)
+    # Without types of layers all of them have the window.
+    window = getattr(config, "sliding_window", None)
+    if set(layers) != {"full_attention"} if layers else window is not None:
+        raise ValueError(
+            f"{source} has sliding-window attention, which rows of several paths don't have"
+        )
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("dynamic", "longrope"):
+        raise ValueError(
+            f"{source} has {rope} positions: a path's would depend on the others of its batch"
+        )
+    check_safetensors(source)
+    return config
+
+
+def load_policy(
+    source: str, implementation: str, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Loads a policy with every one of its weights, and without dropout.
+
+    Args:
+        source: See `load_policy_config`.
+        implementation: Attention implementation of transformers.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: If there is none, it is of another family, or its weights are incomplete,
+            damaged or of another shape; one line that begins with the source.
+    """
+    config = load_policy_config(source)
+    config.attention_dropout = 0.0
+    check_intact(source, *MODEL_FILES)
+    with loading(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            attn_implementation=implementation,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
+        )
+    model: PreTrainedModel
+    model, info = loaded
+    check_weights(source, info, "is no whole policy")
+    return model

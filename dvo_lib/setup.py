@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, Qwen2ForCausalLM
+from transformers import GenerationConfig
 
 from classifier_lib.attention import FLEX_BLOCK, choose_attention
 from classifier_lib.data import GroupSampler
 from classifier_lib.flops import ModelSize
-from classifier_lib.loading import MODEL_FILES, load_policy_config
 from classifier_lib.training.parallel import parallelize, unwrap
 from classifier_lib.training.step import build_optimizer
 from classifier_lib.training.throughput import Throughput
@@ -19,11 +18,9 @@ from dvo_lib.data import TreePaths
 from dvo_lib.learner import PolicyLearner
 from dvo_lib.losses import DvoLoss
 from dvo_lib.metrics import PathMetrics
-from dvo_lib.policy import TokenLogprobs
+from dvo_lib.policy import TokenLogprobs, load_policy
 from dvo_lib.tree_batches import TreePlan
-from run_lib.checksums import check_intact
 from run_lib.commands import InputError, naming
-from run_lib.hub import check_weights, loading
 from run_lib.processes import Processes
 
 
@@ -102,39 +99,6 @@ def plan_steps(args: DvoArgs, num_trees: int) -> tuple[int, int]:
         )
     num_steps = args.num_steps or args.num_epochs * num_trees // args.total_batch_size
     return num_steps, int(args.warmup_ratio * num_steps)
-
-
-def load_policy(
-    source: str, implementation: str, dtype: torch.dtype = torch.float32
-) -> PreTrainedModel:
-    """Loads a policy for training, without dropout.
-
-    Args:
-        source: Hub id or folder of a Qwen2 causal LM.
-        implementation: Attention implementation of transformers.
-        dtype: Of the parameters.
-
-    Raises:
-        ValueError: If there is none, or its weights are incomplete, damaged or of another shape;
-            one line that begins with the source.
-    """
-    config = load_policy_config(source)
-    config.attention_dropout = 0.0
-    check_intact(source, *MODEL_FILES)
-    with loading(source):
-        loaded: Any = Qwen2ForCausalLM.from_pretrained(
-            source,
-            config=config,
-            attn_implementation=implementation,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are named below
-            output_loading_info=True,
-        )
-    model, info = loaded
-    check_weights(source, info, "is no whole policy")
-    return model
 
 
 def build_policy(args: DvoArgs, source: str, processes: Processes) -> TrainingPolicy:

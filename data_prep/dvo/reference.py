@@ -7,28 +7,25 @@ They are computed once and stored in `reference_logprobs`: training needs no sec
 All other columns, the files and their rows stay the same. A log-probability is that of all tokens
 of the step, its delimiter or end token included, at temperature 1.
 
-The paths of a tree are computed together, and each of its tokens once (a policy of another family
-than Qwen2 or Qwen3 gets every path alone). Killed at any moment, the same command goes on, and the
-file in work is computed again. With `--shard i/n` n processes share the files out.
+The paths of a tree are computed together, and each of its tokens once. Killed at any moment, the
+same command goes on, and the file in work is computed again. With `--shard i/n` n processes share
+the files out. Policies are those that train_dvo.py trains.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from classifier_lib.attention import FLEX_BLOCK, choose_attention
-from classifier_lib.batches import PackingName
 from classifier_lib.layouts import count_laid_out
-from classifier_lib.loading import check_safetensors
-from classifier_lib.scoring import batch_by_length
 from data_prep.columns import DVO_PATHS, DVO_REFERENCE
 from data_prep.dvo.rows import Row, TreeSplit, by_tree, check_prompts, name_of
 from data_prep.reports import RowReport
@@ -36,8 +33,7 @@ from data_prep.stages import Chunk, FinishedStage, Stage
 from dvo_lib.batches import Path as StepPath
 from dvo_lib.batches import collate_paths
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
-from dvo_lib.policy import TokenLogprobs
-from run_lib.checksums import check_intact
+from dvo_lib.policy import TokenLogprobs, load_policy, load_policy_config
 from run_lib.commands import (
     InputError,
     at_least,
@@ -47,17 +43,7 @@ from run_lib.commands import (
     run_command,
 )
 from run_lib.fingerprints import MODEL_FILES, fingerprint
-from run_lib.hub import (
-    check_vocabulary,
-    check_weights,
-    load_config,
-    load_tokenizer,
-    loading,
-    quiet_transformers,
-)
-
-SHARING_FAMILIES = ("qwen2", "qwen3")
-"""Model types whose attention takes the layout of a row; see `classifier_lib.attention`."""
+from run_lib.hub import check_vocabulary, load_tokenizer, quiet_transformers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +77,11 @@ class Reference:
 
     Args:
         policy: The policy.
-        packing: Layout of a batch.
         max_batch_tokens: Most tokens of a batch.
     """
 
-    def __init__(self, policy: TokenLogprobs, packing: PackingName, max_batch_tokens: int):
+    def __init__(self, policy: TokenLogprobs, max_batch_tokens: int):
         self._policy = policy
-        self._packing = packing
         self._max_batch_tokens = max_batch_tokens
 
     @torch.inference_mode()
@@ -112,7 +96,7 @@ class Reference:
         multiple = FLEX_BLOCK if implementation == "flex_attention" else None
         found: dict[int, list[float]] = {}
         for indices in self._batches(paths):
-            batch = collate_paths([paths[i] for i in indices], self._packing, multiple)
+            batch = collate_paths([paths[i] for i in indices], "shared_prefix", multiple)
             targets = batch.targets.to(device)  # of references that are 0
             sums = targets.log_ratios(
                 self._policy(
@@ -128,9 +112,6 @@ class Reference:
 
     def _batches(self, paths: Sequence[StepPath]) -> list[list[int]]:
         """Returns paths by batch: whole trees where they fit."""
-        if self._packing == "padded":
-            lengths = [len(path.prompt) + sum(map(len, path.steps)) for path in paths]
-            return batch_by_length(lengths, self._max_batch_tokens)
         starts = [i for i, (a, b) in enumerate(pairwise(paths), 1) if a.prompt is not b.prompt]
         bounds = pairwise([0, *starts, len(paths)])
         batches: list[list[int]] = []
@@ -191,36 +172,20 @@ def check_rows(rows: Sequence[Row], config: PretrainedConfig, model: str) -> Non
             )
 
 
-def load_reference(args: ReferenceArgs, config: PretrainedConfig) -> Reference:
+def load_reference(args: ReferenceArgs) -> Reference:
     """Loads the policy, with every one of its weights.
 
     Raises:
         InputError: If there is none.
     """
     quiet_transformers()
-    packing: PackingName = "shared_prefix" if config.model_type in SHARING_FAMILIES else "padded"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with naming("--attention_impl"):
-        name = "sdpa" if packing == "padded" else args.attention_impl
-        attention = choose_attention(name, packing, device)
+        attention = choose_attention(args.attention_impl, "shared_prefix", device)
     with naming("--model"):
-        check_intact(args.model, *MODEL_FILES)
-        check_safetensors(args.model)
-        with loading(args.model):
-            model: Any
-            info: dict[str, Any]
-            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                args.model,
-                attn_implementation=attention,
-                dtype=getattr(torch, args.dtype),
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        check_weights(args.model, info)
-    policy = TokenLogprobs(model.to(device).eval())
-    return Reference(policy, packing, args.max_batch_tokens)
+        model = load_policy(args.model, attention, getattr(torch, args.dtype))
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` untyped
+    return Reference(TokenLogprobs(model.eval()), args.max_batch_tokens)
 
 
 def make_table(reference: Reference, table: pa.Table, rows: list[Row]) -> pa.Table:
@@ -257,7 +222,7 @@ def make_chunks(
     pending: list[Chunk] = list(stage.pending())
     if not pending:
         return
-    reference = load_reference(args, config)
+    reference = load_reference(args)
     total, num_tokens = 0.0, 0
     with tqdm(total=len(pending), unit="file", disable=None) as progress:
         for chunk in pending:
@@ -299,7 +264,7 @@ def run(args: ReferenceArgs) -> None:
     if "paths_per_side" not in paths.settings:
         raise InputError(f"--input {args.input}: no output of {DVO_PATHS}")
     with naming("--model"):
-        config = load_config(args.model)
+        config = load_policy_config(args.model)
         tokenizer = load_tokenizer(args.model)
     with naming(f"--model {args.model}:"):
         check_vocabulary(tokenizer, config.vocab_size)

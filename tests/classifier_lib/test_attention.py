@@ -142,7 +142,7 @@ def test_segmented_sdpa_equals_eager_with_a_dense_mask(packing, seed, multiple):
     hidden = torch.zeros(layout.length, layout.length).masked_fill(
         ~layout.dense_mask(), float("-inf")
     )
-    ours = outputs_and_gradients(segmented_sdpa_forward, states, weights, layout)
+    ours = outputs_and_gradients(segmented_sdpa_forward, states, weights, None, row_layout=layout)
     eager = outputs_and_gradients(eager_attention_forward, states, weights, hidden[None, None])
     for value, expected in zip(ours, eager, strict=True):
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
@@ -151,10 +151,10 @@ def test_segmented_sdpa_equals_eager_with_a_dense_mask(packing, seed, multiple):
 def test_a_layout_serves_layers_of_different_dtypes():
     layout = random_layout(0, "shared_prefix")
     states = random_states(layout.length)
-    expected, _ = segmented_sdpa_forward(Layer(), *states, layout)
+    expected, _ = segmented_sdpa_forward(Layer(), *states, None, row_layout=layout)
     for dtype, atol in ((torch.float64, 1e-6), (torch.bfloat16, 0.05), (torch.float32, 0)):
         inputs = [x.to(dtype) for x in states]
-        outputs, _ = segmented_sdpa_forward(Layer(), *inputs, layout)
+        outputs, _ = segmented_sdpa_forward(Layer(), *inputs, None, row_layout=layout)
         assert outputs.dtype == dtype
         torch.testing.assert_close(outputs.float(), expected, atol=atol, rtol=0)
 
@@ -185,10 +185,10 @@ def test_segmented_sdpa_drops_attention_weights(packing):
     layout = random_layout(0, packing)
     query, key, value = random_states(layout.length)
     value = torch.ones_like(value)  # of which any average is one
-    kept, _ = segmented_sdpa_forward(Layer(), query, key, value, layout, dropout=0.0)
+    kept, _ = segmented_sdpa_forward(Layer(), query, key, value, None, 0.0, row_layout=layout)
     torch.testing.assert_close(kept, torch.ones_like(kept))
     torch.manual_seed(0)
-    dropped, _ = segmented_sdpa_forward(Layer(), query, key, value, layout, dropout=0.5)
+    dropped, _ = segmented_sdpa_forward(Layer(), query, key, value, None, 0.5, row_layout=layout)
     assert (dropped[0, :, :, 0] - 1).abs().gt(0.01).float().mean() > 0.8
     assert dropped.mean().item() == pytest.approx(1, abs=0.1)
     assert dropped.max() > 1.2
@@ -365,7 +365,7 @@ def test_flash_inputs_of_a_packed_row():
         assert inputs["cu_seq_lens_q"].dtype == torch.int32
         longest = max(12 if multiple else 0, 11)
         assert inputs["max_length_q"] == inputs["max_length_k"] == longest
-        assert inputs["attention_mask"] == {"full_attention": None}
+        assert "attention_mask" not in inputs
         starts = (inputs["position_ids"][0] == 0).nonzero().flatten()
         assert starts.tolist() == bounds[:-1]
 

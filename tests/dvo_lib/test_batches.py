@@ -1,20 +1,23 @@
-"""Paths in three layouts: the log-probabilities of their steps, the loss and its gradient."""
+"""Paths in three layouts: the log-probabilities of their steps, the loss and its gradient.
+
+Of policies of every family that is trained: what a family does otherwise would show here.
+"""
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 import dvo_lib.policy
 from classifier_lib.attention import SEGMENTED_SDPA
 from dvo_lib.batches import Path, collate_paths
 from dvo_lib.losses import DvoLoss
-from dvo_lib.policy import TokenLogprobs
-from tests.support.tiny_models import tiny_config
+from dvo_lib.policy import FAMILIES, TokenLogprobs
+from tests.support.tiny_models import tiny_config_of
 
 PACKINGS = ("padded", "packed", "shared_prefix")
 CPU = torch.device("cpu")
-VOCAB_SIZE = 64
+VOCAB_SIZE, BETA = 64, 0.5
 
 
 def make_paths(seed: int = 0) -> list[Path]:
@@ -38,11 +41,11 @@ def make_paths(seed: int = 0) -> list[Path]:
     return paths
 
 
-@pytest.fixture(scope="module")
-def policy() -> TokenLogprobs:
+@pytest.fixture(scope="module", params=FAMILIES)
+def policy(request) -> TokenLogprobs:
     torch.manual_seed(0)
-    config = tiny_config(VOCAB_SIZE)
-    model = Qwen2ForCausalLM._from_config(config, attn_implementation=SEGMENTED_SDPA)
+    config = tiny_config_of(request.param, VOCAB_SIZE)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=SEGMENTED_SDPA)
     return TokenLogprobs(model.double())
 
 
@@ -51,21 +54,34 @@ def logprobs_of(policy: TokenLogprobs, batch) -> torch.Tensor:
     return policy(batch.predictors, batch.trained_ids, **inputs)
 
 
+def direct_logprobs(policy: TokenLogprobs, path: Path) -> list[float]:
+    """The log-probability of each step, from the logits of the path alone."""
+    ids = torch.tensor(np.concatenate([path.prompt, *path.steps]))[None]
+    logprobs = policy.model(ids).logits[0].log_softmax(-1).detach()
+    found, place = [], len(path.prompt)
+    for step in path.steps:
+        found.append(sum(float(logprobs[place + i - 1, x]) for i, x in enumerate(step)))
+        place += len(step)
+    return found
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_log_probabilities_of_steps_are_those_of_each_path_alone(policy, packing):
     paths = make_paths()
     batch = collate_paths(paths, packing)
     found = logprobs_of(policy, batch).detach().split(batch.targets.tokens_per_step.tolist())
-    expected = []
-    for path in paths:
-        ids = torch.tensor(np.concatenate([path.prompt, *path.steps]))[None]
-        logprobs = policy.model(ids).logits[0].log_softmax(-1).detach()
-        place = len(path.prompt)
-        for step in path.steps:
-            tokens = [logprobs[place + i - 1, token] for i, token in enumerate(step)]
-            expected.append(float(sum(tokens)))
-            place += len(step)
+    expected = [step for path in paths for step in direct_logprobs(policy, path)]
     assert [float(step.sum()) for step in found] == pytest.approx(expected, rel=1e-5)
+
+
+def reference_loss(policy: TokenLogprobs, paths: list[Path], normalize: str) -> float:
+    losses = []
+    for path in paths:
+        steps = zip(direct_logprobs(policy, path), path.reference, path.credits, strict=True)
+        losses.append([0.5 * (BETA * (own - ref) - credit) ** 2 for own, ref, credit in steps])
+    if normalize == "path":
+        return float(np.mean([np.mean(path) for path in losses]))
+    return float(np.mean(np.concatenate(losses)))
 
 
 def test_a_tree_is_laid_out_once():
@@ -84,7 +100,7 @@ def test_a_tree_is_laid_out_once():
 
 
 def loss_and_gradients(policy, parts, packing, normalize):
-    loss = DvoLoss(0.5, normalize)
+    loss = DvoLoss(BETA, normalize)
     batches = [collate_paths(part, packing, multiple=8) for part in parts]
     num_terms = sum(int(loss.count_terms(batch.targets)) for batch in batches)
     policy.zero_grad()
@@ -100,6 +116,7 @@ def loss_and_gradients(policy, parts, packing, normalize):
 def test_layouts_and_micro_batches_have_one_loss_and_gradient(policy, normalize):
     paths = make_paths()
     expected = loss_and_gradients(policy, [[path] for path in paths], "padded", normalize)
+    assert expected[0] == pytest.approx(reference_loss(policy, paths, normalize), rel=1e-5)
     for packing in PACKINGS:
         for size in (10, 4):
             parts = [paths[i : i + size] for i in range(0, len(paths), size)]

@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from data_prep.toy.tokenizer import build_tokenizer
@@ -13,29 +19,40 @@ CONTEXT = 128
 
 
 def tiny_config(vocab_size: int, **overrides) -> Qwen2Config:
-    return Qwen2Config(
-        **{
-            "vocab_size": vocab_size,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": CONTEXT,
-            "initializer_range": 0.2,
-            **overrides,
-        }
-    )
+    return Qwen2Config(**_sizes(vocab_size) | overrides)
 
 
-def save_tiny_policy(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def tiny_config_of(family: str, vocab_size: int, **overrides) -> PretrainedConfig:
+    """The same sizes in another family, by its `model_type`."""
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "sliding_window"))
+    sizes = _sizes(vocab_size) | {"head_dim": 8}
+    return AutoConfig.for_model(family, **special | sizes | overrides)
+
+
+def _sizes(vocab_size: int) -> dict[str, object]:
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.2,
+    }
+
+
+def save_tiny_policy(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, family: str = "qwen2"
+) -> Path:
     """A random policy with the toy task's tokenizer.
 
     In float64 another batch tips no near-tie between tokens, on any machine.
     """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = Qwen2ForCausalLM(tiny_config(len(tokenizer), tie_word_embeddings=True))
+    config = tiny_config_of(family, len(tokenizer), tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_config(config)
     model.to(dtype)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, do_sample=True, top_k=3, temperature=0.1

@@ -19,6 +19,7 @@ from tests.support.dvo_paths import (
     step_logprobs,
     write_paths,
 )
+from tests.support.tiny_models import save_tiny_policy, tiny_config_of
 from tests.support.training import check_close, final_weights, read_evaluation, read_metrics
 
 BETA = 0.5
@@ -118,6 +119,26 @@ def test_layouts_train_the_same_weights(flags, tmp_path):
     assert counts[0] == counts[1] == counts[2]
     for run in runs[1:]:
         check_close(final_weights(runs[0]), final_weights(run))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_policies_of_other_families_are_trained(family, flags, rows, tmp_path):
+    policy = save_tiny_policy(tmp_path / "policy", family=family)
+    reference = step_logprobs(policy, rows)
+    own = [row | {REFERENCE: steps} for row, steps in zip(rows, reference, strict=True)]
+    data = write_paths(tmp_path / "paths.parquet", own)
+    train_dvo.main(flags(model_path=policy, data_path=data, num_steps=2))
+    assert read_metrics(tmp_path / "run")[0]["train/kl"] == pytest.approx(0, abs=1e-8)
+    before, after = map(AutoModelForCausalLM.from_pretrained, (policy, tmp_path / "run/final"))
+    assert type(before) is type(after)
+    for name, tensor in before.state_dict().items():
+        assert not torch.equal(tensor, after.state_dict()[name]), name
+
+
+def test_a_policy_with_a_sliding_window_is_refused(flags, tmp_path, train_error):
+    tiny_config_of("mistral", 32, sliding_window=16).save_pretrained(tmp_path / "policy")
+    line = train_error(flags(model_path=tmp_path / "policy"))
+    assert f"--model_path {tmp_path / 'policy'} has sliding-window attention" in line
 
 
 @pytest.mark.parametrize(

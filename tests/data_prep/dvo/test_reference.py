@@ -6,13 +6,13 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM
 
 from data_prep.dvo import paths, reference
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
 from run_lib.commands import InputError
 from tests.support.outputs import contents, read_report, read_rows
-from tests.support.tiny_models import CONTEXT, save_tiny_policy
+from tests.support.tiny_models import save_tiny_policy
 from tests.support.trees import write_trees
 
 SPLITS = ("train", "validation")
@@ -63,24 +63,12 @@ def test_log_probabilities_are_those_of_direct_forward_passes(data_folder, tiny_
     assert_direct(data_folder, tiny_policy)
 
 
-@pytest.mark.parametrize("family", [Qwen3Config, LlamaConfig])
-def test_policies_of_other_families_have_theirs(family, reference_args, toy_tokenizer, tmp_path):
-    torch.manual_seed(0)
-    config = family(
-        vocab_size=len(toy_tokenizer),
-        max_position_embeddings=CONTEXT,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "policy")
-    toy_tokenizer.save_pretrained(tmp_path / "policy")
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_policies_of_other_families_have_theirs(family, reference_args, tmp_path):
+    policy = save_tiny_policy(tmp_path / "policy", family=family)
     output = tmp_path / "data"
-    reference.run(replace(reference_args, output=output, model=str(tmp_path / "policy")))
-    assert_direct(output, tmp_path / "policy")
+    reference.run(replace(reference_args, output=output, model=str(policy)))
+    assert_direct(output, policy)
 
 
 def test_all_else_stays_as_it_was_file_by_file(data_folder, path_folder):
@@ -112,9 +100,7 @@ def test_every_token_of_a_tree_is_computed_once(path_folder, reference_args, mon
     collate_paths = reference.collate_paths
     monkeypatch.setattr(reference, "collate_paths", collate)
     rows = all_rows(path_folder)
-    policy = reference.load_reference(
-        replace(reference_args, max_batch_tokens=10**6), reference.load_config(reference_args.model)
-    )
+    policy = reference.load_reference(replace(reference_args, max_batch_tokens=10**6))
     policy.logprobs(reference.as_paths(rows))
     (batch,) = batches
     parts = set()
@@ -165,7 +151,7 @@ def change_config(folder, **changes):
 def test_a_policy_whose_vocabulary_lacks_ids_is_refused(reference_args, tmp_path, path_folder):
     rows = all_rows(path_folder)
     rows[0]["step_ids"][0][0] = 291
-    config = reference.load_config(reference_args.model)
+    config = reference.load_policy_config(reference_args.model)
     with pytest.raises(InputError, match="a vocabulary of 291 tokens, and path 0 of problem id-"):
         reference.check_rows(rows, config, "policy")
     rows[0]["step_ids"][0] = []
@@ -182,6 +168,12 @@ def test_a_tokenizer_that_reads_another_prompt_is_refused(
     paths.run(args)
     with pytest.raises(InputError, match="its tokenizer reads another prompt than the one of prob"):
         run_elsewhere(reference_args, tmp_path, input=args.output)
+
+
+def test_a_policy_that_rows_of_paths_are_not_for_is_refused(reference_args, tmp_path):
+    model = change_config(save_tiny_policy(tmp_path / "policy"), model_type="gemma2")
+    with pytest.raises(InputError, match=f"--model {model} holds a gemma2 model; DVO trains llama"):
+        run_elsewhere(reference_args, tmp_path, model=model)
 
 
 def test_a_path_longer_than_the_context_is_named(reference_args, tmp_path):
