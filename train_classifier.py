@@ -30,13 +30,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from tqdm import tqdm
-from transformers import PretrainedConfig
 
 from classifier_lib.evaluation import (
     EVALUATION_FILE,
@@ -48,22 +45,20 @@ from classifier_lib.training.args import NOT_SUPPORTED, TrainArgs, check_flags, 
 from classifier_lib.training.card import model_card
 from classifier_lib.training.checkpoints import (
     Checkpointer,
-    checkpoint_errors,
     load_checkpoint,
     read_state,
-    write_model,
+    write_final,
 )
-from classifier_lib.training.parallel import full_weights, unwrap
+from classifier_lib.training.parallel import full_weights
 from classifier_lib.training.progress import Progress
 from classifier_lib.training.run_folder import RunFolder, open_run, parse_settings
 from classifier_lib.training.setup import build_model, check_model, load_data
 from classifier_lib.training.step import learning_rate, train_step
-from classifier_lib.training.uploads import CheckpointUploads
+from classifier_lib.training.uploads import open_checkpointer, push_final, repository
 from loggers import Tracker, TrackerState, open_trackers
-from run_lib.checksums import write_checksums
 from run_lib.commands import naming, parse_command_line, run_command
-from run_lib.files import atomic_folder, write_files, write_json
-from run_lib.hub import push_folder, quiet_transformers, read_tokenizer
+from run_lib.files import write_files, write_json
+from run_lib.hub import quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, ToldToStop, distributed
 
 PROGRAM = "train_classifier.py"
@@ -100,23 +95,13 @@ def train(args: TrainArgs, processes: Processes, stop: StopRequest) -> None:
     """
     args = resolve_loss(args)
     check_flags(args, processes.world_size)
-    is_main = processes.rank == 0
     with open_run(args, processes, parse_settings) as folder:
-        is_finished = folder.is_finished
-        if not is_finished:
-            is_pushed = is_main and args.push_checkpoints
-            uploads = CheckpointUploads(repository(args)) if is_pushed else None
-            on_published = uploads.add if uploads else None
-            with contextlib.closing(
-                Checkpointer(folder.path, processes, args.max_keep_ckpts, on_published)
-            ) as checkpointer:
-                is_finished = run(args, folder, checkpointer, processes, stop)
-            if uploads and is_finished:
-                uploads.finish()
-        elif is_main:
+        if not folder.is_finished:
+            with open_checkpointer(args, folder, processes) as checkpointer:
+                run(args, folder, checkpointer, processes, stop)
+        elif processes.rank == 0:
             print(f"the run is finished: {folder.final}")
-        if is_main and is_finished and args.push_to_hub:
-            print(f"pushed to {push_folder(folder.final, repository(args))}")
+        push_final(args, folder, processes)
 
 
 def run(
@@ -125,12 +110,8 @@ def run(
     checkpointer: Checkpointer,
     processes: Processes,
     stop: StopRequest,
-) -> bool:
-    """Trains to the end, from a checkpoint if there is one; every process calls this.
-
-    Returns:
-        Whether the run is finished: not if it was told to stop.
-    """
+) -> None:
+    """Trains to the end, from a checkpoint if there is one; every process calls this."""
     is_main = processes.rank == 0
 
     # Load the data and plan the steps; the weights come last, when all else is known to be right.
@@ -176,7 +157,7 @@ def run(
             tracker.log(scalar_metrics(metrics), progress.step)
         return metrics
 
-    def leave() -> bool:
+    def leave() -> None:
         # Told to stop: save the last step.
         if progress.step > progress.saved_step:
             save()
@@ -185,7 +166,6 @@ def run(
             tracker.close()
             done = f"saved step {progress.step}" if progress.step else "before the first step"
             print(f"told to stop: {done}; the same command goes on from there")
-        return False
 
     is_off = None if is_main else True  # None: off unless standard error is a terminal
     bar = tqdm(initial=progress.step, total=data.num_steps, unit="step", disable=is_off)
@@ -257,29 +237,10 @@ def run(
         tracker.close()
         card = model_card(folder.config, data.num_steps, num_samples, evaluation, repository(args))
         files = {**tokenizer, "README.md": card.encode()}
-        write_final(folder.final, unwrap(learner.model).config, weights, files)
+        write_final(folder.final, learner.model, weights, files)
         seen, lost = progress.step * args.total_batch_size, progress.all_without_loss
         print(f"{lost:,} of {seen:,} samples lost all roll-out tokens to --max_length")
         print(f"the final model is in {folder.final}")
-    return True
-
-
-def write_final(
-    folder: Path,
-    config: PretrainedConfig,
-    weights: dict[str, torch.Tensor],
-    files: dict[str, bytes],
-) -> None:
-    """Writes the final model and the files that go with it, all or nothing."""
-    with checkpoint_errors(f"saving {folder} failed"), atomic_folder(folder) as temporary:
-        write_model(temporary, config, weights)
-        write_files(temporary, files)
-        write_checksums(temporary)
-
-
-def repository(args: TrainArgs) -> str:
-    """Returns the id of the Hub repository that the final model is for."""
-    return args.hub_model_id or args.run_name
 
 
 def start_tracking(args: TrainArgs, folder: RunFolder, resume: TrackerState | None) -> Tracker:

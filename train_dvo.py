@@ -34,23 +34,23 @@ from tqdm import tqdm
 from classifier_lib.evaluation import EVALUATION_FILE
 from classifier_lib.training.checkpoints import (
     Checkpointer,
-    checkpoint_errors,
     load_checkpoint,
     read_state,
-    write_model,
+    write_final,
 )
-from classifier_lib.training.parallel import full_weights, model_class, unwrap
+from classifier_lib.training.parallel import full_weights
 from classifier_lib.training.progress import Progress
 from classifier_lib.training.run_folder import RunFolder, open_run
 from classifier_lib.training.step import learning_rate, train_step
+from classifier_lib.training.uploads import open_checkpointer, push_final
 from dvo_lib.args import DvoArgs, check_flags
+from dvo_lib.card import policy_card
 from dvo_lib.learner import evaluate
 from dvo_lib.policy import load_policy_config
 from dvo_lib.setup import build_policy, load_data
 from loggers import Tracker, TrackerState, open_trackers
-from run_lib.checksums import write_checksums
 from run_lib.commands import naming, parse_command_line, run_command
-from run_lib.files import atomic_folder, write_files, write_json
+from run_lib.files import write_files, write_json
 from run_lib.hub import quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, ToldToStop, distributed
 
@@ -80,18 +80,17 @@ def train(args: DvoArgs, processes: Processes, stop: StopRequest) -> None:
 
     Raises:
         InputError: If a flag or an input can't be used.
-        RunStopped: If training diverges, or checkpoints can't be written.
+        RunStopped: If training diverges, or checkpoints can't be written or the policy can't be
+            pushed.
     """
     check_flags(args, processes.world_size)
     with open_run(args, processes) as folder:
-        if folder.is_finished:
-            if processes.rank == 0:
-                print(f"the run is finished: {folder.final}")
-            return
-        with contextlib.closing(
-            Checkpointer(folder.path, processes, args.max_keep_ckpts)
-        ) as checkpointer:
-            run(args, folder, checkpointer, processes, stop)
+        if not folder.is_finished:
+            with open_checkpointer(args, folder, processes) as checkpointer:
+                run(args, folder, checkpointer, processes, stop)
+        elif processes.rank == 0:
+            print(f"the run is finished: {folder.final}")
+        push_final(args, folder, processes)
 
 
 def run(
@@ -137,14 +136,15 @@ def run(
         state = {**progress.state(), "trackers": trackers, "resume_from": args.resume_from}
         checkpointer.save(learner.model, optimizer, state, lambda at: write_files(at, files))
 
-    def evaluate_and_report() -> None:
+    def evaluate_and_report() -> dict[str, float] | None:
         if data.held_out is None:
-            return
+            return None
         metrics = evaluate(learner, data.held_out, training.plan, stop.stop_requested)
         if tracker:
             tqdm.write(f"evaluation after step {progress.step} {format_metrics(metrics)}")
             write_json(folder.path / EVALUATION_FILE, {"step": progress.step, **metrics})
             tracker.log({f"eval/{name}": value for name, value in metrics.items()}, progress.step)
+        return metrics
 
     def leave() -> None:
         # Told to stop: save the last step.
@@ -215,18 +215,17 @@ def run(
     # Evaluate, and write the final policy.
     checkpointer.wait()
     try:
-        evaluate_and_report()
+        evaluation = evaluate_and_report()
     except ToldToStop:
         return leave()
     weights = full_weights(learner.model, processes)
     if tracker and weights is not None:
         tracker.close()
-        model = unwrap(learner.model)
-        failure = f"saving {folder.final} failed"
-        with checkpoint_errors(failure), atomic_folder(folder.final) as temporary:
-            write_model(temporary, model.config, weights, model_class(model))
-            write_files(temporary, files)
-            write_checksums(temporary)
+        card = policy_card(
+            folder.config, data.num_steps, num_trees, data.trees.num_paths, evaluation
+        )
+        files["README.md"] = card.encode()
+        write_final(folder.final, learner.model, weights, files)
         print(f"the final policy is in {folder.final}")
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from classifier_lib.training.uploads import HubFlags
 from run_lib.commands import InputError, at_least
 from run_lib.settings import free
 
@@ -85,6 +86,7 @@ class DvoArgs:
     """Neptune project, as workspace/project."""
     logger_tags: tuple[str, ...] = free(())
     """Tags of the run in Neptune and wandb."""
+    hub: HubFlags = HubFlags()
 
 
 def check_flags(args: DvoArgs, world_size: int) -> None:

@@ -8,6 +8,7 @@ import tyro
 
 from classifier_lib.batches import BatchPlan
 from classifier_lib.losses import LOSSES, TrainingLoss
+from classifier_lib.training.uploads import HubFlags
 from run_lib.commands import InputError, at_least
 from run_lib.settings import free
 
@@ -127,12 +128,7 @@ class TrainArgs:
     """Neptune project, as workspace/project."""
     logger_tags: tuple[str, ...] = free(())
     """Tags of the run in Neptune and wandb."""
-    push_to_hub: bool = free(False)
-    """Push the final model, with a model card of this run, to the Hugging Face Hub."""
-    push_checkpoints: bool = free(False)
-    """Also push every checkpoint, while training goes on: step N to <hub_model_id>-step-N."""
-    hub_model_id: str | None = free(None)
-    """Repository to push to; the run's name by default."""
+    hub: HubFlags = HubFlags()
 
     @property
     def objective(self) -> TrainingLoss:

@@ -1,5 +1,6 @@
 """The model card of a training run, from its own numbers."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import huggingface_hub
@@ -29,8 +30,6 @@ values = model(input_ids).success_probs  # [batch, tokens]
 {steps} steps of {batch} samples ({epochs} epochs of {samples} roll-outs), loss `{loss}`, from
 `{model_path}` on `{data_path}`. All settings are in `config.json` of the run:
 
-| setting | value |
-|---|---|
 {settings}
 
 ## Evaluation
@@ -75,26 +74,50 @@ def model_card(
             for name in ("loss", "accuracy", "auroc", "brier", "calibration_error")
             if evaluation.get(name) is not None
         }
-        rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
         text = (
             f"On {evaluation['num_tokens']:,} roll-out tokens of `{config['eval_data_path']}`:\n\n"
-            f"| metric | value |\n|---|---|\n{rows}"
+            f"{metrics_table(scores)}"
         )
-    metadata = huggingface_hub.ModelCardData(
-        library_name="transformers",
-        pipeline_tag="token-classification",
-        tags=["value-model", "value-guided-search"],
-        base_model=hub_id(config["model_path"]),
-        datasets=[dataset] if (dataset := hub_id(config["data_path"])) else None,
-    )
     return CARD.format(
-        metadata=metadata.to_yaml(),
+        metadata=card_metadata(
+            config, "token-classification", ["value-model", "value-guided-search"]
+        ),
         **{name: config[name] for name in ("model_path", "data_path", "run_name", "loss")},
         repo_id=repo_id,
         steps=f"{num_steps:,}",
         batch=f"{config['total_batch_size']:,}",
         epochs=f"{num_steps * config['total_batch_size'] / num_samples:.2f}",
         samples=f"{num_samples:,}",
-        settings="\n".join(f"| {name} | {config[name]} |" for name in CARD_SETTINGS),
+        settings=settings_table(config, CARD_SETTINGS),
         evaluation=text,
     )
+
+
+def card_metadata(config: dict[str, Any], pipeline_tag: str, tags: list[str]) -> str:
+    """Returns what stands at the head of a card, in YAML.
+
+    Args:
+        config: Configuration of the run.
+        pipeline_tag: The task, by the Hub's name of it.
+        tags: Words that the model is found by.
+    """
+    metadata = huggingface_hub.ModelCardData(
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        tags=tags,
+        base_model=hub_id(config["model_path"]),
+        datasets=[dataset] if (dataset := hub_id(config["data_path"])) else None,
+    )
+    return str(metadata.to_yaml())
+
+
+def settings_table(config: dict[str, Any], names: Iterable[str]) -> str:
+    """Returns a table of settings of a run."""
+    rows = (f"| {name} | {config[name]} |" for name in names)
+    return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def metrics_table(metrics: dict[str, float]) -> str:
+    """Returns a table of metrics."""
+    rows = (f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    return "\n".join(["| metric | value |", "|---|---|", *rows])

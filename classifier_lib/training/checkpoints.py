@@ -47,7 +47,14 @@ from classifier_lib.training.checkpoint_folders import (
 from classifier_lib.training.parallel import full_weights, model_class, unwrap
 from run_lib.checksums import checksum, write_checksums
 from run_lib.commands import DISK_ERRORS, run_command
-from run_lib.files import publish_folder, read_json, remove_folder, removed_on_failure
+from run_lib.files import (
+    atomic_folder,
+    publish_folder,
+    read_json,
+    remove_folder,
+    removed_on_failure,
+    write_files,
+)
 from run_lib.processes import Processes
 from run_lib.text import one_line
 
@@ -137,7 +144,7 @@ class Checkpointer:
         saved = unwrap(model)
         config, kind = copy.deepcopy(saved.config), model_class(saved)
 
-        def write_files(checksums: dict[str, str]) -> None:
+        def fill(checksums: dict[str, str]) -> None:
             assert weights is not None
             write_model(temporary, config, weights, kind)
             write_extra(temporary)
@@ -163,7 +170,7 @@ class Checkpointer:
             no_dist=self._processes.checkpoint_group is None,
         )
         self._publication = self._executor.submit(
-            self._publish, cast(Future, written), write_files, folder, temporary
+            self._publish, cast(Future, written), fill, folder, temporary
         )
         if wait:
             self.wait()
@@ -225,7 +232,7 @@ class Checkpointer:
     def _publish(
         self,
         written: Future,
-        write_files: Callable[[dict[str, str]], None],
+        fill: Callable[[dict[str, str]], None],
         folder: Path,
         temporary: Path,
     ) -> None:
@@ -235,7 +242,7 @@ class Checkpointer:
 
         def complete() -> None:
             with removed_on_failure(temporary):
-                write_files(checksums)
+                fill(checksums)
 
         # Rank 0 is through with this when the shards of all processes are on the disk, as it
         # writes the list of them last.
@@ -367,6 +374,27 @@ def write_model(
         # Stands in for a model whose class and parameters are those of sharding.
         model = kind(config).to(dtype)  # type: ignore[arg-type]
     model.save_pretrained(folder, state_dict=dict(weights))
+
+
+def write_final(
+    folder: Path, model: nn.Module, weights: dict[str, torch.Tensor], files: dict[str, bytes]
+) -> None:
+    """Writes the final model and the files that go with it, all or nothing.
+
+    Args:
+        folder: Where they go.
+        model: Model of `parallelize`.
+        weights: See `full_weights`.
+        files: Their contents by name.
+
+    Raises:
+        CheckpointError: If the disk doesn't take them.
+    """
+    saved = unwrap(model)
+    with checkpoint_errors(f"saving {folder} failed"), atomic_folder(folder) as temporary:
+        write_model(temporary, saved.config, weights, model_class(saved))
+        write_files(temporary, files)
+        write_checksums(temporary)
 
 
 def _trainer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

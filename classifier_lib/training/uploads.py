@@ -1,13 +1,82 @@
-"""Uploads of checkpoints to the Hugging Face Hub, while training goes on."""
+"""Uploads to the Hugging Face Hub: of checkpoints while training goes on, then of the model."""
 
+import contextlib
 import queue
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tqdm import tqdm
 
-from classifier_lib.training.checkpoints import SHARDS, TRAINER_STATE
+from classifier_lib.training.checkpoints import SHARDS, TRAINER_STATE, Checkpointer
+from classifier_lib.training.run_folder import RunFolder
 from run_lib.hub import NotPushed, push_folder
+from run_lib.processes import Processes
+from run_lib.settings import free
+
+
+@dataclass(frozen=True)
+class HubFlags:
+    """What of a run goes to the Hugging Face Hub."""
+
+    push_to_hub: bool = free(False)
+    """Push the final model, with a model card of this run, to the Hugging Face Hub."""
+    push_checkpoints: bool = free(False)
+    """Also push every checkpoint, while training goes on: step N to <hub_model_id>-step-N."""
+    hub_model_id: str | None = free(None)
+    """Repository to push to; the run's name by default."""
+
+
+class PushedRunArgs(Protocol):
+    """The flags of a training command that its uploads depend on; a frozen dataclass."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run."""
+
+    @property
+    def max_keep_ckpts(self) -> int:
+        """Checkpoints to keep."""
+
+    @property
+    def hub(self) -> HubFlags:
+        """What is pushed."""
+
+
+def repository(args: PushedRunArgs) -> str:
+    """Returns the id of the Hub repository that the final model is for."""
+    return args.hub.hub_model_id or args.run_name
+
+
+@contextlib.contextmanager
+def open_checkpointer(
+    args: PushedRunArgs, folder: RunFolder, processes: Processes
+) -> Iterator[Checkpointer]:
+    """Opens what saves the checkpoints of a run, and pushes them where that is asked for.
+
+    A run that is finished in the end waits until they are pushed. Every process calls this.
+    """
+    is_pushed = processes.rank == 0 and args.hub.push_checkpoints
+    uploads = CheckpointUploads(repository(args)) if is_pushed else None
+    on_published = uploads.add if uploads else None
+    with contextlib.closing(
+        Checkpointer(folder.path, processes, args.max_keep_ckpts, on_published)
+    ) as checkpointer:
+        yield checkpointer
+    if uploads and folder.final.exists():
+        uploads.finish()
+
+
+def push_final(args: PushedRunArgs, folder: RunFolder, processes: Processes) -> None:
+    """Pushes the final model of a finished run, if that is asked for.
+
+    Raises:
+        NotPushed: If that fails.
+    """
+    if processes.rank == 0 and args.hub.push_to_hub and folder.final.exists():
+        print(f"pushed to {push_folder(folder.final, repository(args))}")
 
 
 class CheckpointUploads:

@@ -15,7 +15,7 @@ from classifier_lib import evaluation
 from classifier_lib.data import GroupedRollouts
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
-from run_lib import hub
+from tests.support.hub import Api, install
 from tests.support.training import (
     check_close,
     check_equal,
@@ -292,28 +292,10 @@ def test_an_evaluation_that_is_not_finite_is_no_crash(flags, rollout_folder, tmp
 # The Hub and the trackers.
 
 
-class Api:
-    """The Hub, which can't be reached at first."""
-
-    pushed: list[Path]
-    refused: str = "nothing"
-    is_reached = False
-
-    def create_repo(self, repo_id: str, exist_ok: bool) -> Any:
-        if not Api.is_reached or repo_id == Api.refused:
-            raise ConnectionError("no network")
-        return hub.huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-    def upload_folder(self, repo_id: str, folder_path: Path, ignore_patterns: list[str]) -> None:
-        assert folder_path.name == "final" or ignore_patterns == ["trainer/*", "trainer_state.json"]
-        Api.pushed.append(folder_path)
-
-
 def test_every_checkpoint_is_pushed_and_one_that_fails_is_a_warning(
     flags, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(hub.huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(Api, "pushed", [], raising=False)
+    install(monkeypatch)
     monkeypatch.setattr(Api, "is_reached", True)
     monkeypatch.setattr(Api, "refused", "me/model-step-2")
     changes = {"push_checkpoints": True, "hub_model_id": "me/model"}
@@ -327,8 +309,7 @@ def test_every_checkpoint_is_pushed_and_one_that_fails_is_a_warning(
 
 
 def test_push_to_hub_can_be_tried_again(flags, tmp_path, monkeypatch, capsys, train_stop):
-    monkeypatch.setattr(hub.huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(Api, "pushed", [], raising=False)
+    install(monkeypatch)
     final = tmp_path / "run" / "final"
     command = flags(num_steps=1, push_to_hub=True, hub_model_id="me/model")
     assert f"{final} could not be pushed to me/model: ConnectionError: no" in train_stop(command)

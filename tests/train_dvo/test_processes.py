@@ -33,13 +33,13 @@ def one(tmp_path_factory, dvo_policy, paths_file) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+@pytest.fixture(scope="module", params=["ddp", "fsdp", "hsdp"])
 def two(request, tmp_path_factory, dvo_policy, paths_file) -> Path:
-    """The same run on two processes."""
+    """The same run on two processes; hsdp copies the weights to two machines of one each."""
     folder = tmp_path_factory.mktemp(request.param)
     changes = {**SETTINGS, "eval_data_path": paths_file, "parallel": request.param}
     argv = command_line(dvo_policy, paths_file, folder, **changes)
-    run_distributed(folder, train_dvo.main, argv)
+    run_distributed(folder, train_dvo.main, argv, local_world_size=1)
     return folder / "run"
 
 

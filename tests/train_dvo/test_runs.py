@@ -1,6 +1,8 @@
 """Runs of DVO training from start to end."""
 
+import asyncio
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ import train_dvo
 from dvo_lib.args import DvoArgs
 from dvo_lib.columns import REFERENCE
 from run_lib.checksums import find_faults
-from run_lib.settings import free_flags
+from run_lib.hub import check_vocabulary, load_config, load_tokenizer
+from run_lib.settings import as_json, free_flags
+from search_lib.benchmarks import Problem
+from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.engines.factory import open_engine
+from search_lib.engines.flags import EngineFlags
+from search_lib.prompts import build_prompts, stop_token_ids
 from tests.support.dvo_paths import (
     END,
     command_line,
@@ -19,6 +27,7 @@ from tests.support.dvo_paths import (
     step_logprobs,
     write_paths,
 )
+from tests.support.hub import Api, install
 from tests.support.tiny_models import save_tiny_policy, tiny_config_of
 from tests.support.training import check_close, final_weights, read_evaluation, read_metrics
 
@@ -110,6 +119,22 @@ def test_the_final_folder_is_a_causal_lm_with_its_tokenizer(whole_run, dvo_polic
     assert {name for name in before if before[name] != after.get(name)} == set()
 
 
+def test_the_card_has_the_numbers_of_the_run(whole_run):
+    card = (whole_run / "final" / "README.md").read_text()
+    accuracy = read_evaluation(whole_run)["implicit_reward/accuracy"]
+    assert f"| implicit_reward/accuracy | {accuracy:.4f} |" in card
+    assert "60 steps of 8 trees (60.00 epochs of 8 trees with 32 paths), from the base" in card
+
+
+def test_checkpoints_and_the_final_policy_are_pushed(flags, tmp_path, monkeypatch):
+    install(monkeypatch)
+    monkeypatch.setattr(Api, "is_reached", True)
+    pushed = ["--push_checkpoints", "--push_to_hub"]
+    train_dvo.main([*flags(num_steps=2, save_every=1, hub_model_id="me/model"), *pushed])
+    assert [path.name for path in Api.pushed] == ["step_1", "step_2", "final"]
+    assert 'from_pretrained("me/model")' in (Api.pushed[-1] / "README.md").read_text()
+
+
 def test_layouts_train_the_same_weights(flags, tmp_path):
     runs = []
     for packing in ("padded", "packed", "shared_prefix"):
@@ -121,18 +146,46 @@ def test_layouts_train_the_same_weights(flags, tmp_path):
         check_close(final_weights(runs[0]), final_weights(run))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_policies_of_other_families_are_trained(family, flags, rows, tmp_path):
-    policy = save_tiny_policy(tmp_path / "policy", family=family)
+@pytest.fixture(scope="module", params=["llama", "qwen3"])
+def of_family(request, tmp_path_factory, rows) -> tuple[Path, Path]:
+    """A policy of another family, with the toy's tokenizer, and the folder of a run of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    policy = save_tiny_policy(folder / "policy", family=request.param)
     reference = step_logprobs(policy, rows)
     own = [row | {REFERENCE: steps} for row, steps in zip(rows, reference, strict=True)]
-    data = write_paths(tmp_path / "paths.parquet", own)
-    train_dvo.main(flags(model_path=policy, data_path=data, num_steps=2))
-    assert read_metrics(tmp_path / "run")[0]["train/kl"] == pytest.approx(0, abs=1e-8)
-    before, after = map(AutoModelForCausalLM.from_pretrained, (policy, tmp_path / "run/final"))
+    data = write_paths(folder / "paths.parquet", own)
+    train_dvo.main(command_line(policy, data, folder, num_steps=2))
+    return policy, folder / "run"
+
+
+def test_policies_of_other_families_are_trained(of_family):
+    policy, run_dir = of_family
+    assert read_metrics(run_dir)[0]["train/kl"] == pytest.approx(0, abs=1e-8)
+    before, after = map(AutoModelForCausalLM.from_pretrained, (policy, run_dir / "final"))
     assert type(before) is type(after)
     for name, tensor in before.state_dict().items():
         assert not torch.equal(tensor, after.state_dict()[name]), name
+
+
+def test_the_final_folder_is_a_policy_for_searches(of_family):
+    """As --piref_model of inference_eval.py: its tokenizer, end token, prompts and hf engine."""
+    name = str(of_family[1] / "final")
+    tokenizer = load_tokenizer(name)
+    ends = stop_token_ids(name, tokenizer)
+    assert ends == stop_token_ids(str(of_family[0]), tokenizer) == (tokenizer.eos_token_id,)
+    check_vocabulary(tokenizer, load_config(name).vocab_size)
+    prompts = build_prompts(tokenizer, [Problem("p0", "1 + 1 = ?", "2")], "")
+    engine = open_engine(EngineFlags("hf"), name, torch.device("cpu"))
+
+    async def generate() -> list[Block]:
+        try:
+            expansion = Expansion(0, prompts["p0"], 4, 6, ends, 0)
+            return await engine.generate(expansion, Sampling())
+        finally:
+            await engine.close()
+
+    for block in asyncio.run(generate()):
+        assert block.finish_reason == ("stop" if block.token_ids[-1] in ends else "length")
 
 
 def test_a_policy_with_a_sliding_window_is_refused(flags, tmp_path, train_error):
@@ -177,7 +230,8 @@ def test_a_value_model_is_no_policy(flags, value_model_folder, train_error):
 
 
 def test_flags_that_train_other_weights_are_bound():
-    assert set(DvoArgs.__dataclass_fields__) - free_flags(DvoArgs) == {
+    args = DvoArgs(run_name="run", data_path="data", model_path="policy")
+    assert as_json(args).keys() - free_flags(DvoArgs) == {
         *("run_name", "data_path", "model_path", "beta", "normalize", "num_epochs", "num_steps"),
         *("total_batch_size", "max_lr", "warmup_ratio", "weight_decay", "grad_norm_clip", "seed"),
     }
