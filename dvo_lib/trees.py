@@ -2,11 +2,17 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from run_lib.files import read_json
 from search_lib.results.cost import SearchCost
 from search_lib.results.record_log import RecordLog, read_whole
 from search_lib.strategies.mcts import MonteCarloTreeSearch
+
+TREES_NAME, SETTINGS_NAME, SHARD_FOLDERS = "trees.jsonl", "trees_settings.json", "shard-*"
+"""In the output of `data_prep.dvo trees`: the trees, the settings beside them, and its shards."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +137,40 @@ class TreeFile(RecordLog[TreeRecord]):
         super().__init__(TreeRecord, path, flag)
 
 
-def read_trees(path: Path, problem_ids: Collection[str] | None = None) -> Iterator[TreeRecord]:
-    """Yields the whole trees of a file, each problem's once, one in memory at a time.
+def tree_files(path: Path) -> list[Path]:
+    """Returns the files of trees that a path names.
 
     Args:
-        path: The file; torn lines in it are passed over.
+        path: A file, or an output folder of `data_prep.dvo trees`, whose shards count, too.
+
+    Raises:
+        ValueError: If it is neither; begins with the path.
+    """
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = [*path.glob(TREES_NAME), *sorted(path.glob(f"{SHARD_FOLDERS}/{TREES_NAME}"))]
+    if not files:
+        raise ValueError(f"{path} is no file of trees, nor a folder with {TREES_NAME}")
+    return files
+
+
+def read_trees(path: Path, problem_ids: Collection[str] | None = None) -> Iterator[TreeRecord]:
+    """Yields the whole trees of a file or folder, one in memory at a time.
+
+    Args:
+        path: See `tree_files`. Torn lines, and repeated trees of a file, are passed over.
         problem_ids: Problems that it may hold; None if any may be there.
 
     Raises:
+        ValueError: If there are no trees, at once; begins with the path.
         InputError: At a line that is whole and no tree of this version, or of another problem;
             names the file and the line.
     """
-    return read_whole(TreeRecord, path, problem_ids)
+    files = tree_files(path)
+    return chain.from_iterable(read_whole(TreeRecord, file, problem_ids) for file in files)
+
+
+def read_tree_settings(file: Path) -> dict[str, Any] | None:
+    """Returns the flags that the trees of a file were grown with; None if they aren't known."""
+    settings: dict[str, Any] | None = read_json(file.with_name(SETTINGS_NAME))
+    return settings

@@ -14,7 +14,8 @@ A prompt is the full text that the policy read, with its role tokens; nothing is
 template to do. The token ids are there, too, in columns that TRL ignores: `prompt_token_ids`, and
 `completion_token_ids` or `chosen_token_ids` and `rejected_token_ids`. TRL puts the end token behind
 a completion, so its formats leave it out of the text, not out of the ids; it does so behind the
-steps of `step_dpo`, too, of which most don't end a response.
+steps of `step_dpo`, too, of which most don't end a response. `final_answer` is found as the trees
+found it; where that isn't known, behind `Answer:`, or else in the last box.
 
 A line of `dvo` holds all columns of the path: such a file can be an `--input` itself. `tag` is the
 number of the path in its tree, and `all_q_value` the value behind each step.
@@ -36,16 +37,19 @@ from data_prep.sources import RowSource, open_sources
 from data_prep.stages import STAGE_FILE, FinishedStage
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
 from run_lib.commands import InputError, naming, parse_command_line, run_command
-from run_lib.files import atomic_file
+from run_lib.files import atomic_file, read_json
 from run_lib.fingerprints import fingerprint
 from run_lib.hub import TOKENIZER_FILES, load_tokenizer
 from run_lib.settings import Settings, SettingsFile, as_json, free
-from search_lib.grading.answers import boxed_answers
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat
 from search_lib.prompts import stop_token_ids
 
 PROGRAM = "data_prep.dvo export"
 WINDOW_ROWS = 1024
 """Rows that are read at once."""
+
+ANY_FORMAT = (ANSWER_FORMATS["final_answer"], ANSWER_FORMATS["boxed"])
+"""How answers are found where nothing says how the trees found them."""
 
 FormatName = Literal["dvo", "rft", "dpo", "kto", "step_dpo"]
 Line = dict[str, Any]
@@ -64,8 +68,7 @@ class ExportArgs:
     split: Literal["train", "validation"] = "train"
     """Split of a folder."""
     tokenizer: str | None = None
-    """Folder or Hub id of the policy that made the trees; by default the --model of
-    data_prep.dvo reference, if --input is of it."""
+    """Folder or Hub id of the policy that made the trees, where --input doesn't say it."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ class Texts:
     Attributes:
         tokenizer: The policy's.
         end_ids: Tokens that end a response.
+        answer_formats: How the answer of a response is found; the first that finds one counts.
     """
 
     tokenizer: PreTrainedTokenizerBase
     end_ids: Sequence[int]
+    answer_formats: Sequence[AnswerFormat]
 
     def decode(self, ids: list[int]) -> str:
         """Returns the text of some ids, special tokens included."""
@@ -87,6 +92,12 @@ class Texts:
     def completion(self, ids: list[int]) -> str:
         """Returns the text of a response or step, without the token that ended the response."""
         return self.decode(ids[:-1] if ids[-1] in self.end_ids else ids)
+
+    def answer(self, row: Row) -> str | None:
+        """Returns the answer of a path."""
+        prompt, response = self.decode(row["prompt_ids"]), self.completion(_response(row))
+        found = (kind.find_answer(prompt, response) for kind in self.answer_formats)
+        return next((answer for answer in found if answer is not None), None)
 
 
 def dvo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
@@ -99,7 +110,7 @@ def dvo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
             "acc": int(row["correct"]),
             "question": row["problem"],
             "ground_truth": row["answer"],
-            "final_answer": find_answer(texts.completion(_response(row))),
+            "final_answer": texts.answer(row),
             "tag": str(row["path"]),
             "all_visit_num": row["visits"],
             "all_q_value": [*row["values"][1:], row["reward"]],
@@ -189,15 +200,6 @@ FORMATS: dict[FormatName, Callable[[list[Row], Texts], Iterator[Line]]] = {
 }
 
 
-def find_answer(response: str) -> str | None:
-    r"""Returns what stands behind the last `Answer:` of a response, or else in its last box."""
-    _, mark, rest = response.rpartition("Answer:")
-    if mark and (answer := rest.strip().partition("\n")[0].strip()):
-        return answer
-    boxes = boxed_answers(response)
-    return boxes[-1] if boxes else None
-
-
 def _sides(tree: list[Row]) -> tuple[list[Row], list[Row]]:
     """Returns the right and the wrong paths of a tree."""
     return [row for row in tree if row["correct"]], [row for row in tree if not row["correct"]]
@@ -262,20 +264,35 @@ def open_rows(args: ExportArgs) -> tuple[Callable[[], Iterator[Row]], str | None
     return partial(_folder_rows, source), source.digest
 
 
-def policy_of(args: ExportArgs) -> str:
-    """Returns the name of the policy: as asked for, or that of the reference.
+def recorded(path: Path) -> dict[str, Any]:
+    """Returns what the input says of its trees: `model` and `answer_format`, if all agree on one.
+
+    Args:
+        path: See `--input`.
 
     Raises:
-        InputError: If neither is there.
+        InputError: If it is a folder whose stage is not finished.
     """
-    if args.tokenizer is not None:
-        return args.tokenizer
-    if (args.input / STAGE_FILE).is_file():
-        with naming("--input"):
-            model = FinishedStage(args.input, DVO_REFERENCE).settings.get("model")
-        if model is not None:
-            return str(model)
-    raise InputError("--tokenizer is needed: name the policy that made the trees")
+    if path.is_file():
+        saved = read_json(config_path(path)) or {}
+        return {"model": saved.get("tokenizer"), "answer_format": saved.get("answer_format")}
+    if not (path / STAGE_FILE).is_file():
+        return {}
+    with naming("--input"):
+        stage = FinishedStage(path, DVO_REFERENCE)
+    # The reference is the policy of the trees, and its folder may have moved since.
+    of_trees = [settings | stage.settings for settings in stage.origin.get("trees_settings", [])]
+    found = {}
+    for name in ("model", "answer_format"):
+        values = {settings.get(name) for settings in of_trees or [stage.settings]}
+        if len(values) == 1:
+            (found[name],) = values
+    return found
+
+
+def config_path(output: Path) -> Path:
+    """Returns the file of settings beside a file of lines."""
+    return output.with_name(f"{output.name}.config.json")
 
 
 def write_lines(args: ExportArgs, rows: Iterator[Row], texts: Texts) -> tuple[int, int, int]:
@@ -310,20 +327,26 @@ def run(args: ExportArgs) -> None:
     Raises:
         InputError: If something that was given can't be used.
     """
-    args = replace(args, tokenizer=policy_of(args))
-    policy = str(args.tokenizer)
+    known = recorded(args.input)
+    policy = args.tokenizer or known.get("model")
+    if policy is None:
+        raise InputError("--tokenizer is needed: name the policy that made the trees")
+    args = replace(args, tokenizer=policy)
+    answer_format = known.get("answer_format")
+    formats = [ANSWER_FORMATS[answer_format]] if answer_format in ANSWER_FORMATS else ANY_FORMAT
     with naming("--tokenizer"):
         tokenizer = load_tokenizer(policy)
-        texts = Texts(tokenizer, stop_token_ids(policy, tokenizer))
+        texts = Texts(tokenizer, stop_token_ids(policy, tokenizer), formats)
     read, digest = open_rows(args)
     contents = {"input": digest, "tokenizer": fingerprint(policy, TOKENIZER_FILES)}
     with naming("--output", OSError):
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        config = args.output.with_name(f"{args.output.name}.config.json")
         advice = "Give this export another --output, or delete the file"
-        file = SettingsFile(config, args.output, advice, free={"output"})
+        file = SettingsFile(config_path(args.output), args.output, advice, free={"output"})
         is_new = not args.output.exists()
-        file.bind(Settings(as_json(args), contents), is_new)
+        # The format of the answers is for who reads the lines; older files are without it.
+        flags = as_json(args) | ({"answer_format": answer_format} if answer_format else {})
+        file.bind(Settings(flags, contents), is_new)
     if not is_new:
         print(f"{args.output} is complete already")
         return

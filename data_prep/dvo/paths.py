@@ -38,14 +38,11 @@ from data_prep.reports import BadRow, RowReport
 from data_prep.stages import Chunk, Stage
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
 from dvo_lib.paths import WrongPaths, draw_paths, path_credits
-from dvo_lib.trees import TreeRecord, read_trees
+from dvo_lib.trees import TreeRecord, read_tree_settings, read_trees, tree_files
 from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
 from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import quiet_transformers
 from run_lib.seeds import derive_seed
-
-TREES, SHARD_FOLDERS = "trees.jsonl", "shard-*"
-"""The file of trees in the output of `data_prep.dvo trees`, and the folders of its shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,24 +214,6 @@ def _draw(tree: TreeRecord, args: PathsArgs, model: StateValues | None) -> list[
     return (model.fault(tree, paths) if model else None) or paths
 
 
-def find_files(inputs: Sequence[Path]) -> list[Path]:
-    """Returns the files of trees that files and folders name.
-
-    Raises:
-        InputError: If one names none.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = [*path.glob(TREES), *sorted(path.glob(f"{SHARD_FOLDERS}/{TREES}"))]
-        else:
-            found = [path] if path.is_file() else []
-        if not found:
-            raise InputError(f"--input {path} is no file of trees, nor a folder with {TREES}")
-        files += found
-    return files
-
-
 def split_of(problem: str, validation_share: float) -> str:
     """Returns the split of a question: the same one whatever the seed and the round."""
     words = " ".join(problem.split())
@@ -322,11 +301,15 @@ def run(args: PathsArgs) -> None:
         InputError: If something that was given can't be used.
     """
     args.check()
-    files = find_files(args.input)
     with naming("--input", OSError):
+        files = list(chain.from_iterable(map(tree_files, args.input)))
         counts, digest = split_trees(files, args.validation_share)
     inputs = {split: TreeSplit(count, digest) for split, count in counts.items()}
-    origin = {"trees": [str(path) for path in files]}
+    known = [found for path in files if (found := read_tree_settings(path))]
+    origin = {
+        "trees": [str(path) for path in files],
+        "trees_settings": [found for i, found in enumerate(known) if found not in known[:i]],
+    }
     with Stage(args.output, args.settings, inputs, args.rows_per_file, origin=origin) as stage:
         num_pending = sum(chunk.num_rows for chunk in stage.pending())
         model = load_model(args) if num_pending else None

@@ -29,7 +29,14 @@ import transformers
 
 from data_prep.dvo.summary import TreeSummary
 from data_prep.sampling import Policy, ResponseSampling, load_policy
-from dvo_lib.trees import TreeFile, TreeRecord, read_trees, recorded_steps
+from dvo_lib.trees import (
+    SETTINGS_NAME,
+    TREES_NAME,
+    TreeFile,
+    TreeRecord,
+    read_trees,
+    recorded_steps,
+)
 from run_lib.commands import (
     InputError,
     at_least,
@@ -60,7 +67,6 @@ from search_lib.strategies import Limits
 from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
 
 PROGRAM = "data_prep.dvo trees"
-TREES_NAME, SETTINGS_NAME = "trees.jsonl", "trees_settings.json"
 JUDGE_THREADS = 4
 
 TreeJob = SearchJob[MonteCarloTreeSearch]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from dvo_lib.trees import RecordedStep, TreeFile, TreeRecord, read_trees
+from dvo_lib.trees import RecordedStep, TreeFile, TreeRecord, read_trees, tree_files
 from run_lib.commands import InputError
 from search_lib.results.cost import SearchCost
 
@@ -78,3 +78,15 @@ def test_a_tree_of_another_problem_is_named(tmp_path):
 
 def test_a_tree_is_closed_where_every_leaf_is_a_terminal():
     assert [make_tree(last=last).is_closed for last in (None, "too_deep")] == [False, True]
+
+
+def test_a_folder_stands_for_its_trees_and_those_of_its_shards(tmp_path):
+    names = ["trees.jsonl", "shard-0-of-2/trees.jsonl", "shard-1-of-2/trees.jsonl"]
+    for index, name in enumerate(reversed(names)):
+        write(tmp_path / name, [make_tree(str(index))])
+    assert tree_files(tmp_path) == [tmp_path / name for name in names]
+    assert [tree.problem_id for tree in read_trees(tmp_path)] == ["2", "1", "0"]
+    (tmp_path / "empty").mkdir()
+    for empty in (tmp_path / "absent", tmp_path / "empty"):
+        with pytest.raises(ValueError, match=f"^{empty} is no file of trees, nor a folder with"):
+            read_trees(empty)

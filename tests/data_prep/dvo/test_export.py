@@ -1,15 +1,17 @@
 """Paths as lines for other trainers, and back."""
 
 import json
+import shutil
 from itertools import groupby
 
 import pytest
 
-from data_prep.dvo import export, reference
+from data_prep.dvo import export, paths, reference
 from dvo_lib.columns import REFERENCE
 from run_lib.commands import InputError
 from search_lib.prompts import stop_token_ids
 from tests.support.outputs import read_rows
+from tests.support.trees import write_trees
 
 PUBLISHED = (
     *("prompt", "completions", "q_credits", "acc", "question", "ground_truth"),
@@ -26,7 +28,8 @@ def data_folder(path_folder, tiny_policy, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(toy_tokenizer, tiny_policy):
-    return export.Texts(toy_tokenizer, stop_token_ids(str(tiny_policy), toy_tokenizer))
+    ends = stop_token_ids(str(tiny_policy), toy_tokenizer)
+    return export.Texts(toy_tokenizer, ends, export.ANY_FORMAT)
 
 
 def export_lines(data_folder, output, **flags):
@@ -230,9 +233,47 @@ def test_another_policys_tokenizer_is_refused(data_folder, tmp_path, texts):
     [
         ("so\n\nFinal Answer: 12\n", "12"),
         ("Answer: 3\nno\nAnswer: 4", "4"),
+        ("so **Answer:** $\\boxed{5}$.", "5"),
         ("thus \\boxed{7}.", "7"),
         ("nothing", None),
     ],
 )
-def test_final_answers_are_found(response, answer):
-    assert export.find_answer(response) == answer
+def test_answers_are_found_where_nothing_says_how(texts, response, answer):
+    row = {"prompt_ids": [5], "step_ids": [texts.tokenizer.encode(response)]}
+    assert texts.answer(row) == answer
+
+
+@pytest.fixture(scope="module")
+def known_folder(trees, tiny_policy, tmp_path_factory):
+    """Paths of trees whose settings are known: an answer would stand in a box."""
+    folder = tmp_path_factory.mktemp("known")
+    write_trees(folder / "trees.jsonl", trees)
+    settings = {"model": str(tiny_policy), "answer_format": "boxed"}
+    (folder / "trees_settings.json").write_text(json.dumps(settings))
+    paths.run(paths.PathsArgs(input=(folder,), output=folder / "paths"))
+    return folder / "paths"
+
+
+def test_paths_know_the_policy_and_the_answers_of_their_trees(known_folder, data_folder, tmp_path):
+    lines = export_lines(known_folder, tmp_path / "dvo.jsonl", format="dvo")
+    assert {line["final_answer"] for line in lines} == {None}
+    again = export_lines(tmp_path / "dvo.jsonl", tmp_path / "again.jsonl", format="dvo")
+    assert again == lines
+    others = export_lines(data_folder, tmp_path / "others.jsonl", format="dvo")
+    assert None not in {line["final_answer"] for line in others}
+
+
+def test_the_reference_hands_on_what_the_trees_said(known_folder, tiny_policy, tmp_path):
+    moved = shutil.copytree(tiny_policy, tmp_path / "moved")
+    output = tmp_path / "data"
+    reference.run(reference.ReferenceArgs(input=known_folder, output=output, model=str(moved)))
+    assert export.recorded(output) == {"model": str(moved), "answer_format": "boxed"}
+
+
+def test_of_trees_that_differ_nothing_is_known(known_folder, tmp_path):
+    folder = shutil.copytree(known_folder, tmp_path / "paths")
+    stage = json.loads((folder / "stage.json").read_text())
+    (settings,) = stage["origin"]["trees_settings"]
+    stage["origin"]["trees_settings"].append(settings | {"answer_format": "choice"})
+    (folder / "stage.json").write_text(json.dumps(stage))
+    assert export.recorded(folder) == {"model": settings["model"]}

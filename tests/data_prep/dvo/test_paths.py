@@ -236,12 +236,21 @@ def test_inputs_without_trees_are_named(path_args, tmp_path, name):
         run(path_args, tmp_path / "paths", input=(tmp_path / name,))
 
 
-def test_a_folder_stands_for_its_trees_and_those_of_its_shards(tmp_path, trees):
-    for name in ("trees.jsonl", "shard-1-of-2/trees.jsonl", "shard-0-of-2/trees.jsonl"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_trees(tmp_path / name, trees[:1])
-    names = ["trees.jsonl", "shard-0-of-2/trees.jsonl", "shard-1-of-2/trees.jsonl"]
-    assert paths.find_files([tmp_path]) == [tmp_path / name for name in names]
+def test_the_settings_of_the_trees_stay_with_their_paths(path_args, tmp_path, trees):
+    folders = [tmp_path / f"shard-{index}-of-3" for index in range(3)]
+    for index, folder in enumerate(folders):
+        folder.mkdir()
+        write_trees(folder / "trees.jsonl", trees[index::3])
+        settings = {"model": "policy", "answer_format": "boxed" if index else "choice"}
+        (folder / "trees_settings.json").write_text(json.dumps(settings))
+    output = tmp_path / "paths"
+    run(path_args, output, input=(tmp_path,))
+    origin = json.loads((output / "stage.json").read_text())["origin"]
+    assert origin["trees"] == [str(folder / "trees.jsonl") for folder in folders]
+    assert origin["trees_settings"] == [
+        {"model": "policy", "answer_format": "choice"},
+        {"model": "policy", "answer_format": "boxed"},
+    ]
 
 
 def test_trees_without_any_right_answer_are_an_error(path_args, tmp_path, trees):
