@@ -157,7 +157,7 @@ def test_train_runs_the_published_training_and_passes_arguments_on(published_scr
         --push_to_hub"""
     assert parse() == train_classifier.parse_args(published.split())
     args = parse("--run_name", "mine", "--no_push_to_hub")
-    assert (args.run_name, args.push_to_hub) == ("mine", False)
+    assert (args.run_name, args.hub.push_to_hub) == ("mine", False)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ depend on n, and the files can be joined with `cat`.
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from run_lib.commands import (
     parse_shard,
     run_command,
 )
+from run_lib.files import write_json
 from run_lib.seeds import derive_seed
 from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
 from run_lib.text import some_of
@@ -133,8 +134,8 @@ def grow_trees(args: TreesArgs) -> int:
     path = args.trees_path
     with answer_format.open_comparer() as comparer, TreeFile(path, "--output") as file:
         args.check_references(problems, comparer)
-        bind_settings(args, problems, policy)
         own = {problem.id: problem for problem in problems[index::count]}
+        bind_settings(args, own, prompts, policy)
         if damaged := file.recover(own.keys()):
             print(f"{damaged} damaged lines were moved aside; their trees grow again")
         missing = [problem for name, problem in own.items() if name not in file.finished]
@@ -173,16 +174,60 @@ def make_prompts(
     return prompts
 
 
-def bind_settings(args: TreesArgs, problems: Sequence[Problem], policy: Policy) -> None:
-    """Saves the settings beside new trees, or compares them with those of the trees there."""
+ADVICE = "Give these trees a folder of their own with --output"
+
+
+def bind_settings(
+    args: TreesArgs,
+    problems: Mapping[str, Problem],
+    prompts: Mapping[str, list[int]],
+    policy: Policy,
+) -> None:
+    """Saves the settings beside new trees, or compares them with those of the trees there.
+
+    A tree depends on its own problem alone: more problems may come to those of the trees there.
+
+    Args:
+        args: The command line.
+        problems: Problems of this shard, by id.
+        prompts: Their prompts.
+        policy: The policy.
+
+    Raises:
+        InputError: If other settings, or other problems, have made the trees.
+    """
+    path, has_trees = args.trees_path, holds_something(args.trees_path)
     flags = {name: value for name, value in as_json(args).items() if name != "output"}
-    contents = {"benchmark": problems_digest(problems), "model": policy.digest}
-    SettingsFile(
-        args.trees_path.with_name(SETTINGS_NAME),
-        args.trees_path,
-        "Give these trees a folder of their own with --output",
-        free_flags(TreesArgs),
-    ).bind(Settings(flags, contents), not holds_something(args.trees_path))
+    contents = {"benchmark": problems_digest(list(problems.values())), "model": policy.digest}
+    of_problems = {entry.name for entry in fields(ProblemFlags)}
+    file = SettingsFile(
+        path.with_name(SETTINGS_NAME), path, ADVICE, free_flags(TreesArgs) | of_problems
+    )
+    settings = Settings(flags, contents)
+    file.bind(settings, not has_trees)
+    saved = file.read()
+    if has_trees and saved and saved.contents.get("benchmark") != contents["benchmark"]:
+        check_problems(path, problems, prompts)
+        write_json(file.path, settings.document())
+
+
+def check_problems(
+    path: Path, problems: Mapping[str, Problem], prompts: Mapping[str, list[int]]
+) -> None:
+    """Raises InputError unless every tree of a file is of one of the problems, as it is now."""
+    for tree in read_trees(path):
+        problem = problems.get(tree.problem_id)
+        if problem is None:
+            raise InputError(
+                f"{path} has the tree of problem {tree.problem_id}, which is none of the "
+                f"{len(problems)} asked for now. {ADVICE}"
+            )
+        now = problem.problem, problem.answer, prompts[tree.problem_id]
+        if now != (tree.problem, tree.reference, tree.prompt_ids):
+            raise InputError(
+                f"{path} has the tree of problem {tree.problem_id} with another question, "
+                f"reference or prompt than now. {ADVICE}"
+            )
 
 
 @dataclass(frozen=True)

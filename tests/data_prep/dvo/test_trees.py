@@ -176,6 +176,37 @@ def test_trees_of_other_settings_are_refused_by_flag(random_policy, tmp_path):
         grow_trees(replace(args, output=moved))
 
 
+def test_a_folder_takes_more_problems(random_policy, tmp_path):
+    args = make_args(random_policy, tmp_path / "grown", max_problems=2)
+    for count in (2, 5):
+        assert grow_trees(replace(args, max_problems=count)) == 0
+    whole = replace(args, output=tmp_path / "whole", max_problems=5)
+    assert grow_trees(whole) == 0
+    assert grown(args.output) == grown(whole.output)
+    settings = [(x.output / "trees_settings.json").read_bytes() for x in (args, whole)]
+    assert settings[0] == settings[1]
+    with pytest.raises(InputError, match="which is none of the 4 asked for now"):
+        grow_trees(replace(args, max_problems=4))
+
+
+@pytest.mark.parametrize("changed", [{"answer": "4"}, {"problem": "start 1 +3"}])
+def test_a_problem_that_has_a_tree_stays_as_it_is(random_policy, tmp_path, changed):
+    file = tmp_path / "problems.jsonl"
+    first, second = ({"id": name, "problem": "start 1 +2", "answer": "3"} for name in "ab")
+
+    def write_problems(*problems):
+        file.write_text("".join(f"{json.dumps(problem)}\n" for problem in problems))
+
+    write_problems(first, second)
+    args = make_args(random_policy, tmp_path / "out", benchmark=str(file), max_problems=1)
+    grow_trees(args)
+    write_problems(first | changed, second)
+    with pytest.raises(InputError, match="the tree of problem a with another question, reference"):
+        grow_trees(args)
+    write_problems(first, second | changed)  # no tree is of it
+    assert grow_trees(replace(args, max_problems=2)) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
