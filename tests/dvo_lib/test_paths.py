@@ -46,7 +46,13 @@ def test_a_path_has_the_steps_and_their_credits():
         2: DrawnPath([2], [1.0], True),
         3: DrawnPath([1, 3], [pytest.approx(-1 / 3), pytest.approx(4 / 3)], True),
         4: DrawnPath([1, 4], [pytest.approx(-1 / 3), pytest.approx(-2 / 3)], False),
+        5: DrawnPath([1, 5], [pytest.approx(-1 / 3), pytest.approx(-2 / 3)], False),
     }
+
+
+def test_failures_without_an_answer_can_be_left_out_as_published():
+    paths = draw(TREE, wrong_paths="answers")
+    assert {path.nodes[-1] for path in paths} == {2, 3, 4}
 
 
 def test_credits_add_up_to_the_reward_minus_the_value_of_the_prompt():
@@ -77,7 +83,7 @@ def test_a_path_is_drawn_as_often_as_the_visits_along_it_say():
     )
     # Visits along the path: 4 + 1 of leaf 2, 4 + 3 + 1 of leaf 3.
     assert counts[2] / 3000 == pytest.approx(5 / 13, abs=0.04)
-    assert counts[2] + counts[3] == counts[4] == 3000
+    assert counts[2] + counts[3] == counts[4] + counts[5] == 3000
 
 
 def test_paths_whose_values_rest_on_few_visits_are_left_out():
