@@ -51,6 +51,7 @@ from data_prep.sources import RowSource, check_texts, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormatName
 from search_lib.benchmark_rows import read_text
 from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Block
@@ -70,8 +71,10 @@ class RollInArgs(GenerationArgs):
     """Policies with their number of roll-ins a problem: folder or hub id, a colon, a number."""
     splits: tuple[str, ...] = ()
     """Splits of the input to roll in; by default all."""
-    instruction: str = MATH_INSTRUCTION
-    """Text of the prompt after the problem."""
+    answer_format: AnswerFormatName = "boxed"
+    """How the policy is asked to write its answer: boxed, final_answer or choice."""
+    instruction: str | None = None
+    """Text of the prompt after the problem, instead of what the answer format asks for."""
     rows_per_file: int = 16
     """Problems that make one file; a kill loses the files in the making."""
 
@@ -82,6 +85,13 @@ class RollInArgs(GenerationArgs):
             raise InputError(
                 f"--window {self.window} must be at least --rows_per_file {self.rows_per_file}"
             )
+
+    @property
+    def prompt_text(self) -> str:
+        """Text of the prompt after the problem."""
+        if self.instruction is not None:
+            return self.instruction
+        return ANSWER_FORMATS[self.answer_format].instruction or MATH_INSTRUCTION
 
 
 class Problem(NamedTuple):
@@ -136,7 +146,7 @@ class RollInRecipe:
         with naming(policy.flag):
             try:
                 if self._template is None:
-                    self._template = PromptTemplate(policy.tokenizer, self._args.instruction)
+                    self._template = PromptTemplate(policy.tokenizer, self._args.prompt_text)
                 prompt = self._template.prompt_ids(problem.problem)
             except ControlTokensInProblem as error:
                 return left_out(problem.id, "control tokens", str(error))
@@ -263,7 +273,7 @@ def roll_in(args: RollInArgs) -> None:
     for policy in policies:
         count = counts[policy.name]
         settings = as_json(args.sampling) | {
-            "instruction": args.instruction,
+            "instruction": args.prompt_text,
             "model": policy.name,
             "model_digest": policy.digest,
             "roll_ins": count,

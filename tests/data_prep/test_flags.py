@@ -12,6 +12,8 @@ from data_prep.columns import ROLL_IN, ROLL_OUT
 from data_prep.roll_in import RollInArgs
 from data_prep.roll_out import RollOutArgs
 from run_lib.commands import parse_command_line
+from search_lib.answer_formats import ANSWER_FORMATS
+from search_lib.benchmarks import MATH_INSTRUCTION
 from tests.support.outputs import only_folder
 from tests.support.paths import ROOT
 
@@ -42,6 +44,13 @@ def test_stages_have_defaults_of_their_own_for_the_engine(parse):
 def test_sampling_has_the_flags_of_a_search(parse):
     sampling = parse("--temperature", "1", "--top_p", "0.9", "--max_length", "96").sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_length) == (1.0, 0.9, 96)
+
+
+def test_roll_ins_are_asked_for_their_answer_as_trees_are():
+    args = parse_roll_in("--answer_format", "final_answer")
+    assert args.prompt_text == ANSWER_FORMATS["final_answer"].instruction
+    assert parse_roll_in().prompt_text == MATH_INSTRUCTION
+    assert parse_roll_in("--answer_format", "choice", "--instruction", "").prompt_text == ""
 
 
 def test_the_settings_of_roll_ins_are_the_flags_that_their_rows_depend_on(chain):
