@@ -31,8 +31,15 @@ class CutFlags:
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
         at_least(1, num_cuts=self.num_cuts, num_completions=self.num_completions)
-        if not self.step_delimiter:
-            raise InputError("--step_delimiter must not be empty")
+        check_delimiter(self.step_delimiter)
+
+
+def check_delimiter(delimiter: str) -> None:
+    """Raises InputError for a value of `--step_delimiter` with which no step would ever end."""
+    if not delimiter:
+        raise InputError("--step_delimiter must not be empty")
+    if "\\n" in delimiter:
+        raise InputError("--step_delimiter has a backslash and an n: bash writes a newline $'\\n'")
 
 
 def draw_cuts(length: int, count: int, law: CutLaw, rng: random.Random) -> list[int]:

@@ -90,7 +90,6 @@ def load_policy_config(source: str) -> PretrainedConfig:
         raise ValueError(
             f"{source} has {rope} positions: a path's would depend on the others of its batch"
         )
-    check_safetensors(source)
     return config
 
 
@@ -110,7 +109,29 @@ def load_policy(
     """
     config = load_policy_config(source)
     config.attention_dropout = 0.0
+    return load_causal_lm(source, implementation, dtype, config)
+
+
+def load_causal_lm(
+    source: str,
+    implementation: str,
+    dtype: torch.dtype = torch.float32,
+    config: PretrainedConfig | None = None,
+) -> PreTrainedModel:
+    """Loads a policy of any family with every one of its weights.
+
+    Args:
+        source: Hub id or folder of a causal language model.
+        implementation: Attention implementation of transformers.
+        dtype: Of the parameters.
+        config: Its config; by default its own.
+
+    Raises:
+        ValueError: If there is none, or its weights are incomplete, damaged or of another shape;
+            one line that begins with the source.
+    """
     check_intact(source, *MODEL_FILES)
+    check_safetensors(source)
     with loading(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,

@@ -106,7 +106,7 @@ def open_run(
     with contextlib.ExitStack() as stack:
 
         def find() -> tuple[bool, Path | None, list[Path]]:
-            stack.enter_context(_locked(path))
+            stack.enter_context(locked(path))
             if (path / FINAL_FOLDER).exists():
                 return True, None, []
             return False, *choose_checkpoint(path, args.resume_from)
@@ -157,7 +157,7 @@ def parse_settings(document: dict[str, Any]) -> Settings:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Makes the folder of a run and locks it; in the end removes one that has stayed empty.
 
     Raises:

@@ -15,6 +15,7 @@ PROGRAM = "python -m data_prep.dvo"
 
 COMMANDS = {
     "problems": "give every round of DVO problems of its own",
+    "sft": "choose the policy's own right responses in steps, to train it on before the trees",
     "trees": "grow a tree of reasoning steps for every problem",
     "paths": "draw responses from the trees, with the credit of each step",
     "reference": "add the log-probabilities of steps under the policy that made the trees",

@@ -22,7 +22,7 @@ number of the path in its tree, and `all_q_value` the value behind each step.
 """  # noqa: E501
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
@@ -40,7 +40,7 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import atomic_file, read_json
 from run_lib.fingerprints import fingerprint
 from run_lib.hub import TOKENIZER_FILES, load_tokenizer
-from run_lib.settings import Settings, SettingsFile, as_json, free
+from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
 from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat
 from search_lib.prompts import stop_token_ids
 
@@ -155,13 +155,14 @@ def rft_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
     """Yields the right paths of a tree, for supervised training (TRL: prompt-completion)."""
     for row in tree:
         if row["correct"]:
-            yield _completion_line(row, texts)
+            yield completion_line(row["problem_id"], row["prompt_ids"], _response(row), texts)
 
 
 def kto_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
     """Yields all paths of a tree with their labels (TRL: unpaired preference)."""
     for row in tree:
-        yield _completion_line(row, texts) | {"label": row["correct"]}
+        line = completion_line(row["problem_id"], row["prompt_ids"], _response(row), texts)
+        yield line | {"label": row["correct"]}
 
 
 def dpo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
@@ -214,13 +215,13 @@ def _value_after(row: Row, step: int) -> float:
     return value
 
 
-def _completion_line(row: Row, texts: Texts) -> Line:
-    ids = _response(row)
+def completion_line(problem_id: str, prompt: list[int], ids: list[int], texts: Texts) -> Line:
+    """Returns a prompt with a response, texts and token ids (TRL: prompt-completion)."""
     return {
-        "prompt": texts.decode(row["prompt_ids"]),
+        "prompt": texts.decode(prompt),
         "completion": texts.completion(ids),
-        "problem_id": row["problem_id"],
-        "prompt_token_ids": row["prompt_ids"],
+        "problem_id": problem_id,
+        "prompt_token_ids": prompt,
         "completion_token_ids": ids,
     }
 
@@ -295,6 +296,47 @@ def config_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.config.json")
 
 
+def open_texts(policy: str, answer_formats: Sequence[AnswerFormat] = ()) -> Texts:
+    """Loads the tokenizer of a policy.
+
+    Args:
+        policy: Folder or Hub id.
+        answer_formats: See `Texts`.
+
+    Raises:
+        InputError: If there is none.
+    """
+    with naming("--tokenizer"):
+        tokenizer = load_tokenizer(policy)
+        return Texts(tokenizer, stop_token_ids(policy, tokenizer), answer_formats)
+
+
+def bind_output(args: Any, digest: str | None, known: Mapping[str, Any] | None = None) -> bool:
+    """Saves the settings of a file of lines beside it, or compares them with those there.
+
+    Args:
+        args: Flags of the command, a dataclass with `output` and `tokenizer`.
+        digest: Digest of its input.
+        known: What else the lines are of.
+
+    Returns:
+        Whether the file is still to be made.
+
+    Raises:
+        InputError: If the file is there, with other settings.
+    """
+    contents = {"input": digest, "tokenizer": fingerprint(args.tokenizer, TOKENIZER_FILES)}
+    with naming("--output", OSError):
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        advice = "Give these lines another --output, or delete the file"
+        file = SettingsFile(config_path(args.output), args.output, advice, free_flags(args))
+        is_new = not args.output.exists()
+        file.bind(Settings({**as_json(args), **(known or {})}, contents), is_new)
+    if not is_new:
+        print(f"{args.output} is complete already")
+    return is_new
+
+
 def write_lines(args: ExportArgs, rows: Iterator[Row], texts: Texts) -> tuple[int, int, int]:
     """Writes the file, whole or not at all.
 
@@ -328,27 +370,15 @@ def run(args: ExportArgs) -> None:
         InputError: If something that was given can't be used.
     """
     known = recorded(args.input)
-    policy = args.tokenizer or known.get("model")
-    if policy is None:
+    args = replace(args, tokenizer=args.tokenizer or known.get("model"))
+    if args.tokenizer is None:
         raise InputError("--tokenizer is needed: name the policy that made the trees")
-    args = replace(args, tokenizer=policy)
     answer_format = known.get("answer_format")
     formats = [ANSWER_FORMATS[answer_format]] if answer_format in ANSWER_FORMATS else ANY_FORMAT
-    with naming("--tokenizer"):
-        tokenizer = load_tokenizer(policy)
-        texts = Texts(tokenizer, stop_token_ids(policy, tokenizer), formats)
+    texts = open_texts(args.tokenizer, formats)
     read, digest = open_rows(args)
-    contents = {"input": digest, "tokenizer": fingerprint(policy, TOKENIZER_FILES)}
-    with naming("--output", OSError):
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        advice = "Give this export another --output, or delete the file"
-        file = SettingsFile(config_path(args.output), args.output, advice, free={"output"})
-        is_new = not args.output.exists()
-        # The format of the answers is for who reads the lines; older files are without it.
-        flags = as_json(args) | ({"answer_format": answer_format} if answer_format else {})
-        file.bind(Settings(flags, contents), is_new)
-    if not is_new:
-        print(f"{args.output} is complete already")
+    # The format of the answers is for who reads the lines; older files are without it.
+    if not bind_output(args, digest, {"answer_format": answer_format} if answer_format else {}):
         return
     num_lines, num_paths, num_trees = write_lines(args, read(), texts)
     print(

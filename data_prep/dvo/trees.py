@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from data_prep.cuts import check_delimiter
 from data_prep.dvo.summary import TreeSummary
 from data_prep.sampling import Policy, ResponseSampling, load_policy
 from dvo_lib.trees import (
@@ -101,12 +102,7 @@ class TreesArgs(ProblemFlags):
         self.tree.check()
         self.sampling.check()
         at_least(1, max_step_tokens=self.max_step_tokens, window=self.window)
-        if not self.step_delimiter:
-            raise InputError("--step_delimiter must not be empty")
-        if "\\n" in self.step_delimiter:  # no step would ever end
-            raise InputError(
-                "--step_delimiter has a backslash and an n: bash writes a newline $'\\n'"
-            )
+        check_delimiter(self.step_delimiter)
         parse_shard(self.shard or "0/1")
 
     @property
