@@ -221,7 +221,7 @@ class RunLog(TrainerCallback):
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:  # the summary at the end
             return
-        counts = self._counts()
+        counts = self.counts()
         step = state.global_step
         if self._tracker is not None:
             metrics = {name: value for name, value in logs.items() if name != "num_tokens"}
@@ -239,7 +239,7 @@ class RunLog(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Marks a checkpoint as complete, with the tokens up to there."""
-        counts = self._counts()  # waits for the files of all processes, too
+        counts = self.counts()  # waits for the files of all processes, too
         if self._processes.rank == 0:
             write_json(
                 self._args.folder / f"checkpoint-{state.global_step}" / COMPLETE_FILE, counts
@@ -251,7 +251,8 @@ class RunLog(TrainerCallback):
         if self._tracker is not None:
             self._tracker.close()
 
-    def _counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
+        """Returns the tokens of the run so far, of all processes; every process calls this."""
         own = self._trainer.counts
         total = self._processes.sum(torch.tensor([own.trained, own.read])).tolist()
         return {name: self._before[name] + total[i] for i, name in enumerate(self._before)}
@@ -402,6 +403,7 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
                 "from there"
             )
         return
+    trained = log.counts()["trained"]
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if is_main:
         final = args.folder / FINAL_FOLDER
@@ -409,7 +411,8 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
             write_model(temporary, config, weights, type(model))
             write_files(temporary, policy.files)
             write_checksums(temporary)
-        print(f"the final policy is in {final}")
+        steps = trainer.state.global_step
+        print(f"the final policy is in {final}: {steps:,} steps, {trained:,} trained tokens")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> TrlArgs:
