@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_prep.dvo import export, paths, reference
+from data_prep.dvo import export, paths, reference, sft
 
 
 def test_trees_become_lines_for_a_trainer(tree_file, tiny_policy, tmp_path, capsys):
@@ -21,7 +21,7 @@ def test_trees_become_lines_for_a_trainer(tree_file, tiny_policy, tmp_path, caps
     assert (settings["format"], settings["tokenizer"]) == ("kto", str(tiny_policy))
 
 
-@pytest.mark.parametrize("module", [paths, reference, export])
+@pytest.mark.parametrize("module", [paths, reference, export, sft])
 def test_bad_input_is_one_line(module, tmp_path, capsys):
     flags = ["--input", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
     if module is reference:
