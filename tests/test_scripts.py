@@ -20,11 +20,11 @@ import train_dvo
 from classifier_lib import score
 from classifier_lib.training.args import TrainArgs, check_flags
 from data_prep import clean, label, roll_in, roll_out
-from data_prep.dvo import export, paths, reference, trees
+from data_prep.dvo import export, paths, reference, sft, trees
 from data_prep.toy import problems
 from dvo_lib import args as dvo_args
 from run_lib.commands import InputError, parse_command_line
-from scripts import compare_runs, mean_of_runs
+from scripts import compare_runs, mean_of_runs, trl_train
 from scripts.bench import scheduling
 from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
@@ -158,6 +158,78 @@ def test_train_runs_the_published_training_and_passes_arguments_on(published_scr
     assert parse() == train_classifier.parse_args(published.split())
     args = parse("--run_name", "mine", "--no_push_to_hub")
     assert (args.run_name, args.hub.push_to_hub) == ("mine", False)
+
+
+@pytest.fixture
+def baselines(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
+    """Runs dvo_baselines.sh with a Python that prints its calls; returns the status and these."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copytree(ROOT / "scripts" / "lib", tmp_path / "scripts" / "lib")
+    script = shutil.copy(ROOT / "scripts" / "dvo_baselines.sh", tmp_path / "scripts")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "call $*"\n')
+    python.chmod(0o755)
+
+    def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            [script, *arguments],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, [
+            x for x in done.stdout.splitlines() if x.startswith(("call", "dvo"))
+        ]
+
+    return run
+
+
+def test_the_baselines_are_trained_on_data_of_the_same_trees(baselines):
+    status, calls = baselines("data", "policy", "out", "--max_lr", "1e-4", NPROC_PER_NODE="2")
+    assert (status, len(calls)) == (0, 8)
+    methods = {"rft": "sft", "dpo": "dpo", "kto": "kto", "step_dpo": "dpo"}
+    for (name, method), exporting, training in zip(
+        methods.items(), calls[::2], calls[1::2], strict=True
+    ):
+        (flags,) = commands(exporting, "data_prep.dvo export")
+        made = parse_command_line(export.ExportArgs, "export", None, flags)
+        assert (made.input, made.tokenizer, made.format) == (Path("data"), "policy", name)
+        assert "torch.distributed.run --standalone --nproc_per_node 2 -m scripts." in training
+        (flags,) = commands(training, "scripts.trl_train")
+        args = trl_train.parse_args(flags)
+        assert (args.method, args.data_path, args.model_path) == (method, made.output, "policy")
+        assert (args.folder, args.max_lr) == (Path("out") / name, 1e-4)
+
+
+def test_some_of_the_baselines_can_be_chosen(baselines):
+    status, calls = baselines("data", "policy", "out", BASELINES="kto")
+    assert (status, len(calls)) == (0, 2)
+    assert "--format kto" in calls[0]
+
+
+def test_the_baselines_need_data_and_a_policy(baselines):
+    error = "dvo_baselines.sh: error: "
+    message = f"{error}expected DATA POLICY OUTPUT, the first three arguments"
+    assert baselines("data", "policy") == (2, [message])
+    assert baselines("data", "policy", "out", BASELINES="ppo") == (
+        2,
+        [f"{error}BASELINES: ppo is none of rft, dpo, kto and step_dpo"],
+    )
+
+
+def test_the_baselines_of_the_documentation_parse():
+    header = re.sub(
+        "^# ?", "", (ROOT / "scripts" / "dvo_baselines.sh").read_text(), flags=re.MULTILINE
+    )
+    text = joined(DOCUMENTATION + header)
+    found = re.findall(r"scripts/dvo_baselines\.sh (?:\S+ ){2}\S+(.*)", text)
+    assert len(found) == 3
+    needed = "--method kto --run_name r --data_path d --model_path m"
+    for flags in found:
+        trl_train.parse_args([*needed.split(), *flags.split()]).check(world_size=1)
 
 
 @pytest.mark.parametrize(
@@ -373,17 +445,20 @@ OTHERS = {
     "data_prep.dvo paths": paths.PathsArgs,
     "data_prep.dvo reference": reference.ReferenceArgs,
     "data_prep.dvo export": export.ExportArgs,
+    "data_prep.dvo sft": sft.SftArgs,
     "data_prep.toy.problems": problems.ProblemsConfig,
     "scripts.bench.scheduling": scheduling.Args,
     "scripts.compare_runs": compare_runs.Args,
     "scripts.mean_of_runs": mean_of_runs.Args,
+    "scripts.trl_train": trl_train.TrlArgs,
     "search_lib.results.summary": summary.Args,
 }
 
 
 @pytest.mark.parametrize("module", OTHERS)
 def test_the_other_commands_of_the_documentation_parse(module):
-    found = commands(DOCUMENTATION + trees.__doc__, module)
+    docstrings = trees.__doc__ + sft.__doc__ + trl_train.__doc__
+    found = commands(DOCUMENTATION + docstrings, module)
     assert found
     for arguments in found:
         parse_command_line(OTHERS[module], module, None, arguments)
@@ -407,7 +482,7 @@ def test_the_merge_of_shards_of_the_documentation_parses():
 def test_every_command_of_the_documentation_is_parsed_by_a_test():
     programs = {
         *("inference_eval.py", "train_classifier.py", "train_dvo.py"),
-        "scripts/train_multinode.sh",
+        *("scripts/train_multinode.sh", "scripts/dvo_baselines.sh"),
         *("scripts/search_slurm.sh", "scripts/quickstart.sh", "scripts/test.sh"),
         *(f"data_prep.{stage}" for stage in STAGES),
         *("search_lib.results.shards", *(name.split()[0] for name in OTHERS)),
