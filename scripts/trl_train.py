@@ -43,6 +43,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from classifier_lib.training.checkpoint_folders import FINAL_FOLDER
 from classifier_lib.training.checkpoints import checkpoint_errors, write_model
 from classifier_lib.training.run_folder import CONFIG_FILE, locked, run_settings
+from data_prep.sampling import Policy, load_policy
 from dvo_lib.policy import load_causal_lm
 from dvo_lib.token_lines import LineReader, Method, TokenLines
 from loggers import open_trackers
@@ -57,17 +58,14 @@ from run_lib.commands import (
     run_command,
 )
 from run_lib.files import atomic_folder, read_json, write_files, write_json
-from run_lib.hub import (
-    check_vocabulary,
-    load_config,
-    load_tokenizer,
-    quiet_transformers,
-    read_tokenizer,
-)
+from run_lib.hub import check_vocabulary, quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, distributed
 from run_lib.settings import SettingsFile, free, free_flags
 
 PROGRAM = "scripts.trl_train"
+
+CHECKPOINTS = "checkpoint-*"
+"""Folders of checkpoints, as transformers names them."""
 
 COMPLETE_FILE = "complete.json"
 """Written last into a checkpoint: without it the checkpoint is what a killed process left."""
@@ -148,21 +146,6 @@ class TrlArgs:
     def folder(self) -> Path:
         """Folder of the run."""
         return self.output_dir / self.run_name
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy without its weights.
-
-    Attributes:
-        tokenizer: Its tokenizer.
-        config: Its configuration.
-        files: Files that training leaves as they are, by name.
-    """
-
-    tokenizer: Any
-    config: Any
-    files: dict[str, bytes]
 
 
 class RunLog(TrainerCallback):
@@ -258,15 +241,15 @@ class RunLog(TrainerCallback):
         return {name: self._before[name] + total[i] for i, name in enumerate(self._before)}
 
 
-def checkpoints_of(folder: Path) -> list[Path]:
-    """Returns the complete checkpoints of a run, oldest first, and removes incomplete ones."""
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Returns the newest complete checkpoint of a run, and removes incomplete ones."""
     complete = []
-    for path in folder.glob("checkpoint-*"):
+    for path in folder.glob(CHECKPOINTS):
         if (path / COMPLETE_FILE).is_file():
             complete.append(path)
         else:
             shutil.rmtree(path)
-    return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 @contextlib.contextmanager
@@ -285,33 +268,16 @@ def open_run(args: TrlArgs, processes: Processes) -> Iterator[tuple[bool, Path |
         def find() -> tuple[bool, Path | None]:
             stack.enter_context(locked(args.folder))
             is_finished = (args.folder / FINAL_FOLDER).exists()
-            found = [] if is_finished else checkpoints_of(args.folder)
-            file = SettingsFile(
-                args.folder / CONFIG_FILE,
-                args.folder,
-                "Use another --run_name for another run",
-                free_flags(args),
-            )
-            if is_finished or found:
-                file.check(settings)
-            return is_finished, found[-1] if found else None
+            if is_finished or any(args.folder.glob(CHECKPOINTS)):
+                SettingsFile(
+                    args.folder / CONFIG_FILE,
+                    args.folder,
+                    "Use another --run_name for another run",
+                    free_flags(args),
+                ).check(settings)
+            return is_finished, None if is_finished else newest_checkpoint(args.folder)
 
         yield processes.on_main(find)
-
-
-def load_policy(args: TrlArgs) -> Policy:
-    """Loads all of the policy but its weights.
-
-    Raises:
-        InputError: If there is none.
-    """
-    with naming("--model_path"):
-        config = load_config(args.model_path)
-        tokenizer = load_tokenizer(args.model_path)
-        files = read_tokenizer(args.model_path)
-    with naming(f"--model_path {args.model_path}:"):
-        check_vocabulary(tokenizer, config.vocab_size)
-    return Policy(tokenizer, config, files)
 
 
 def read_lines(args: TrlArgs, policy: Policy) -> TokenLines:
@@ -320,14 +286,13 @@ def read_lines(args: TrlArgs, policy: Policy) -> TokenLines:
     Raises:
         InputError: Naming the line at fault.
     """
-    context = policy.config.max_position_embeddings
-    if args.max_length is not None and args.max_length > context:
+    if args.max_length is not None and args.max_length > policy.context:
         raise InputError(
             f"--max_length {args.max_length} is more than the context of {args.model_path}, "
-            f"{context} tokens"
+            f"{policy.context} tokens"
         )
-    max_length = args.max_length or context
-    reader = LineReader(args.method, policy.tokenizer, policy.config.vocab_size, max_length)
+    max_length = args.max_length or policy.context
+    reader = LineReader(args.method, policy.tokenizer, policy.vocab_size, max_length)
     with naming("--data_path", OSError):
         return reader.read(args.data_path)
 
@@ -354,13 +319,17 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
     from dvo_lib.trl_trainers import TrlSettings, build_trainer
 
     is_main = processes.rank == 0
-    policy = load_policy(args)
+    policy = load_policy(args.model_path, "--model_path")
+    with naming(f"--model_path {args.model_path}:"):
+        check_vocabulary(policy.tokenizer, policy.vocab_size)
     lines = read_lines(args, policy)
     with naming("--model_path"):
+        files = read_tokenizer(args.model_path)
         model = load_causal_lm(args.model_path, "sdpa", torch.float32)
+    # TRL changes both.
     config, generation = copy.deepcopy(model.config), model.generation_config
     if generation is not None:
-        policy.files["generation_config.json"] = generation.to_json_string().encode()
+        files["generation_config.json"] = generation.to_json_string().encode()
     document = run_settings(args).document()  # type: ignore[arg-type]
     if is_main:
         write_json(args.folder / CONFIG_FILE, document)
@@ -409,7 +378,7 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
         final = args.folder / FINAL_FOLDER
         with checkpoint_errors(f"saving {final} failed"), atomic_folder(final) as temporary:
             write_model(temporary, config, weights, type(model))
-            write_files(temporary, policy.files)
+            write_files(temporary, files)
             write_checksums(temporary)
         steps = trainer.state.global_step
         print(f"the final policy is in {final}: {steps:,} steps, {trained:,} trained tokens")

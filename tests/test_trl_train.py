@@ -171,7 +171,7 @@ def error(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
         ({"max_length": 999}, "--max_length 999 is more than the context of"),
         ({"max_length": 3}, "has 12 lines, all longer than 3 tokens"),
         ({"data_path": "none.jsonl"}, "--data_path [Errno 2] No such file or directory: 'none.js"),
-        ({"model_path": "./none"}, "--model_path ./none: no model could be found"),
+        ({"model_path": "./none"}, "--model_path ./none: no tokenizer could be loaded"),
     ],
 )
 def test_bad_input_is_one_line(flags, error, tmp_path, changes, message):
@@ -182,6 +182,14 @@ def test_bad_input_is_one_line(flags, error, tmp_path, changes, message):
 def test_other_settings_are_refused(finished, flags, error):
     line = error(flags(finished.parent, beta=0.5))
     assert "was made with other settings: --beta (was 0.1, now 0.5). Use another --run_name" in line
+
+
+def test_the_checkpoints_of_somebody_else_are_left_alone(flags, error, tmp_path):
+    (tmp_path / "run" / "checkpoint-7").mkdir(parents=True)
+    assert "no config.json beside it says what it is of; it was left alone" in error(
+        flags(tmp_path)
+    )
+    assert (tmp_path / "run" / "checkpoint-7").is_dir()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(flags, tmp_path, capsys):
