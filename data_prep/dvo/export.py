@@ -8,7 +8,7 @@ python -m data_prep.dvo export --input outputs/dvo/data --output dpo.jsonl --for
 | `rft` | a right path | `prompt, completion` |
 | `kto` | a path | `prompt, completion, label` |
 | `dpo` | a right and a wrong path of one tree, the first of each, the second of each, ... | `prompt, chosen, rejected` |
-| `step_dpo` | the place where a right and a wrong path part, if the right one's step has the larger value | `prompt` with the shared steps, `chosen` and `rejected` next steps |
+| `step_dpo` | the place where a right and a wrong path part, if the right one's step has the larger value; at most four of a tree | `prompt` with the shared steps, `chosen` and `rejected` next steps |
 
 A prompt is the full text that the policy read, with its role tokens; nothing is left for a chat
 template to do. The token ids are there, too, in columns that TRL ignores: `prompt_token_ids`, and
@@ -50,6 +50,8 @@ WINDOW_ROWS = 1024
 
 ANY_FORMAT = (ANSWER_FORMATS["final_answer"], ANSWER_FORMATS["boxed"])
 """How answers are found where nothing says how the trees found them."""
+STEP_PAIRS = 4
+"""Most pairs of a tree in `step_dpo`, as in the paper (Appendix C)."""
 
 FormatName = Literal["dvo", "rft", "dpo", "kto", "step_dpo"]
 Line = dict[str, Any]
@@ -176,20 +178,25 @@ def step_dpo_lines(tree: list[Row], texts: Texts) -> Iterator[Line]:
     """Yields pairs of steps with which a right and a wrong path part (TRL: preference).
 
     A step of a right path may be worse than one of a wrong path. Such pairs are left out: the
-    chosen step has the larger value.
+    chosen step has the larger value. Of more than `STEP_PAIRS` those of the largest differences
+    are taken.
     """
-    seen: set[tuple[tuple[int, ...], ...]] = set()
+    pairs: dict[tuple[tuple[int, ...], ...], tuple[float, Line]] = {}
     for right, wrong in product(*_sides(tree)):
         steps = zip(right["step_ids"], wrong["step_ids"], strict=False)
         place = next((i for i, (chosen, rejected) in enumerate(steps) if chosen != rejected), None)
-        if place is None or _value_after(right, place) <= _value_after(wrong, place):
+        if place is None:
+            continue
+        gap = _value_after(right, place) - _value_after(wrong, place)
+        if gap <= 0:
             continue
         shared = [*right["prompt_ids"], *chain.from_iterable(right["step_ids"][:place])]
         chosen, rejected = right["step_ids"][place], wrong["step_ids"][place]
         key = tuple(shared), tuple(chosen), tuple(rejected)
-        if key not in seen:
-            seen.add(key)
-            yield _pair_line(right["problem_id"], shared, chosen, rejected, texts)
+        line = _pair_line(right["problem_id"], shared, chosen, rejected, texts)
+        pairs.setdefault(key, (gap, line))
+    taken = sorted(pairs, key=lambda key: -pairs[key][0])[:STEP_PAIRS]
+    yield from (line for key, (_, line) in pairs.items() if key in taken)
 
 
 FORMATS: dict[FormatName, Callable[[list[Row], Texts], Iterator[Line]]] = {

@@ -177,6 +177,15 @@ def test_step_dpo_never_prefers_a_step_of_less_value(texts):
     assert list(export.step_dpo_lines(tree, texts)) == []
 
 
+def test_step_dpo_takes_the_four_pairs_of_the_largest_differences(texts):
+    values = [0.1, -0.8, 0.0, -0.3, 0.4, -0.2]
+    wrong = [make_row(n, [[20 + n], [2]], [0.0, v], -1.0) for n, v in enumerate(values, start=1)]
+    tree = [make_row(0, [[20], [1]], [0.0, 0.5], 1.0), *wrong]
+    assert ids_of(export.step_dpo_lines(tree, texts)) == [
+        ([1], [20], [20 + n]) for n in (2, 3, 4, 6)
+    ]
+
+
 def test_step_dpo_lines_of_a_data_set_are_steps_of_its_trees(data_folder, tmp_path, texts):
     lines = export_lines(data_folder, tmp_path / "out.jsonl", format="step_dpo")
     steps = {
