@@ -5,13 +5,14 @@ token ids already (`dvo_lib.token_lines`), and go to the collators of TRL as the
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
@@ -35,9 +36,10 @@ class TrlSettings:
         beta: Strength of the reference in DPO and KTO.
         max_lr: Largest learning rate.
         warmup_ratio: Share of the steps that is linear warm-up.
-        num_epochs: Passes over the data.
+        num_steps: Optimizer steps.
+        total_batch_size: Lines in one, over all processes.
+        micro_batch_size: Lines in a micro batch of a process.
         accumulation: Micro batches of a process in a step.
-        micro_batch_size: Lines in one.
         seed: Seed of the order of the data.
     """
 
@@ -45,9 +47,10 @@ class TrlSettings:
     beta: float
     max_lr: float
     warmup_ratio: float
-    num_epochs: int
-    accumulation: int
+    num_steps: int
+    total_batch_size: int
     micro_batch_size: int
+    accumulation: int
     seed: int
 
 
@@ -144,7 +147,9 @@ def build_trainer(
     is_on_gpu = torch.cuda.is_available()
     common: dict[str, Any] = {
         "output_dir": str(output),
-        "num_train_epochs": settings.num_epochs,
+        # The rows of all passes, in the order in which they come.
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": settings.micro_batch_size,
         "gradient_accumulation_steps": settings.accumulation,
         "learning_rate": settings.max_lr,
@@ -161,6 +166,7 @@ def build_trainer(
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         **arguments,
     }
+    lines = in_order(lines, settings)
     if settings.method == "sft":
         return SftOnTokenIds(
             model,
@@ -175,16 +181,32 @@ def build_trainer(
             model,
             reference,
             DPOConfig(**common),
-            train_dataset=_dpo_rows(lines),
+            train_dataset=_id_rows(lines),
             processing_class=tokenizer,
         )
     return KtoOnTokenIds(
         model,
         reference,
         KTOConfig(desirable_weight=DESIRABLE_WEIGHT, **common),
-        train_dataset=_kto_rows(lines, settings.micro_batch_size, settings.seed),
+        train_dataset=_kto_rows(lines, settings.micro_batch_size),
         processing_class=tokenizer,
     )
+
+
+def in_order(lines: TokenLines, settings: TrlSettings) -> TokenLines:
+    """Returns the lines of all steps: pass after pass, each in an order of its own.
+
+    Batches are whole, so that a step is the same for any number of processes: the trainer itself
+    would have a smaller one at the end of a pass, and fill it up where it has several processes.
+    """
+    count = settings.num_steps * settings.total_batch_size
+    passes = [
+        np.random.default_rng([settings.seed, number]).permutation(len(lines))
+        for number in range(math.ceil(count / len(lines)))
+    ]
+    order = np.concatenate(passes)[:count]
+    columns = {name: [column[i] for i in order] for name, column in lines.columns.items()}
+    return TokenLines(columns, lines.num_left_out)
 
 
 def _sft_rows(lines: TokenLines) -> Dataset:
@@ -202,30 +224,23 @@ def _sft_rows(lines: TokenLines) -> Dataset:
     )
 
 
-def _dpo_rows(lines: TokenLines) -> Dataset:
+def _id_rows(lines: TokenLines) -> Dataset:
     return Dataset.from_dict(
         {name.replace("_token", ""): column for name, column in lines.columns.items()}
     )
 
 
-def _kto_rows(lines: TokenLines, micro_batch_size: int, seed: int) -> Dataset:
+def _kto_rows(lines: TokenLines, micro_batch_size: int) -> Dataset:
     """Returns rows for KTO, with the mismatched completions of which it estimates the KL.
 
-    As in TRL, row i of a micro batch gets the completion of row i - 1, and the trainer keeps the
-    order of the rows so that micro batches stay what they are here. In a file the paths of a tree
-    are neighbours, with one prompt for all: they are shuffled, or no completion would be
-    mismatched.
+    As in TRL, a row of a micro batch gets the completion of the row before it. In a file the paths
+    of a tree are neighbours, with one prompt for all, and no completion would be mismatched: it is
+    the order of `in_order` that makes them so.
     """
-    order = np.random.default_rng(seed).permutation(len(lines))
-    rows = {
-        name.replace("_token", ""): [column[i] for i in order]
-        for name, column in lines.columns.items()
-    }
-    completions = rows["completion_ids"]
-    rows["KL_completion_ids"] = [
-        completions[last]
+    completions = lines.columns["completion_token_ids"]
+    mismatched = [
+        completions[start + (place - 1) % micro_batch_size]
         for start in range(0, len(completions), micro_batch_size)
-        for stop in [min(start + micro_batch_size, len(completions))]
-        for last in [stop - 1, *range(start, stop - 1)]
+        for place in range(micro_batch_size)
     ]
-    return Dataset.from_dict(rows)
+    return _id_rows(lines).add_column("KL_completion_ids", mismatched, feature=List(Value("int32")))

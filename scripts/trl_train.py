@@ -93,7 +93,8 @@ class TrlArgs:
     beta: float = 0.1
     """Temperature of the regularization towards the reference policy, for dpo and kto."""
     num_epochs: int = 3
-    """Passes over the data; the paper has 1 for the supervised training before round one."""
+    """Passes over the data: as many steps as they have whole batches. The paper has 1 for the
+    supervised training before round one."""
     total_batch_size: int = 128
     """Lines in an optimizer step, over all processes. The paper has 128 for its supervised
     training, and says none for the baselines."""
@@ -158,6 +159,7 @@ class RunLog(TrainerCallback):
         processes: The processes of the run.
         stop: Tells whether this one was told to stop.
         counts: Tokens of the run before this start, by name.
+        num_lines: Lines of the data.
     """
 
     def __init__(
@@ -168,12 +170,14 @@ class RunLog(TrainerCallback):
         processes: Processes,
         stop: StopRequest,
         counts: dict[str, int],
+        num_lines: int,
     ):
         self._args = args
         self._trainer = trainer
         self._processes = processes
         self._stop = stop
         self._before = counts
+        self._num_lines = num_lines
         is_main = processes.rank == 0
         self._tracker = open_trackers(args.folder, config) if is_main else None
         self._bar = tqdm(unit="step", disable=None if is_main else True)
@@ -209,6 +213,7 @@ class RunLog(TrainerCallback):
         if self._tracker is not None:
             metrics = {name: value for name, value in logs.items() if name != "num_tokens"}
             metrics["lr"] = metrics.pop("learning_rate")
+            metrics["epoch"] = step * self._args.total_batch_size / self._num_lines
             metrics |= {f"tokens/{name}": count for name, count in counts.items()}
             self._tracker.log({f"train/{name}": value for name, value in metrics.items()}, step)
             tqdm.write(
@@ -323,6 +328,12 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
     with naming(f"--model_path {args.model_path}:"):
         check_vocabulary(policy.tokenizer, policy.vocab_size)
     lines = read_lines(args, policy)
+    num_steps = args.num_epochs * len(lines) // args.total_batch_size
+    if not num_steps:
+        raise InputError(
+            f"--total_batch_size {args.total_batch_size} is more than --num_epochs "
+            f"{args.num_epochs} x the {len(lines)} lines of --data_path {args.data_path}"
+        )
     with naming("--model_path"):
         files = read_tokenizer(args.model_path)
         model = load_causal_lm(args.model_path, "sdpa", torch.float32)
@@ -338,9 +349,10 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
         args.beta,
         args.max_lr,
         args.warmup_ratio,
-        args.num_epochs,
-        args.total_batch_size // (args.micro_batch_size * processes.world_size),
+        num_steps,
+        args.total_batch_size,
         args.micro_batch_size,
+        args.total_batch_size // (args.micro_batch_size * processes.world_size),
         args.seed,
     )
     trainer = build_trainer(
@@ -358,7 +370,7 @@ def run(args: TrlArgs, checkpoint: Path | None, processes: Processes, stop: Stop
         "trained": 0,
         "read": 0,
     }
-    log = RunLog(args, document, trainer, processes, stop, counts)
+    log = RunLog(args, document, trainer, processes, stop, counts, len(lines))
     trainer.add_callback(log)
     if is_main:
         start = f"resuming from {checkpoint}" if checkpoint else "starting"

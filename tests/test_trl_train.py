@@ -80,6 +80,7 @@ def test_metrics_tell_the_steps_and_the_tokens(finished, lines):
     assert [line["step"] for line in metrics] == list(range(1, NUM_STEPS + 1))
     assert metrics[0]["train/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert metrics[-1]["train/loss"] < 0.69
+    assert metrics[-1]["train/epoch"] == NUM_EPOCHS
     trained = sum(len(line["chosen_token_ids"]) + len(line["rejected_token_ids"]) for line in lines)
     prompts = sum(2 * len(line["prompt_token_ids"]) for line in lines)
     assert metrics[-1]["train/tokens/trained"] == NUM_EPOCHS * trained
@@ -170,6 +171,10 @@ def error(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
         ({"method": "kto"}, "line 1: no column completion_token_ids, label: --method kto needs"),
         ({"max_length": 999}, "--max_length 999 is more than the context of"),
         ({"max_length": 3}, "has 12 lines, all longer than 3 tokens"),
+        (
+            {"total_batch_size": 32},
+            "--total_batch_size 32 is more than --num_epochs 2 x the 12 lines of --data_path",
+        ),
         ({"data_path": "none.jsonl"}, "--data_path [Errno 2] No such file or directory: 'none.js"),
         ({"model_path": "./none"}, "--model_path ./none: no tokenizer could be loaded"),
     ],

@@ -7,8 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from classifier_lib.training.step import learning_rate
-from dvo_lib.token_lines import LineReader
-from dvo_lib.trl_trainers import DESIRABLE_WEIGHT, TokenCounts, TrlSettings, build_trainer
+from dvo_lib.token_lines import LineReader, TokenLines
+from dvo_lib.trl_trainers import (
+    DESIRABLE_WEIGHT,
+    TokenCounts,
+    TrlSettings,
+    build_trainer,
+    in_order,
+)
 from tests.support.tiny_models import CONTEXT, save_tiny_policy
 from tests.support.token_lines import SIDES, token_lines, write_token_lines
 
@@ -35,7 +41,7 @@ def made(policy, tokenizer, tmp_path_factory):
         path = write_token_lines(folder / f"{method}.jsonl", lines)
         read = LineReader(method, tokenizer, len(tokenizer), CONTEXT).read(path)
         model = AutoModelForCausalLM.from_pretrained(policy)
-        settings = TrlSettings(method, BETA, 1e-3, 0.1, 1, 1, MICRO_BATCH, seed=3)
+        settings = TrlSettings(method, BETA, 1e-3, 0.1, 3, MICRO_BATCH, MICRO_BATCH, 1, seed=3)
         found[method] = lines, build_trainer(settings, read, model, tokenizer, folder / method)
     return found
 
@@ -218,3 +224,14 @@ def test_the_reference_is_a_model_of_its_own_without_gradients(made, method):
     assert not any(weights.requires_grad for weights in trainer.ref_model.parameters())
     own = {weights.data_ptr() for weights in trainer.model.parameters()}
     assert not own & {weights.data_ptr() for weights in trainer.ref_model.parameters()}
+
+
+def test_every_pass_has_all_lines_in_another_order_and_batches_are_whole():
+    lines = TokenLines({"prompt_token_ids": list(range(12))})
+    settings = TrlSettings("sft", 0.1, 1e-3, 0.1, 3 * 12 // 8, 8, 4, 2, seed=0)
+    order = in_order(lines, settings).columns["prompt_token_ids"]
+    assert len(order) == 32
+    passes = [order[:12], order[12:24], order[24:]]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(12))
+    assert len(set(passes[2])) == 8
+    assert passes[0] != passes[1]
