@@ -42,7 +42,9 @@ def made(policy, tokenizer, tmp_path_factory):
         read = LineReader(method, tokenizer, len(tokenizer), CONTEXT).read(path)
         model = AutoModelForCausalLM.from_pretrained(policy)
         settings = TrlSettings(method, BETA, 1e-3, 0.1, 3, MICRO_BATCH, MICRO_BATCH, 1, seed=3)
-        found[method] = lines, build_trainer(settings, read, model, tokenizer, folder / method)
+        on_cpu = {"use_cpu": True, "bf16": False}
+        trainer = build_trainer(settings, read, model, tokenizer, folder / method, **on_cpu)
+        found[method] = lines, trainer
     return found
 
 
