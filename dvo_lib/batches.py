@@ -1,13 +1,14 @@
 """Micro batches of paths: the steps of a policy's responses, with the credit of each.
 
 They are laid out as the value model's are (`classifier_lib.batches`): padded, packed, or the paths
-of one tree with their shared steps once. A shared step is trained once for each path that has it.
+of one tree with their shared steps once. A shared step is trained once for each path that has it,
+and goes through the model, its head included, once.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,15 +46,25 @@ class PathBatch(PlacedTokens):
     """S paths with their targets.
 
     Attributes:
-        predictors: LongTensor [N], for each trained token the place, among the R * T tokens, of the
-            token before it in its path, whose state predicts it.
-        trained_ids: LongTensor [N], the trained tokens.
+        predictors: LongTensor [U], for each distinct trained token the place, among the R * T
+            tokens, of the token before it, whose state predicts it.
+        trained_ids: LongTensor [U], these tokens.
+        occurrences: LongTensor [N], the trained tokens path by path, as numbers below U.
         targets: Targets of the steps.
     """
 
     predictors: torch.Tensor
     trained_ids: torch.Tensor
+    occurrences: torch.Tensor
     targets: StepTargets
+
+    def model_inputs(self, implementation: str, device: torch.device) -> dict[str, Any]:
+        """Returns the keyword arguments of `TokenLogprobs`; see `PlacedTokens`."""
+        return super().model_inputs(implementation, device) | {
+            "predictors": self.predictors.to(device, non_blocking=True),
+            "token_ids": self.trained_ids.to(device, non_blocking=True),
+            "occurrences": self.occurrences.to(device, non_blocking=True),
+        }
 
 
 def collate_paths(
@@ -70,16 +81,20 @@ def collate_paths(
     flat_ids = tokens.input_ids.flatten()
     predictors, trained = [], []
     for index, path in enumerate(paths):
-        places = tokens.sequence(index)
-        predictors.append(places[len(path.prompt) - 1 : -1])
-        trained.append(places[len(path.prompt) :])
-    trained_places = torch.from_numpy(np.concatenate(trained))
+        sequence = tokens.sequence(index)
+        predictors.append(sequence[len(path.prompt) - 1 : -1])
+        trained.append(sequence[len(path.prompt) :])
+    # A place has one token before it, whichever of its paths asks.
+    places, first, occurrences = np.unique(
+        np.concatenate(trained), return_index=True, return_inverse=True
+    )
     steps = list(chain.from_iterable(path.steps for path in paths))
-    counts = tokens.counts._replace(loss=len(trained_places))
+    counts = tokens.counts._replace(loss=len(occurrences))
     return PathBatch(
         **vars(tokens) | {"counts": counts},
-        predictors=torch.from_numpy(np.concatenate(predictors)),
-        trained_ids=flat_ids[trained_places],
+        predictors=torch.from_numpy(np.concatenate(predictors)[first]),
+        trained_ids=flat_ids[torch.from_numpy(places)],
+        occurrences=torch.from_numpy(occurrences),
         targets=StepTargets(
             tokens_per_step=torch.tensor([len(step) for step in steps]),
             steps_per_path=torch.tensor([len(path.steps) for path in paths]),

@@ -41,9 +41,7 @@ class PolicyLearner:
         device = self.processes.device
         inputs = batch.model_inputs(self.implementation, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logprobs = self.model(
-                batch.predictors.to(device), batch.trained_ids.to(device), **inputs
-            )
+            logprobs = self.model(**inputs)
         targets = batch.targets.to(device)
         loss = self.loss(logprobs, targets)
         num_terms = self.loss.count_terms(targets)

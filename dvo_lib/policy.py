@@ -37,13 +37,18 @@ class TokenLogprobs(nn.Module):
         self.model = model
 
     def forward(
-        self, predictors: torch.Tensor, token_ids: torch.Tensor, **inputs: Any
+        self,
+        predictors: torch.Tensor,
+        token_ids: torch.Tensor,
+        occurrences: torch.Tensor,
+        **inputs: Any,
     ) -> torch.Tensor:
         """Returns the log-probabilities, [N] in float32.
 
         Args:
-            predictors: LongTensor [N], places of the states that predict, among the R * T tokens.
-            token_ids: LongTensor [N], the tokens.
+            predictors: LongTensor [U], places of the states that predict, among the R * T tokens.
+            token_ids: LongTensor [U], the tokens.
+            occurrences: LongTensor [N], which of the U each log-probability is of.
             **inputs: Arguments of the decoder, for [R, T] tokens.
         """
         states = self.model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
@@ -55,7 +60,7 @@ class TokenLogprobs(nn.Module):
                 chosen.split(CHUNK_TOKENS), token_ids.split(CHUNK_TOKENS), strict=True
             )
         ]
-        return torch.cat(parts)
+        return torch.cat(parts).index_select(0, occurrences)
 
 
 def _logprobs(head: nn.Module, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

@@ -98,13 +98,8 @@ class Reference:
         for indices in self._batches(paths):
             batch = collate_paths([paths[i] for i in indices], "shared_prefix", multiple)
             targets = batch.targets.to(device)  # of references that are 0
-            sums = targets.log_ratios(
-                self._policy(
-                    batch.predictors.to(device),
-                    batch.trained_ids.to(device),
-                    **batch.model_inputs(implementation, device),
-                )
-            )
+            logprobs = self._policy(**batch.model_inputs(implementation, device))
+            sums = targets.log_ratios(logprobs)
             by_path = sums.split(targets.steps_per_path.tolist())
             found |= {i: steps.tolist() for i, steps in zip(indices, by_path, strict=True)}
             batch.free()

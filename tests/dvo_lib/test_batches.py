@@ -50,8 +50,7 @@ def policy(request) -> TokenLogprobs:
 
 
 def logprobs_of(policy: TokenLogprobs, batch) -> torch.Tensor:
-    inputs = batch.model_inputs(SEGMENTED_SDPA, CPU)
-    return policy(batch.predictors, batch.trained_ids, **inputs)
+    return policy(**batch.model_inputs(SEGMENTED_SDPA, CPU))
 
 
 def direct_logprobs(policy: TokenLogprobs, path: Path) -> list[float]:
@@ -97,6 +96,21 @@ def test_a_tree_is_laid_out_once():
     assert shared.computed == sum(nodes.values()) + sum(map(len, prompts))
     assert shared.computed < 0.6 * flat.computed
     assert shared.loss == flat.loss  # a shared step is trained once for each of its paths
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_the_head_computes_a_shared_step_once(policy, packing):
+    paths = make_paths()
+    rows = []
+    head = policy.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _head, states, _logits: rows.append(len(states[0])))
+    batch = collate_paths(paths, packing)
+    num_trained = len(logprobs_of(policy, batch))
+    hook.remove()
+    prompts = {path.prompt.tobytes(): len(path.prompt) for path in paths}
+    once = batch.counts.computed - sum(prompts.values())
+    assert num_trained == sum(len(np.concatenate(path.steps)) for path in paths)
+    assert rows == [once if packing == "shared_prefix" else num_trained]
 
 
 def loss_and_gradients(policy, parts, packing, normalize):

@@ -64,7 +64,7 @@ def test_the_last_token_of_every_step_is_trained(learner, data):
     batch = plan().load(data, range(NUM_TREES))
     learner.loss_sum(batch).backward()
     for token, number in ((END, 4 * NUM_TREES), (DELIMITER, None)):
-        is_token = batch.trained_ids == token
+        is_token = batch.trained_ids[batch.occurrences] == token
         assert number in (None, int(is_token.sum()))
         assert (kept[0].grad[is_token] != 0).all()
 
@@ -110,8 +110,7 @@ def test_the_distance_is_half_the_mean_square_of_the_log_ratios(learner, data):
     assert evaluate(shifted, data, plan())["kl"] == metrics["kl"]  # without beta
     batch = plan().load(data, range(NUM_TREES))
     with torch.no_grad():
-        inputs = batch.model_inputs(SEGMENTED_SDPA, CPU)
-        logprobs = learner.model(batch.predictors, batch.trained_ids, **inputs)
+        logprobs = learner.model(**batch.model_inputs(SEGMENTED_SDPA, CPU))
     ratios = batch.targets.log_ratios(logprobs)
     assert metrics["kl"] == pytest.approx(float(ratios.square().mean() / 2), rel=1e-5)
 
