@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -23,7 +24,8 @@ class TokenLogprobs(nn.Module):
     """A policy whose forward pass returns log-probabilities instead of logits.
 
     The logits of a whole micro batch do not fit in memory for a large vocabulary. They are computed
-    for the trained tokens alone, some at a time, and again in the backward pass.
+    for the trained tokens alone, some at a time, and all but the last of them again in the
+    backward pass.
 
     Args:
         model: A causal language model of transformers.
@@ -54,18 +56,15 @@ class TokenLogprobs(nn.Module):
         states = self.model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
         chosen = states.index_select(0, predictors)
         head = self.model.get_output_embeddings()
-        parts = [
-            checkpoint(_logprobs, head, states, tokens, use_reentrant=False)
-            for states, tokens in zip(
-                chosen.split(CHUNK_TOKENS), token_ids.split(CHUNK_TOKENS), strict=True
-            )
-        ]
+        *chunks, last = zip(chosen.split(CHUNK_TOKENS), token_ids.split(CHUNK_TOKENS), strict=True)
+        parts = [checkpoint(_logprobs, head, *chunk, use_reentrant=False) for chunk in chunks]
+        # The backward pass begins with the last chunk, so its logits may stay.
+        parts.append(_logprobs(head, *last))
         return torch.cat(parts).index_select(0, occurrences)
 
 
 def _logprobs(head: nn.Module, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    logits = head(states).float()
-    return logits.gather(1, token_ids[:, None]).squeeze(1) - logits.logsumexp(-1)
+    return -F.cross_entropy(head(states).float(), token_ids, reduction="none")
 
 
 def load_policy_config(source: str) -> PretrainedConfig:
