@@ -26,6 +26,8 @@ from scripts.bench import (
     voting,
 )
 from scripts.bench.data_loading import NUM_CUTS, draw_row
+from search_lib.strategies.mcts import TreeSettings
+from tests.support.dvo_paths import path_rows, write_paths
 from tests.support.searches import request
 
 
@@ -57,16 +59,42 @@ def test_train_step_compares_equal_steps_of_fewer_and_fewer_tokens(capsys):
 
 
 def test_dvo_training_compares_equal_steps_of_fewer_and_fewer_tokens(capsys, monkeypatch):
-    small = dvo_train.TREES["toy"]._replace(trees_per_tree=1)
-    monkeypatch.setattr(dvo_train, "TREES", {"toy": small, "paper": small._replace(num_paths=6)})
+    settings = TreeSettings(iterations=12, breadth=3)
+    small = dvo_train.TREES["toy"]._replace(settings=settings, num_steps=(2, 4))
+    kinds = {"toy": small, "paper": small._replace(alike=None)}
+    monkeypatch.setattr(dvo_train, "TREES", kinds)
     table, ratio = run(dvo_train.main, dvo_train.Args(num_trees=2, rounds=1), capsys)
-    for kind, num_paths in (("toy", "8"), ("paper", "12")):
+    gains = []
+    for kind in ("4 toy", "4 paper"):
         by_way = {row["way"]: row for row in table if row["trees"] == kind}
         padded, packed, shared = (number(by_way[way]["tokens"]) for way in dvo_train.WAYS)
         assert padded > packed > shared
         assert len({by_way[way]["loss"] for way in dvo_train.WAYS}) == 1
-        assert {row["paths"] for row in by_way.values()} == {num_paths}
-    assert ratio == number(by_way["shared_prefix"]["x more"])
+        gains.append(number(by_way["shared_prefix"]["x more"]))
+    assert ratio == min(gains)
+
+
+def test_trees_on_paper_have_the_stated_steps():
+    shape = dvo_train.TREES["paper"]._replace(settings=TreeSettings(iterations=300))
+    tree = dvo_train.grow_tree(shape, 100, seed=0)
+    lengths = [len(node.token_ids) for node in tree.nodes[1:]]
+    assert np.median(lengths) == pytest.approx(60, rel=0.1)
+    assert np.std(np.log(lengths)) == pytest.approx(0.6, abs=0.05)
+    answers = [leaf for leaf, node in enumerate(tree.nodes) if node.terminal == "answer"]
+    depths = [len(tree.path(leaf)) - 1 for leaf in answers]
+    assert min(depths) == 3
+    assert max(depths) <= 9
+    right = [tree.nodes[leaf].reward == 1 for leaf in answers]
+    assert np.mean(right) == pytest.approx(0.5, abs=0.1)
+
+
+def test_dvo_training_takes_trees_of_ones_own(capsys, tmp_path):
+    args = dvo_train.Args(num_trees=2, rounds=1, data_path=str(tmp_path / "absent"))
+    with pytest.raises(InputError, match=r"^--data_path .*absent: no such file"):
+        dvo_train.main(args)
+    file = write_paths(tmp_path / "paths.parquet", path_rows(3, 64))
+    table, _ = run(dvo_train.main, dataclasses.replace(args, data_path=str(file)), capsys)
+    assert [(row["trees"], row["paths"]) for row in table] == [("2 own", "8")] * 3
 
 
 def test_train_step_refuses_ways_that_did_different_steps():
