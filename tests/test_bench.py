@@ -300,12 +300,16 @@ def test_labelling_needs_the_number_that_its_ratio_is_of():
 
 
 def test_trees_in_a_window_are_those_of_lock_step_and_earlier_there(capsys):
-    args = trees.Args(trees=24, in_flight=(8,), iterations=6)
+    args = trees.Args(trees=24, lock_step=8, windows=(8, 12), iterations=6)
     table, ratio = run(trees.main, args, capsys)
-    assert [row["way"] for row in table] == [trees.LOCK_STEP, trees.WINDOW]
-    assert ratio == number(table[1]["x faster"]) > 1.3
-    lock_step, window = (float(row["usage"].rstrip("%")) for row in table)
-    assert 0 < lock_step < window < 8 * 5 / trees.MAX_ROWS * 100
+    assert [(row["way"], row["in flight"]) for row in table] == [
+        (trees.LOCK_STEP, "8"),
+        (trees.WINDOW, "8"),
+        (trees.WINDOW, "12"),
+    ]
+    assert ratio == number(table[2]["x faster"]) > number(table[1]["x faster"]) > 1.3
+    lock_step, equal, wide = (number(row["sequences"]) for row in table)
+    assert 0 < lock_step < equal < wide < 12 * 5
 
 
 def test_trees_refuses_ways_that_grew_different_trees(monkeypatch):
