@@ -3,7 +3,7 @@
     python -m scripts.dvo_table --folder outputs/dvo_quickstart --policies base sft rft round_1
 
 Of each policy `NAME`, FOLDER/evaluation/NAME/plain is a run of inference_eval.py with independent
-samples (`--search_type bon`), and FOLDER/evaluation/NAME/guided, if it is there, one of value-guided
+samples (`--search_type bon`), and FOLDER/evaluation/NAME/guided, if it is there, one of guided
 search. FOLDER/NAME is the run that trained it, if one did.
 """
 

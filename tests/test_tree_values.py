@@ -51,13 +51,17 @@ def test_counted_duplicates_converge_with_breadth(settings):
     assert wide < narrow / 2
 
 
-def test_the_mean_over_terminals_is_not_that_of_responses_of_several_lengths():
-    narrow, wide = (
-        measure(ARGS, "varied", replace(MEAN, breadth=breadth))[0].mean() for breadth in (5, 20)
-    )
-    assert wide > 0.8 * narrow  # a branch of longer responses holds more terminals
-    soft = measure(ARGS, "varied", SOFT)[0].mean()
-    assert soft < wide / 3
+def test_only_counted_duplicates_converge_where_responses_differ_in_length():
+    errors = {
+        (how, breadth): measure(ARGS, "varied", replace(MEAN, duplicates=how, breadth=breadth))[
+            0
+        ].mean()
+        for how in ("count", "drop")
+        for breadth in (5, 20)
+    }
+    assert errors["count", 20] < 0.6 * errors["count", 5]
+    # A branch of longer responses holds more terminals, and all count the same.
+    assert errors["drop", 20] > 0.8 * errors["drop", 5]
 
 
 def test_a_row_for_every_setting(capsys):

@@ -1,0 +1,95 @@
+"""Plots metrics of trainings, each against the passes over its data.
+
+    python -m scripts.plot_training --output implicit_reward.png \
+        --curves "DVO=outputs/dvo/round_1:train/implicit_reward/correct" \
+        "DPO=outputs/dvo/dpo:train/rewards/chosen"
+
+A curve is `label=folder:metric`: the folder of a run, and a name in its metrics.jsonl.
+"""
+
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from run_lib.commands import InputError, naming, parse_command_line, run_command
+
+PROGRAM = "scripts.plot_training"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Plot metrics of trainings."""
+
+    curves: tuple[str, ...]
+    """label=folder:metric each."""
+    output: Path
+    """The plot, a .png, .pdf or .svg file."""
+    title: str = ""
+    """Above the plot."""
+
+
+def load_curve(specification: str) -> tuple[str, list[float], list[float]]:
+    """Returns the label, the passes over the data, and the metric there.
+
+    Raises:
+        ValueError: If it is not `label=folder:metric`, or there is no such metric; begins with it
+            or its label.
+    """
+    label, _, source = specification.partition("=")
+    folder, _, metric = source.partition(":")
+    if not (label and folder and metric):
+        raise ValueError(f"{specification!r} is not of the form label=folder:metric")
+    path = Path(folder) / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{label}: there is no {path}")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # A resumed run writes some steps again: the later line counts.
+    by_step = {line["step"]: line for line in lines if metric in line and "train/epoch" in line}
+    if not by_step:
+        raise ValueError(f"{label}: {path} has no metric {metric!r}")
+    ordered = [by_step[step] for step in sorted(by_step)]
+    return label, [line["train/epoch"] for line in ordered], [line[metric] for line in ordered]
+
+
+def plot(args: Args) -> None:
+    """Writes the plot.
+
+    Raises:
+        InputError: If a curve can't be loaded.
+    """
+    with naming("--curves"):
+        curves = [load_curve(specification) for specification in args.curves]
+    if not curves:
+        raise InputError("--curves names none")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for label, epochs, values in curves:
+        axes.plot(epochs, values, label=label, linewidth=1.6)
+    axes.axhline(0, color="0.7", linewidth=0.8, zorder=1)
+    axes.set_xlabel("passes over the data")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(args.title)
+    axes.legend(frameon=False)
+    with naming("--output"):
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(args.output, dpi=150)
+    plt.close(figure)
+    print(f"plot: {args.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(Args, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: plot(args))
+
+
+if __name__ == "__main__":
+    main()
