@@ -21,7 +21,7 @@ other, the code stops, and here a class counts by the share of its responses tha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from run_lib.commands import InputError
 from search_lib.grading.answers import last_box
@@ -40,7 +40,8 @@ class AnswerRules:
         answer_of: The answer of a response: (its text, the answer in its record) -> answer or None.
         comparison: How a `Grader` compares two answers.
         group: Puts the responses of a problem into classes, and grades them.
-        is_tie: Whether a class ties with the best one: (largest summed weight, its own) -> bool.
+        is_tie: Whether a class ties with the best one: (largest summed weight, its own) -> bool;
+            numbers, or arrays of them.
         best_is_first: Whether best-of-n takes the first of several highest values, instead of one
             of them at random.
     """
@@ -49,7 +50,7 @@ class AnswerRules:
     answer_of: Callable[[str, str | None], str | None]
     comparison: Comparison
     group: Callable[[Sequence[str | None], str, Equivalence], Grouping]
-    is_tie: Callable[[float, float], bool]
+    is_tie: Callable[[Any, Any], Any]
     best_is_first: bool
 
 

@@ -1,0 +1,153 @@
+"""What stopping early would have saved, replayed from the records of a run that did not stop.
+
+The trees of a problem are counted one after the other. As soon as a rule is sure enough of the
+answer that leads, the others count as never searched.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from search_lib.results.resampling import TreeVotes
+
+
+def beta_confidence(counts: np.ndarray) -> np.ndarray:
+    """Returns the probability that the leading answer stays ahead of the second one.
+
+    With v1 and v2 responses of the two, and a uniform prior: P(X > 1/2), X ~ Beta(v1 + 1, v2 + 1).
+    For integers that is P(Y <= v1) with v1 + v2 + 1 fair coins Y.
+
+    Source: Aggarwal et al. (2023), "Let's Sample Step by Step: Adaptive-Consistency for Efficient
+    Reasoning and Coding with LLMs", the Beta criterion.
+
+    Args:
+        counts: [..., classes], responses of each class.
+    """
+    first, second = _two_largest(counts).astype(int)
+    most = int((first + second).max(initial=0)) + 1
+    return _fair_coins(1 << most.bit_length())[first + second + 1, first]
+
+
+def dirichlet_confidence(counts: np.ndarray) -> np.ndarray:
+    """Returns the probability that the leading answer is the most likely one of all seen so far.
+
+    Under a uniform prior the likelihoods are Dirichlet(v1 + 1, v2 + 1, ...), which are independent
+    Gamma variables over their sum: the integral of the leader's density times the distribution
+    functions of the others, here by the trapezoid rule. With one answer, a second one without a
+    response stands against it; with two it is `beta_confidence`.
+
+    Source: Aggarwal et al. (2023), the Dirichlet criterion.
+
+    Args:
+        counts: [..., classes], responses of each class.
+    """
+    two_at_least = np.concatenate([counts, np.zeros((*counts.shape[:-1], 2))], axis=-1)
+    ordered = -np.sort(-two_at_least, axis=-1).reshape(-1, two_at_least.shape[-1]).astype(int)
+    # Equal states are integrated once. Different ones rarely share a key, as with any 64-bit hash.
+    keys = ordered @ np.random.default_rng(0).integers(2**63, size=ordered.shape[1])
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    states = ordered[first]
+    most = int(states.max(initial=0))
+    # In the fourth root of x, densities are about as wide as each other, and vanish at 0.
+    step = 1 / (6 * max(most, 1) ** 0.25)
+    roots = np.arange(step, (most + 10 * most**0.5 + 40) ** 0.25, step)
+    log_x = 4 * np.log(roots)
+    sizes = np.arange(most + 1)[:, None]
+    log_factorials = np.concatenate([[0.0], np.log(np.arange(1, most + 1)).cumsum()])[:, None]
+    densities = np.exp(sizes * log_x - roots**4 - log_factorials)
+    below = 1 - densities.cumsum(0)
+    integrand = densities[states[:, 0]] * below[states[:, 1]] * 4 * roots**3
+    for column in states.T[2:]:
+        seen = np.flatnonzero(column)
+        integrand[seen] *= below[column[seen]]
+    return (integrand.sum(1) * step)[place].reshape(counts.shape[:-1])
+
+
+def value_mass(totals: np.ndarray) -> np.ndarray:
+    """Returns the leading answer's share of the summed values, `(W1 + 1) / (W + 2)`.
+
+    The share alone would be 1 after one response. As in Laplace's rule of succession, values count
+    as responses beside one for the leader and one against it.
+
+    Args:
+        totals: [..., classes], summed value of each class.
+    """
+    return (_two_largest(totals)[0] + 1) / (totals.sum(-1) + 2)
+
+
+class StoppingRule(NamedTuple):
+    """When to stop, and how the trees until then vote.
+
+    Attributes:
+        method: MV or WMV.
+        confidence: [..., classes] summed weights by that method -> [...] confidence in the leader.
+        thresholds: Confidences to try; 0.95 is that of adaptive consistency.
+    """
+
+    method: str
+    confidence: Callable[[np.ndarray], np.ndarray]
+    thresholds: tuple[float, ...]
+
+
+_PROBABILITIES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+STOPPING_RULES = {
+    "beta": StoppingRule("MV", beta_confidence, _PROBABILITIES),
+    "dirichlet": StoppingRule("MV", dirichlet_confidence, _PROBABILITIES),
+    "value mass": StoppingRule("WMV", value_mass, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+}
+"""Rules by name."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A problem with early stopping, along several orders of its trees.
+
+    Attributes:
+        num_trees: [thresholds, orders], trees until it stopped.
+        accuracies: [thresholds, orders], of their vote.
+    """
+
+    num_trees: np.ndarray
+    accuracies: np.ndarray
+
+
+def replay(
+    problem: TreeVotes, rule: StoppingRule, thresholds: tuple[float, ...], orders: np.ndarray
+) -> Replay:
+    """Stops at the first tree after which the confidence is above the threshold, or at the last.
+
+    Args:
+        problem: The problem.
+        rule: When to stop.
+        thresholds: Confidences to try.
+        orders: [orders, trees]. One order 0, 1, 2, ... is that of the records.
+    """
+    parts = []
+    for votes in problem.votes(rule.method, orders):
+        above = rule.confidence(votes.totals) > np.array(thresholds)[:, None, None]
+        above[:, :, -1] = True
+        last = above.argmax(2)
+        parts.append((last + 1, np.take_along_axis(votes.accuracies, last.T, axis=1).T))
+    num_trees, accuracies = zip(*parts, strict=True)
+    return Replay(np.concatenate(num_trees, axis=1), np.concatenate(accuracies, axis=1))
+
+
+def _two_largest(totals: np.ndarray) -> np.ndarray:
+    """Returns [2, ...], the largest totals; 0 where there is none."""
+    padded = np.concatenate([totals, np.zeros((*totals.shape[:-1], 2))], axis=-1)
+    return np.moveaxis(np.partition(padded, -2, axis=-1)[..., :-3:-1], -1, 0)
+
+
+@cache
+def _fair_coins(most: int) -> np.ndarray:
+    """Returns [coins, heads], the probability of at most so many heads of up to `most` coins."""
+    exactly = np.zeros((most + 1, most + 1))
+    exactly[0, 0] = 1.0
+    for coins in range(1, most + 1):
+        exactly[coins] = exactly[coins - 1] / 2
+        exactly[coins, 1:] += exactly[coins - 1, :-1] / 2
+    return exactly.cumsum(1)

@@ -1,0 +1,103 @@
+"""Early stopping against a replay step by step, and its probabilities against other ways."""
+
+import math
+
+import numpy as np
+import pytest
+
+from search_lib.results.resampling import TreeVotes, tree_orders
+from search_lib.results.stopping import (
+    STOPPING_RULES,
+    beta_confidence,
+    dirichlet_confidence,
+    replay,
+    value_mass,
+)
+from tests.support.ballots import make_problem, vote
+
+ONE_BY_ONE = (0.55, 0.7, 0.9)
+
+
+def naive_replay(problem, rule, threshold, order):
+    """(trees, accuracy): adds tree after tree, and asks after each."""
+    totals = {}
+    for count in range(1, len(order) + 1):
+        tree = order[count - 1]
+        for answer, value in zip(problem.classes[tree], problem.values[tree], strict=True):
+            if answer is not None:
+                weight = 1 if rule.method == "MV" else value
+                totals[answer] = totals.get(answer, 0) + weight
+        sure = totals and rule.confidence(np.array(sorted(totals.values()))) > threshold
+        if sure or count == len(order):
+            return count, vote(problem, rule.method, sorted(order[:count]))
+    raise AssertionError
+
+
+@pytest.mark.parametrize("rule", STOPPING_RULES.values(), ids=STOPPING_RULES)
+def test_a_replay_equals_one_step_by_step(rule):
+    stopped_early = 0
+    for seed in range(30):
+        problem = make_problem(seed, num_trees=8, per_tree=1 + seed % 2)
+        orders = tree_orders(8, num_orders=16)
+        found = replay(TreeVotes(problem), rule, ONE_BY_ONE, orders)
+        for row, threshold in enumerate(ONE_BY_ONE):
+            expected = [naive_replay(problem, rule, threshold, order) for order in orders]
+            assert found.num_trees[row].tolist() == [trees for trees, _ in expected]
+            assert found.accuracies[row] == pytest.approx([right for _, right in expected])
+            stopped_early += sum(trees < 8 for trees, _ in expected)
+    assert stopped_early
+
+
+@pytest.mark.parametrize("rule", STOPPING_RULES.values(), ids=STOPPING_RULES)
+def test_an_order_of_its_own_is_that_of_the_records(rule):
+    problem = make_problem(5, num_trees=6)
+    found = replay(TreeVotes(problem), rule, (0.7,), np.arange(6)[None])
+    expected = naive_replay(problem, rule, 0.7, list(range(6)))
+    assert (found.num_trees[0, 0], found.accuracies[0, 0]) == expected
+
+
+def test_a_threshold_that_is_never_reached_takes_all_trees():
+    problem = make_problem(0)
+    found = replay(TreeVotes(problem), STOPPING_RULES["beta"], (1.0,), tree_orders(4))
+    assert (found.num_trees == 4).all()
+    assert found.accuracies == pytest.approx(vote(problem, "MV", range(4)))
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (3, 0), (2, 2), (7, 3), (40, 25)])
+def test_the_beta_probability_is_the_integral(first, second):
+    x = np.linspace(0, 1, 200_001)
+    density = x**first * (1 - x) ** second
+
+    def area(heights):
+        return heights.sum() - (heights[0] + heights[-1]) / 2
+
+    expected = area(density[100_000:]) / area(density)
+    # A third answer plays no part, and the order of answers none.
+    counts = np.array([[second, first, 0], [0, second, first]])
+    assert beta_confidence(counts) == pytest.approx([expected, expected], abs=1e-8)
+
+
+def test_one_answer_alone_is_sure_by_powers_of_two():
+    counts = np.array([[0], [1], [2], [5]])
+    expected = [0.5, 0.75, 0.875, 1 - 0.5**6]
+    assert beta_confidence(counts) == pytest.approx(expected)
+    assert dirichlet_confidence(counts) == pytest.approx(expected, abs=1e-4)
+
+
+def test_dirichlet_of_two_answers_is_beta():
+    counts = np.array([[first, second] for first in range(30) for second in range(first + 1)])
+    assert dirichlet_confidence(counts) == pytest.approx(beta_confidence(counts), abs=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(4, 3, 3), (2, 1, 1, 1), (6, 5, 1, 0)])
+def test_dirichlet_of_more_answers_is_the_share_of_draws(counts):
+    seen = np.array([count for count in counts if count])
+    draws = np.random.default_rng(0).dirichlet(seen + 1, size=100_000)
+    share = np.mean(draws.argmax(1) == 0)
+    sampling = 4 * math.sqrt(share * (1 - share) / 100_000)
+    found = dirichlet_confidence(np.array([counts, counts[::-1]]))
+    assert found == pytest.approx([share, share], abs=sampling + 1e-4)
+
+
+def test_the_value_mass_is_the_share_beside_one_response_for_and_one_against():
+    assert value_mass(np.array([[0.5, 2.0, 0.5], [0, 0, 0]])) == pytest.approx([3 / 5, 1 / 2])
