@@ -105,14 +105,16 @@ class RunCost:
         busy = [seconds for _, seconds in self.sessions.values()]
         wall_seconds = None if None in wall else sum(s for s in wall if s is not None)
         busy_seconds = None if None in busy else sum(s for s in busy if s is not None)
+        policy_flops = forward_flops(policy, self.tokens_generated, self.contexts_generated)
+        value_flops = forward_flops(value_model, self.tokens_scored, self.contexts_scored)
         return {
             "tokens_generated": self.tokens_generated,
             "contexts_generated": self.contexts_generated,
             "tokens_scored": self.tokens_scored,
             "contexts_scored": self.contexts_scored,
             "tokens_cached": self.tokens_cached,
-            "policy_flops": _flops(policy, self.tokens_generated, self.contexts_generated),
-            "value_model_flops": _flops(value_model, self.tokens_scored, self.contexts_scored),
+            "policy_flops": policy_flops,
+            "value_model_flops": value_flops,
             "policy_size": asdict(policy) if policy else None,
             "value_model_size": asdict(value_model) if value_model else None,
             "wall_seconds": wall_seconds,
@@ -127,7 +129,14 @@ class RunCost:
         }
 
 
-def _flops(size: ModelSize | None, tokens: int | None, contexts: int | None) -> float | None:
+def forward_flops(size: ModelSize | None, tokens: int | None, contexts: int | None) -> float | None:
+    """Returns the FLOPs of a model for some tokens; None where they are not known.
+
+    Args:
+        size: The model.
+        tokens: Tokens that it computes.
+        contexts: Tokens that each of them attends to, itself included, summed.
+    """
     if tokens == 0:
         return 0.0
     if size is None or tokens is None or contexts is None:

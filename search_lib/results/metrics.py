@@ -267,6 +267,11 @@ def published_metrics(benchmark: str, rows: list[MetricRow]) -> dict[int, dict[s
     return steps
 
 
+def metrics_name(rules: AnswerRules) -> str:
+    """Returns the name of the file of metrics by some rules."""
+    return "metrics.json" if rules is STRICT else f"metrics.{rules.name}.json"
+
+
 def metrics_document(
     graded: dict[str, GradedProblem],
     rows: list[MetricRow],

@@ -1,9 +1,9 @@
 """The settings of a run: saved beside its records, compared before any are added."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from run_lib.commands import InputError
 from run_lib.settings import Settings, SettingsFile, read_document
@@ -114,6 +114,32 @@ class RunConfig:
             parse=lambda document: RunConfig._parse(document).settings,
         )
         file.bind(self.settings, not holds_something(records), self.document())
+
+
+class ProblemSet(NamedTuple):
+    """The problems of a run.
+
+    Attributes:
+        run: Name of the run in messages.
+        ids: Their ids.
+        digest: Of their contents; None if that is not known.
+    """
+
+    run: str
+    ids: Sequence[str]
+    digest: str | None
+
+
+def check_same_problems(sets: Sequence[ProblemSet]) -> None:
+    """Raises ValueError unless all runs are of the same problems; begins with the runs."""
+    first = sets[0]
+    for other in sets[1:]:
+        names = f"{first.run} and {other.run} are of different problems"
+        if list(other.ids) != list(first.ids):
+            common = len(set(first.ids) & set(other.ids))
+            raise ValueError(f"{names}: {len(first.ids)} and {len(other.ids)}, {common} in common")
+        if first.digest and other.digest and first.digest != other.digest:
+            raise ValueError(f"{names}: their ids are the same, and their texts are not")
 
 
 def holds_something(path: Path) -> bool:

@@ -27,12 +27,11 @@ from search_lib.answer_formats import ANSWER_FORMATS, Comparer
 from search_lib.answer_rules import (
     ANSWER_RULES,
     STRICT,
-    AnswerRules,
     RulesName,
     check_answers,
 )
 from search_lib.grading.references import comparable
-from search_lib.results.answers import write_answers
+from search_lib.results.answers import answers_name, write_answers
 from search_lib.results.metrics import (
     GradedProblem,
     MetricRow,
@@ -42,21 +41,12 @@ from search_lib.results.metrics import (
     format_metrics,
     grade_records,
     metrics_document,
+    metrics_name,
 )
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
 
 PROGRAM = "python -m search_lib.results.summary"
-
-
-def metrics_name(rules: AnswerRules) -> str:
-    """Returns the name of the file of metrics by some rules."""
-    return "metrics.json" if rules is STRICT else f"metrics.{rules.name}.json"
-
-
-def answers_name(rules: AnswerRules) -> str:
-    """Returns the name of the file of answers by some rules."""
-    return "answers.jsonl" if rules is STRICT else f"answers.{rules.name}.jsonl"
 
 
 def report(output_path: Path, config: RunConfig) -> list[MetricRow]:

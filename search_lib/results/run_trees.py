@@ -1,0 +1,165 @@
+"""A run as its trees: the votes of each, and what each cost. No model is loaded, and no grader."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classifier_lib.flops import ModelSize
+from run_lib.commands import InputError
+from run_lib.settings import read_document
+from search_lib.answer_rules import STRICT, AnswerRules
+from search_lib.results.answers import answers_name, read_answers
+from search_lib.results.cost import SearchCost, forward_flops
+from search_lib.results.metrics import metrics_name
+from search_lib.results.records import read_records
+from search_lib.results.resampling import TreeVotes
+from search_lib.results.run_config import ProblemSet, RunConfig
+from search_lib.voting import NEEDING_VALUES, VOTES
+
+COSTS = {
+    "budget": "budget (blocks in flight × trees, or samples)",
+    "flops": "FLOPs a problem, value model included",
+    "tokens": "generated tokens a problem",
+    "seconds": "seconds a problem, at the run's throughput",
+}
+"""What an answer costs, by name."""
+
+_UNGUIDED = re.compile("bon|random[0-9]*")
+"""Searches that need no values: their votes may."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What `metrics.json` adds to the records.
+
+    Attributes:
+        policy: Size of the policy; None if it is not known.
+        value_model: Size of the value model; None if it is not known, or there was none.
+        wall_seconds: Of the whole run; None if they are not known.
+    """
+
+    policy: ModelSize | None
+    value_model: ModelSize | None
+    wall_seconds: float | None
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> "Counted":
+        """Reads the content of `metrics.json`."""
+        cost = document["cost"]
+        sizes = cost["policy_size"], cost["value_model_size"]
+        policy, value_model = (size and ModelSize(**size) for size in sizes)
+        return cls(policy, value_model, cost["wall_seconds"])
+
+    def costs(self, cost: SearchCost) -> list[float]:
+        """Returns [tokens, FLOPs of the policy, of the value model]; NaN where not known."""
+        numbers = (
+            cost.tokens_generated,
+            forward_flops(self.policy, cost.tokens_generated, cost.contexts_generated),
+            forward_flops(self.value_model, cost.tokens_scored, cost.contexts_scored),
+        )
+        return [float("nan") if number is None else number for number in numbers]
+
+
+@dataclass(frozen=True)
+class RunTrees:
+    """The trees of a run that has ended.
+
+    Attributes:
+        name: The run, as the user named it.
+        config: Its configuration.
+        problem_ids: Ids of the complete problems.
+        votes: Their votes.
+        has_values: Whether every response has a value.
+        tokens: [problems, trees], generated tokens.
+        policy_flops: [problems, trees]; NaN where they are not known.
+        value_flops: [problems, trees], of the value model; NaN where they are not known.
+        wall_seconds: Of the whole run; None if they are not known.
+    """
+
+    name: str
+    config: RunConfig
+    problem_ids: list[str]
+    votes: list[TreeVotes]
+    has_values: bool
+    tokens: np.ndarray
+    policy_flops: np.ndarray
+    value_flops: np.ndarray
+    wall_seconds: float | None
+
+    @classmethod
+    def load(cls, run: Path, rules: AnswerRules = STRICT) -> "RunTrees":
+        """Reads a run: its answers, the values and costs of its records, the sizes of its models.
+
+        Args:
+            run: Folder of the run, or its file of records.
+            rules: Rules by which its answers were counted.
+
+        Raises:
+            InputError: If there is no such run, or it has not been counted by these rules.
+        """
+        path, config = RunConfig.find(run)
+        again = f"`python -m search_lib.results.summary {run} --answers {rules.name}` counts it"
+        graded = read_answers(path.with_name(answers_name(rules)), rules)
+        counted = read_document(path.with_name(metrics_name(rules)), Counted.parse)
+        if not graded or counted is None:
+            raise InputError(
+                f"{run}: there are no {rules.name} answers of complete problems; {again}"
+            )
+        num_trees = config.flags["num_repetitions"]
+        places = {problem_id: place for place, problem_id in enumerate(graded)}
+        for problem in graded.values():
+            problem.values = [[] for _ in range(num_trees)]
+        costs = np.full((len(graded), num_trees, 3), np.nan)
+        num_found = 0
+        for record in read_records(path):
+            if record.problem_id not in graded:
+                continue
+            problem, tree = graded[record.problem_id], record.repetition
+            if [len(record.responses)] != [len(of) for of in problem.classes[tree : tree + 1]]:
+                raise InputError(f"{run}: the answers are not those of {record.name}; {again}")
+            num_found += 1
+            problem.values[tree] = [r.value for r in record.responses if r.value is not None]
+            costs[places[record.problem_id], tree] = counted.costs(record.cost)
+        if num_found < len(graded) * num_trees:
+            raise InputError(f"{run}: there are answers of searches without a record; {again}")
+        return cls(
+            name=str(run),
+            config=config,
+            problem_ids=list(graded),
+            votes=[TreeVotes(problem) for problem in graded.values()],
+            has_values=all(problem.has_values for problem in graded.values()),
+            tokens=costs[:, :, 0],
+            policy_flops=costs[:, :, 1],
+            value_flops=costs[:, :, 2],
+            wall_seconds=counted.wall_seconds,
+        )
+
+    @property
+    def problem_set(self) -> ProblemSet:
+        """The problems, for comparison with those of another run."""
+        return ProblemSet(self.name, self.problem_ids, self.config.fingerprints.get("benchmark"))
+
+    @property
+    def methods(self) -> list[str]:
+        """The aggregations that there are."""
+        return [name for name in VOTES if self.has_values or name not in NEEDING_VALUES]
+
+    def costs(self, method: str) -> dict[str, np.ndarray]:
+        """Returns [problems, trees], what each tree cost, by name in `COSTS`; those that are known.
+
+        A majority vote over a search that no value guides is not charged with the value model, also
+        where the run had one. Seconds are shares of the run's wall time by generated tokens.
+        """
+        costs = {"budget": np.full(self.tokens.shape, float(self.config.flags["num_blocks"]))}
+        is_guided = not _UNGUIDED.fullmatch(self.config.flags["search_type"])
+        needs_values = is_guided or method in NEEDING_VALUES
+        flops = self.policy_flops + self.value_flops if needs_values else self.policy_flops
+        if not np.isnan(flops).any():
+            costs["flops"] = flops
+        costs["tokens"] = self.tokens
+        if self.wall_seconds is not None and self.tokens.sum():
+            costs["seconds"] = self.tokens * (self.wall_seconds / self.tokens.sum())
+        return costs

@@ -1,0 +1,58 @@
+"""How runs and methods are named on a command line."""
+
+from pathlib import Path
+
+import pytest
+
+from search_lib.results.selection import parse_selections
+
+
+def named(*texts):
+    return [(one.label, str(one.path), one.method) for one in parse_selections(texts)]
+
+
+def test_a_run_may_have_a_label_and_a_method():
+    assert named("runs/bon", "runs/bon:MV", "plain=runs/bon", "MV=runs/bon:MV") == [
+        ("bon", "runs/bon", None),
+        ("bon", "runs/bon", "MV"),
+        ("plain", "runs/bon", None),
+        ("MV", "runs/bon", "MV"),
+    ]
+
+
+def test_a_label_names_one_curve_if_a_method_is_given():
+    run, labelled, curve = parse_selections(["bon", "plain=bon", "best=bon:BoN"])
+    assert run.label_of("MV") == "bon MV"
+    assert labelled.label_of("MV") == "plain MV"
+    assert curve.label_of("BoN") == "best"
+
+
+def test_runs_of_one_folder_name_are_told_apart_by_their_paths():
+    assert [label for label, _, _ in named("a/run", "b/run", "c")] == ["a/run", "b/run", "c"]
+
+
+def test_signs_in_paths_that_exist_are_part_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1:MV").mkdir()
+    assert named("lr=1:MV", "lr=1:MV:BoN", "x=lr=1:MV:BoN") == [
+        ("lr=1:MV", "lr=1:MV", None),
+        ("lr=1:MV", "lr=1:MV", "BoN"),
+        ("x", "lr=1:MV", "BoN"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a:"], "'a:' is not of the form label=folder:method"),
+        ([":MV"], "':MV' is not of the form label=folder:method"),
+        (["a=:MV"], "'a=:MV' is not of the form label=folder:method"),
+        (["a:VGS"], "'a:VGS': there is no method 'VGS'; known: MV, WMV, BoN, pass@1, pass@k"),
+        (["a=b:MV", "a=c:MV"], "'a=c:MV' is there twice: give one of them another label"),
+        (["a", "a"], "'a' is there twice: give one of them another label"),
+    ],
+)
+def test_what_names_no_run_is_refused(texts, message):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 (the whole message is compared)
+        parse_selections(texts)
+    assert str(raised.value) == message
