@@ -20,7 +20,8 @@ from typing import Any
 
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.text import format_table
-from scripts.compare_runs import format_point, load_curve
+from scripts.compare import format_point, load_run
+from search_lib.results.selection import Selection
 
 PROGRAM = "scripts.dvo_table"
 
@@ -41,7 +42,7 @@ def accuracy(run: Path, method: str) -> str:
     Raises:
         ValueError: If the run has not ended, or not this method.
     """
-    _, curve, _ = load_curve(f"{run.parent.name}={run}:{method}")
+    curve = load_run(Selection(run.parent.name, run, method, True)).curves[method]
     budget = max(curve)
     return format_point(curve[budget]) + ("" if method == "pass@1" else f" @{budget}")
 

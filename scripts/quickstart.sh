@@ -54,9 +54,8 @@ in_parallel \
     bon "$search --search_type bon --output_path $out/bon/records.jsonl"
 
 stage "5/5 comparison"
-$python -m scripts.compare_runs --output $out/scaling.png --baseline MV \
-    --title "Toy task: accuracy against budget" \
-    --curves "random blocks, MV=$out/random:MV" "random blocks, WMV=$out/random:WMV" \
-    "MV=$out/bon:MV" "BoN=$out/bon:BoN" "WMV=$out/bon:WMV" "VGS=$out/beam2:WMV"
+$python -m scripts.compare --output $out/scaling.png --title "Toy task: accuracy against budget" \
+    "MV=$out/bon:MV" "BoN=$out/bon:BoN" "WMV=$out/bon:WMV" \
+    "random blocks, MV=$out/random:MV" "random blocks, WMV=$out/random:WMV" "VGS=$out/beam2:WMV"
 
 stage "done"

@@ -1,7 +1,6 @@
 """What README, docs and scripts promise: their commands parse, their snippets run."""
 
 import functools
-import json
 import os
 import re
 import shlex
@@ -23,8 +22,8 @@ from data_prep import clean, label, roll_in, roll_out
 from data_prep.dvo import export, paths, reference, sft, trees
 from data_prep.toy import problems
 from dvo_lib import args as dvo_args
-from run_lib.commands import InputError, parse_command_line
-from scripts import compare_runs, mean_of_runs, trl_train
+from run_lib.commands import parse_command_line
+from scripts import compare, frontier, mean_of_runs, trl_train
 from scripts.bench import scheduling
 from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
@@ -167,7 +166,8 @@ OTHERS = {
     "data_prep.dvo sft": sft.SftArgs,
     "data_prep.toy.problems": problems.ProblemsConfig,
     "scripts.bench.scheduling": scheduling.Args,
-    "scripts.compare_runs": compare_runs.Args,
+    "scripts.compare": compare.Args,
+    "scripts.frontier": frontier.Args,
     "scripts.mean_of_runs": mean_of_runs.Args,
     "scripts.trl_train": trl_train.TrlArgs,
     "search_lib.results.summary": summary.Args,
@@ -242,61 +242,6 @@ def test_the_value_model_snippet_runs_as_printed(tmp_path):
     names: dict = {}
     exec(snippet.replace("VGS-AI/DeepSeek-VM-1.5B", str(folder)), names)
     assert 0 < names["scores"] < 1
-
-
-def write_run(folder: Path, accuracies: dict[int, list[float]]) -> Path:
-    rows = [
-        {
-            "method": "MV",
-            "budget": budget,
-            "estimate": {
-                "mean": sum(values) / len(values),
-                "over_problems": 0.1,
-                "over_searches": None,
-                "num_problems": len(values),
-                "num_repetitions": 1,
-            },
-            "per_problem": values,
-        }
-        for budget, values in accuracies.items()
-    ]
-    folder.mkdir()
-    ids = [f"{folder.name[0]}{index}" for index in range(len(next(iter(accuracies.values()))))]
-    document = {"problem_ids": ids, "metrics": rows}
-    (folder / "metrics.json").write_text(json.dumps(document))
-    return folder
-
-
-def test_runs_are_compared_in_a_table_and_a_plot(tmp_path, capsys):
-    low = write_run(tmp_path / "run1", {4: [0.0, 1.0, 0.0, 0.0], 8: [0.0, 1.0, 0.0, 1.0]})
-    high = write_run(tmp_path / "run2", {4: [1.0, 1.0, 0.0, 0.0]})
-    other = (high / "metrics.json").rename(high / "metrics.published.json")
-    curves = (f"baseline={low}:MV", f"ours={other}:MV")
-    compare_runs.main(compare_runs.Args(curves, tmp_path / "plots" / "p.png", "baseline"))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["budget", "4", "8"]
-    assert lines[2].split() == ["baseline", "25.0", "±", "10.0", "50.0", "±", "10.0"]
-    assert lines[3].split() == ["ours", "50.0", "±", "10.0"]
-    assert "budget    4: +25.0 ± 49.0" in lines
-    assert (tmp_path / "plots" / "p.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("curves", "baseline", "message"),
-    [
-        (("nonsense",), "a", "'nonsense' is not of the form label=folder:method"),
-        (("a={}/absent:MV",), "a", "a: there is no .*metrics.json; has the run ended"),
-        (("a={}/run:VGS",), "a", r"a: .* has no method 'VGS'; it has \['MV'\]"),
-        (("a={}/run:MV",), "b", r"--baseline 'b' is none of the curves \['a'\]"),
-        (("a={}/run:MV", "b={}/other:MV"), "a", "b has 2 problems, a has 1, 0 in common"),
-    ],
-)
-def test_runs_that_cannot_be_compared_are_named(tmp_path, curves, baseline, message):
-    write_run(tmp_path / "run", {4: [1.0]})
-    write_run(tmp_path / "other", {4: [1.0, 0.0]})
-    filled = tuple(curve.format(tmp_path) for curve in curves)
-    with pytest.raises(InputError, match=message):
-        compare_runs.main(compare_runs.Args(filled, tmp_path / "p.png", baseline))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def commands(text: str, program: str) -> list[list[str]]:
     lines = [
         line
         for line in map(first_turn, joined(text).splitlines())
-        if re.search(rf"(?<=[ ]){program} +--", line)
+        if re.search(rf"(?<=[ ]){program} +(--|[\"\w=]+/)", line)
     ]
     return [shlex.split(line.split(program, 1)[1]) for line in lines]
 
