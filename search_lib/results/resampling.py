@@ -111,17 +111,23 @@ class TreeVotes:
         """
         weights = self._counts if method == "MV" else self._sum_by_class(self._values)
         right = self._sum_by_class(self._right)
+        # A class is right or wrong as a whole, unless the rules grade responses apart.
+        whole = right.sum(0) / self._counts.sum(0)
+        is_graded_whole = bool(np.isin(whole, (0.0, 1.0)).all())
         entries = orders.size * max(1, self._num_classes)
         for part in np.array_split(orders, min(len(orders), -(-entries // _MOST_ENTRIES))):
             counts = self._counts[part].cumsum(1)
-            totals = weights[part].cumsum(1)
+            totals = counts if method == "MV" else weights[part].cumsum(1)
             # A class without a response doesn't run, also where no value is above 0.
-            largest = np.where(counts > 0, totals, -1.0).max(2, initial=-1.0, keepdims=True)
-            winning = (counts > 0) & self._problem.rules.is_tie(largest, totals)
-            shares = np.divide(
-                right[part].cumsum(1), counts, where=winning, out=np.zeros_like(totals)
-            )
-            yield Votes(totals, shares.sum(2) / np.maximum(winning.sum(2), 1))
+            runs = counts > 0
+            largest = np.where(runs, totals, -1.0).max(2, initial=-1.0, keepdims=True)
+            winning = runs & self._problem.rules.is_tie(largest, totals)
+            if is_graded_whole:
+                credit = winning @ whole
+            else:
+                shares = right[part].cumsum(1) / np.maximum(counts, 1)
+                credit = (shares * winning).sum(2)
+            yield Votes(totals, credit / np.maximum(winning.sum(2), 1))
 
     def best_of_n(self, orders: np.ndarray) -> np.ndarray:
         """Returns [orders, trees], the accuracy of the highest-valued response of the first t.

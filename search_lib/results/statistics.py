@@ -88,7 +88,7 @@ def bootstrap_interval(
     independent of each other, and the responses to one are not. It assumes no shape of the
     distribution, and its two sides may differ.
 
-    Source: the percentile interval of Efron (1979), for clusters.
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
 
     Args:
         scores: [problems, repetitions].
