@@ -118,15 +118,20 @@ def test_the_permutation_test_equals_all_signs_tried_one_by_one():
     assert permutation_p_value(theirs, ours) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("num_better", [9, 22])  # all signs, and random ones
-def test_the_permutation_test_of_right_and_wrong_is_the_sign_test(num_better):
+@pytest.mark.parametrize(("num_better", "error"), [(9, 1e-12), (22, 0.002)])
+def test_the_permutation_test_of_right_and_wrong_is_the_sign_test(num_better, error):
+    """All signs are tried if few problems differ, whatever the ties; else random ones."""
     num_worse = 3
     scores = column(*[1.0] * num_better, *[0.0] * num_worse, *[1.0] * 40)  # the rest are ties
     baseline = 1.0 - scores
     baseline[-40:] = 1.0
     n = num_better + num_worse
     expected = 2 * sum(math.comb(n, i) for i in range(num_worse + 1)) / 2**n
-    assert permutation_p_value(scores, baseline) == pytest.approx(expected, abs=0.002)
+    assert permutation_p_value(scores, baseline) == pytest.approx(expected, abs=error)
+
+
+def test_a_p_value_is_never_0():
+    assert permutation_p_value(column(*[1.0] * 50), column(*[0.0] * 50), 999) == 1 / 1000
 
 
 def test_equal_runs_have_a_p_value_of_1():
