@@ -61,24 +61,6 @@ def estimate_mean(scores: np.ndarray) -> Estimate:
     )
 
 
-def estimate_difference(scores: np.ndarray, baseline: np.ndarray) -> Estimate:
-    """Returns the mean of `scores - baseline`, paired by problem.
-
-    The difficulty of a problem falls out of the difference, so that the interval is narrower than
-    those of the two means. Repetitions of the two sides are independent and are averaged first.
-
-    Args:
-        scores: [problems, repetitions].
-        baseline: [problems, other repetitions], the same problems in the same order.
-
-    Raises:
-        ValueError: If the numbers of problems differ.
-    """
-    if len(scores) != len(baseline):
-        raise ValueError(f"{len(scores)} problems cannot be paired with {len(baseline)}")
-    return estimate_mean(scores.mean(1, keepdims=True) - baseline.mean(1, keepdims=True))
-
-
 def bootstrap_interval(
     scores: np.ndarray, num_samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | None:

@@ -9,7 +9,6 @@ import pytest
 from search_lib.results import statistics
 from search_lib.results.statistics import (
     bootstrap_interval,
-    estimate_difference,
     estimate_mean,
     pass_at_k,
     permutation_p_value,
@@ -44,15 +43,6 @@ def test_intervals_cover_the_truth_at_their_rate():
 def test_an_interval_that_has_no_data_is_none():
     assert estimate_mean(np.array([[1.0, 0.0]])).over_problems is None
     assert estimate_mean(np.array([[1.0], [0.0]])).over_searches is None
-
-
-def test_a_paired_difference_drops_what_both_sides_share():
-    difficulty = np.linspace(0, 0.9, 50)[:, None]
-    difference = estimate_difference(difficulty + 0.1, difficulty)
-    assert difference.mean == pytest.approx(0.1)
-    assert difference.over_problems == pytest.approx(0, abs=1e-12)
-    with pytest.raises(ValueError, match="cannot be paired"):
-        estimate_difference(difficulty, difficulty[:-1])
 
 
 def test_no_scores_are_refused():
