@@ -19,7 +19,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.commands import naming, parse_command_line, run_command
+from scripts.plots import check_plot_path, save_plot
 
 PROGRAM = "scripts.plot_training"
 
@@ -65,10 +66,9 @@ def plot(args: Args) -> None:
     Raises:
         InputError: If a curve can't be loaded.
     """
+    check_plot_path(args.output)
     with naming("--curves"):
         curves = [load_curve(specification) for specification in args.curves]
-    if not curves:
-        raise InputError("--curves names none")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for label, epochs, values in curves:
         axes.plot(epochs, values, label=label, linewidth=1.6)
@@ -78,10 +78,7 @@ def plot(args: Args) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(args.title)
     axes.legend(frameon=False)
-    with naming("--output"):
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(args.output, dpi=150)
-    plt.close(figure)
+    save_plot(figure, args.output)
     print(f"plot: {args.output}")
 
 

@@ -13,23 +13,8 @@ from scripts import compare
 from scripts.compare import Point
 from search_lib.results.run_config import CONFIG_NAME
 from search_lib.results.statistics import Estimate, bootstrap_interval
+from tests.support.metrics import write_run
 from tests.support.paths import ROOT
-
-
-def write_run(folder: Path, accuracies: dict[int, list[float]], methods=("MV",), ids="abcd") -> str:
-    """The metrics of a run, the accuracy of each problem by budget."""
-    rows = [
-        {
-            "method": method,
-            "budget": budget,
-            "estimate": Estimate(sum(values) / len(values), 0.1, None, len(values), 1).__dict__,
-            "per_problem": values,
-        }
-        for method in methods
-        for budget, values in accuracies.items()
-    ]
-    write_json(folder / "metrics.json", {"problem_ids": list(ids), "metrics": rows})
-    return str(folder)
 
 
 @pytest.fixture
