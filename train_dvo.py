@@ -179,12 +179,13 @@ def run(
         if result is None:
             break
         progress.add(result, data.sampler.state_dict(), args.max_bad_steps)
+        is_last = progress.step == data.num_steps
 
         # Log.
         lengths = [data.trees.length(i) for i in indices]
         training.throughput.add(time.perf_counter() - step_start, result.counts, lengths)
         bar.update()
-        if progress.step % args.log_every == 0 or result.skipped:
+        if is_last or progress.step % args.log_every == 0 or result.skipped:
             metrics = learner.metrics.report() | {"loss": result.loss}
             if tracker:
                 metrics |= {
@@ -200,7 +201,6 @@ def run(
                 tqdm.write(f"step {progress.step}/{data.num_steps} {format_metrics(metrics)}{note}")
 
         # Save.
-        is_last = progress.step == data.num_steps
         if is_last or (args.save_every > 0 and progress.step % args.save_every == 0):
             save()
 

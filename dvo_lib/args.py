@@ -65,7 +65,7 @@ class DvoArgs:
     compile: bool = free(False)
     """Compile the decoder layers with torch.compile."""
     log_every: int = free(1)
-    """Steps between two lines of metrics."""
+    """Steps between two lines of metrics; the last step has one, too."""
     eval_data_path: str | None = free(None)
     """Paths of held-out trees, with the reference's log-probabilities, too; evaluated at the end,
     and by --eval_every."""

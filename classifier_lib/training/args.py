@@ -101,7 +101,7 @@ class TrainArgs:
     compile: bool = free(False)
     """Compile the decoder layers with torch.compile."""
     log_every: int = free(1)
-    """Steps between two lines of metrics."""
+    """Steps between two lines of metrics; the last step has one, too."""
     eval_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--validation_data_path"])] = free(
         None
     )

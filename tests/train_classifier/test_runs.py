@@ -136,6 +136,12 @@ def test_a_finished_run_is_left_as_it_is(whole_run, capsys):
 # Weights.
 
 
+def test_the_last_step_has_a_line_of_metrics(flags, tmp_path):
+    train_classifier.main(flags(num_steps=3, log_every=2))
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 3]
+
+
 def test_training_learns(flags, rollout_folder, tmp_path):
     train_classifier.main(
         flags(num_steps=30, max_lr=1e-2, total_batch_size=16, eval_data_path=rollout_folder)

@@ -73,6 +73,12 @@ def test_the_loss_decreases_from_that_of_the_reference(whole_run, rows):
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_the_last_step_has_a_line_of_metrics(flags, tmp_path):
+    train_dvo.main(flags(num_steps=3, log_every=2))
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 3]
+
+
 def test_the_policy_moves_towards_the_credits(whole_run, rows):
     before = [row[REFERENCE] for row in rows]
     after = step_logprobs(whole_run / "final", rows)
