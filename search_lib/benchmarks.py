@@ -83,6 +83,24 @@ BENCHMARKS: Mapping[str, BenchmarkSource] = {
     "aime-25": BenchmarkSource("yentinglin/aime_2025", answer_formats=MATHEMATICS),
     "hmmt-feb-24": BenchmarkSource("MathArena/hmmt_feb_2024", answer_formats=MATHEMATICS),
     "hmmt-feb-25": BenchmarkSource("MathArena/hmmt_feb_2025", answer_formats=MATHEMATICS),
+    "aime-26": BenchmarkSource("MathArena/aime_2026", answer_formats=MATHEMATICS),
+    "hmmt-nov-25": BenchmarkSource("MathArena/hmmt_nov_2025", answer_formats=MATHEMATICS),
+    "hmmt-feb-26": BenchmarkSource("MathArena/hmmt_feb_2026", answer_formats=MATHEMATICS),
+    "brumo-25": BenchmarkSource("MathArena/brumo_2025", answer_formats=MATHEMATICS),
+    "math-500": BenchmarkSource("HuggingFaceH4/MATH-500", "test", answer_formats=MATHEMATICS),
+    "amc-23": BenchmarkSource("math-ai/amc23", "test", "question", answer_formats=MATHEMATICS),
+    # English, open-ended, text only; its one split is called train.
+    "olympiadbench": BenchmarkSource(
+        "Hothan/OlympiadBench",
+        "train",
+        "question",
+        "final_answer",
+        "OE_TO_maths_en_COMP",
+        answer_formats=MATHEMATICS,
+    ),
+    "minerva": BenchmarkSource(
+        "math-ai/minervamath", "test", "question", answer_formats=MATHEMATICS
+    ),
     "gsm8k": BenchmarkSource(
         "openai/gsm8k", "test", "question", "answer", "main", answer_formats=MATHEMATICS
     ),

@@ -23,9 +23,10 @@ class ProblemFlags:
     """Which problems, and how they are read."""
 
     benchmark: str
-    """aime-24, aime-25, hmmt-feb-24, hmmt-feb-25, gsm8k, math, agieval-math, obqa, csqa,
-    arc-challenge, sciq, toy; a .jsonl, .json, .csv or .parquet file; a Hub data set owner/name; or
-    NAME=FILE, a copy with the columns of the benchmark of that name, such as csqa=train.jsonl."""
+    """aime-24, aime-25, aime-26, hmmt-feb-24, hmmt-feb-25, hmmt-nov-25, hmmt-feb-26, brumo-25,
+    math-500, amc-23, olympiadbench, minerva, gsm8k, math, agieval-math, obqa, csqa, arc-challenge,
+    sciq, toy; a .jsonl, .json, .csv or .parquet file; a Hub data set owner/name; or NAME=FILE, a
+    copy with the columns of the benchmark of that name, such as csqa=train.jsonl."""
     _: KW_ONLY
     skip_problems: int | None = None
     """Leaves out the first so many problems of the benchmark, before --max_problems counts."""

@@ -1,6 +1,8 @@
 """Reading problem sets, and what is said of those that cannot be read."""
 
+import inspect
 import json
+import re
 
 import datasets
 import pytest
@@ -15,6 +17,8 @@ from search_lib.benchmarks import (
     find_benchmark,
     load_problems,
 )
+from search_lib.problem_flags import ProblemFlags
+from tests.support.paths import ROOT
 
 
 def write_jsonl(path, rows):
@@ -41,6 +45,14 @@ def test_the_papers_benchmarks_read_their_hub_columns(monkeypatch):
         assert load_problems(source) == [Problem("0", "How many?", "204")]
         assert source.instruction == MATH_INSTRUCTION
     assert not columns
+
+
+def test_every_benchmark_stands_in_the_help_and_in_the_documentation():
+    help_text = inspect.getsource(ProblemFlags)
+    page = (ROOT / "docs" / "search.md").read_text()
+    for name in BENCHMARKS:
+        assert re.search(rf"\b{name}\b(?!-)", help_text), name
+        assert f"`{name}`" in page, name
 
 
 def test_the_toy_benchmark_is_in_the_repository():

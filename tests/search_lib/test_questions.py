@@ -16,6 +16,30 @@ MATH = {
     "type": "Algebra",
     "solution": r"As $y=\boxed{1}$, $x=\boxed{\frac{1}{2}}$.",
 }
+AIME_26 = {"problem_idx": 1, "answer": 277, "problem": "How far?"}
+CONTEST = {"problem_idx": 1, "answer": r"\frac{1}{2}", "problem_type": ["Algebra"], "problem": "x?"}
+MATH_500 = MATH | {
+    "solution": r"So it is $\boxed{7}$.",
+    "answer": "7",
+    "subject": "Algebra",
+    "level": 1,
+    "unique_id": "test/algebra/1.json",
+}
+AMC = {"id": 0, "question": "How many miles?", "answer": "27.0", "url": "here"}
+OLYMPIAD = {
+    "id": 1766,
+    "question": "Find all pairs.",
+    "solution": ["First case.", "Second case."],
+    "final_answer": ["$(0,2),(0,-2)$"],
+    "context": None,
+    "image_1": None,
+    "modality": "Text-only",
+    "is_multiple_answer": True,
+    "unit": None,
+    "answer_type": "Tuple",
+    "error": None,
+}
+MINERVA = {"question": "How fast, in m/s?", "answer": "4e33"}
 AGIEVAL = {"query": "Q: What is $x$?\nOr Q: y?\nA: The answer is", "answer": "-2"}
 OBQA = {
     "id": "7-980",
@@ -48,6 +72,14 @@ SCIQ = {
 READ = {
     "gsm8k": (GSM8K, Problem("0", "How much?", "1,200")),
     "math": (MATH, Problem("0", "What is $x$?", r"\frac{1}{2}")),
+    "aime-26": (AIME_26, Problem("0", "How far?", "277")),
+    "hmmt-nov-25": (CONTEST, Problem("0", "x?", r"\frac{1}{2}")),
+    "hmmt-feb-26": (CONTEST, Problem("0", "x?", r"\frac{1}{2}")),
+    "brumo-25": (CONTEST, Problem("0", "x?", r"\frac{1}{2}")),
+    "math-500": (MATH_500, Problem("0", "What is $x$?", "7")),
+    "amc-23": (AMC, Problem("0", "How many miles?", "27.0")),
+    "olympiadbench": (OLYMPIAD, Problem("1766", "Find all pairs.", "$(0,2),(0,-2)$")),
+    "minerva": (MINERVA, Problem("0", "How fast, in m/s?", "4e33")),
     "agieval-math": (AGIEVAL, Problem("0", "What is $x$?\nOr Q: y?", "-2")),
     "obqa": (
         OBQA,
@@ -92,6 +124,14 @@ def test_the_hub_is_asked_for_configuration_and_split(monkeypatch):
     assert asked == {
         "openai/gsm8k": ("main", "test"),
         "DigitalLearningGmbH/MATH-lighteval": (None, "test"),
+        "MathArena/aime_2026": (None, "train"),
+        "MathArena/hmmt_nov_2025": (None, "train"),
+        "MathArena/hmmt_feb_2026": (None, "train"),
+        "MathArena/brumo_2025": (None, "train"),
+        "HuggingFaceH4/MATH-500": (None, "test"),
+        "math-ai/amc23": (None, "test"),
+        "Hothan/OlympiadBench": ("OE_TO_maths_en_COMP", "train"),
+        "math-ai/minervamath": (None, "test"),
         "hails/agieval-math": (None, "test"),
         "allenai/openbookqa": ("main", "test"),
         "tau/commonsense_qa": (None, "validation"),
@@ -100,6 +140,26 @@ def test_the_hub_is_asked_for_configuration_and_split(monkeypatch):
     }
     load_problems(find_benchmark("sciq=owner/mirror", split="train"))
     assert asked["owner/mirror"] == (None, "train")
+
+
+def test_a_copy_of_minerva_with_worked_solutions_is_read_by_their_boxes(tmp_path):
+    path = tmp_path / "minerva_math.jsonl"
+    row = {"problem": "How fast?", "solution": r"It is \boxed{4e33} m/s.", "idx": 0}
+    path.write_text(json.dumps(row) + "\n")
+    source = find_benchmark(f"minerva={path}", None, "problem", "solution")
+    assert load_problems(source) == [Problem("0", "How fast?", "4e33")]
+
+
+def test_several_values_and_whole_numbers_with_a_point_can_be_compared():
+    pairs = [
+        (READ["olympiadbench"][1].answer, "(0, -2), (0, 2)"),
+        ("$69$,$84$", "84, 69"),
+        (READ["amc-23"][1].answer, "27"),
+        (READ["minerva"][1].answer, r"4 \times 10^{33}"),
+    ]
+    with ANSWER_FORMATS["boxed"].open_comparer() as comparer:
+        assert comparer.equivalent(pairs) == [True] * 4
+        assert comparer.equivalent([("$69$,$84$", "69")]) == [False]
 
 
 def test_the_place_of_the_right_option_depends_on_the_question_alone(tmp_path):
