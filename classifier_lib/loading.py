@@ -31,15 +31,18 @@ def load_value_config(path: str) -> PretrainedConfig:
 
 
 def load_value_model(
-    path: str, attention_impl: str, dtype: torch.dtype, device: torch.device
+    path: str,
+    attention_impl: str = "sdpa",
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> Qwen2ForClassifier:
     """Loads a value model for inference, with every one of its weights.
 
     Args:
         path: Folder or Hub id.
         attention_impl: See `resolve_attention`.
-        dtype: Of the parameters.
-        device: Where the model goes.
+        dtype: Of the parameters; by default float32 on a CPU, bfloat16 elsewhere.
+        device: Where the model goes; by default CUDA when there is one, else CPU.
 
     Returns:
         The model, in evaluation mode.
@@ -48,6 +51,8 @@ def load_value_model(
         ValueError: If there is none, its files are damaged or don't hold all weights; one line
             that begins with the path.
     """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     check_intact(path, *MODEL_FILES)
     check_safetensors(path)
     with loading(path):

@@ -147,11 +147,8 @@ def load(args: ScoreArgs) -> tuple[Qwen2ForClassifier, RowParser]:
     is_needed = args.tokenizer or (Path(args.model) / "tokenizer.json").is_file()
     with naming("--tokenizer") if is_needed else contextlib.suppress(ValueError):
         tokenizer = load_tokenizer(tokenizer_path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with naming("--model"):
-        model = load_value_model(
-            args.model, args.attention_impl, getattr(torch, args.dtype), device
-        )
+        model = load_value_model(args.model, args.attention_impl, getattr(torch, args.dtype))
     vocab_size, context = model.config.vocab_size, model.config.max_position_embeddings
     if tokenizer is not None:
         with naming(f"--tokenizer {tokenizer_path}, --model {args.model}:"):

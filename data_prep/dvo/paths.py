@@ -280,11 +280,8 @@ def load_model(args: PathsArgs) -> StateValues | None:
     if args.classifier_ckpt_path is None:
         return None
     quiet_transformers()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with naming("--classifier_ckpt_path"):
-        model = load_value_model(
-            args.classifier_ckpt_path, "sdpa", getattr(torch, args.dtype), device
-        )
+        model = load_value_model(args.classifier_ckpt_path, dtype=getattr(torch, args.dtype))
     return StateValues(model, args.classifier_ckpt_path, args.max_batch_tokens)
 
 

@@ -57,11 +57,9 @@ def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer | None:
 
 
 def _open_hf(flags: ScorerFlags, model: str, place: Place) -> Scorer:
-    on_cpu = place.device.type == "cpu"
-    dtype = torch.float32 if on_cpu else torch.bfloat16
-    classifier = load_value_model(model, place.attention_impl, dtype, place.device)
+    classifier = load_value_model(model, place.attention_impl, device=place.device)
     # A CPU is fastest on batches that fit its caches.
-    max_batch_tokens = 16_384 if on_cpu else 65_536
+    max_batch_tokens = 16_384 if place.device.type == "cpu" else 65_536
     values = ValueScorer(classifier, max_batch_tokens, flags.value_cache_tokens)
     return HfScorer(values, place.executor)
 

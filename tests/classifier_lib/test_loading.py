@@ -97,6 +97,14 @@ def test_weights_of_another_shape_are_named(tiny_config, tmp_path):
         initialize_from_policy(folder, 3, 0.0)
 
 
+def test_a_value_model_is_loaded_for_the_device_that_is_there(tiny_config, tmp_path):
+    Qwen2ForClassifier(tiny_config).to(torch.bfloat16).save_pretrained(tmp_path)
+    model = load_value_model(str(tmp_path))
+    expected = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    assert (model.device.type, model.dtype) == expected
+    assert not model.training
+
+
 def test_only_safetensors_are_read(tiny_config, tmp_path):
     folder = save_backbone(tiny_config, tmp_path / "old")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
