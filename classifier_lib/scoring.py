@@ -37,10 +37,13 @@ class Scores(NamedTuple):
             no answer.
         tokens_cached: Tokens that did not have to be computed, of prefix + block summed over the
             blocks; None if that is not known.
+        token_values: P(correct) after each token of each block, float32 [tokens of the block]; None
+            from a scorer that isn't asked for them, or can't give them.
     """
 
     values: Sequence[float | None]
     tokens_cached: int | None
+    token_values: Sequence[np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +183,8 @@ class ValueScorer:
             those of its own sequences are held besides. One token takes
             2 x layers x key-value heads x head size numbers: 28 KiB for the published model in
             bfloat16.
+        token_values: Whether to return the value after every token of a block, too: each forward
+            pass has them.
 
     Attributes:
         cache: The states that are kept.
@@ -191,9 +196,11 @@ class ValueScorer:
         model: Qwen2ForClassifier,
         max_batch_tokens: int = 65_536,
         max_cached_tokens: int = 262_144,
+        token_values: bool = False,
     ):
         self.model = model.eval()
         self.max_batch_tokens = max_batch_tokens
+        self.token_values = token_values
         self.cache = StateCache(max_cached_tokens)
         self.tokens_computed = 0
 
@@ -210,7 +217,7 @@ class ValueScorer:
             if request.last and len(request.last) != len(request.blocks):
                 raise ValueError(f"{len(request.blocks)} blocks, {len(request.last)} marks of last")
         prefixes = [_Path.of(request.prefix_ids) for request in requests]
-        values: list[list[float]] = [[0.0] * len(request.blocks) for request in requests]
+        values = [[np.empty(0, np.float32)] * len(request.blocks) for request in requests]
         computed = [0] * len(requests)
 
         places = [(i, j) for i, request in enumerate(requests) for j in range(len(request.blocks))]
@@ -224,11 +231,15 @@ class ValueScorer:
         for batch in batches:
             members = [places[place] for place in batch]
             of_batch = self._score_batch(requests, prefixes, members, computed)
-            for (i, j), value in zip(members, of_batch, strict=True):
-                values[i][j] = value
+            for (i, j), of_block in zip(members, of_batch, strict=True):
+                values[i][j] = of_block
         sent = [sum(len(r.prefix_ids) + len(block) for block in r.blocks) for r in requests]
         return [
-            Scores(of_request, all_tokens - new_tokens)
+            Scores(
+                [float(of_block[-1]) for of_block in of_request],
+                all_tokens - new_tokens,
+                of_request if self.token_values else None,
+            )
             for of_request, all_tokens, new_tokens in zip(values, sent, computed, strict=True)
         ]
 
@@ -238,8 +249,8 @@ class ValueScorer:
         prefixes: list[_Path],
         members: list[tuple[int, int]],
         computed: list[int],
-    ) -> list[float]:
-        """Returns the values of blocks given as (request, block).
+    ) -> list[np.ndarray]:
+        """Returns the values of blocks given as (request, block), as `_forward` does.
 
         The states of the prefixes are released on return: only the cache outlives a batch.
 
@@ -276,8 +287,12 @@ class ValueScorer:
         found |= {path.key: path for path in paths}
         return {request: found[prefix.key] for request, prefix in prefixes.items()}
 
-    def _forward(self, rows: Sequence[_Row]) -> tuple[list[float], list[PathStates]]:
-        """Returns the value at the end of each row, and the states of those with a key."""
+    def _forward(self, rows: Sequence[_Row]) -> tuple[list[np.ndarray], list[PathStates]]:
+        """Returns the values of each row, and the states of those with a key.
+
+        The values are those after all of its new tokens, or after the last one alone unless
+        `token_values` are wanted.
+        """
         if not rows:
             return [], []
         device = self.model.device
@@ -305,8 +320,13 @@ class ValueScorer:
             use_cache=True,
         )
         self.tokens_computed += sum(new_lengths)
-        ends = torch.tensor([length - 1 for length in new_lengths], device=device)
-        values = output.success_probs.gather(1, ends[:, None])[:, 0].tolist()
+        if self.token_values:
+            padded = output.success_probs.cpu().numpy()
+            # Copies: a view would hold the whole batch, its padding included.
+            values = [row[:n].copy() for row, n in zip(padded, new_lengths, strict=True)]
+        else:
+            ends = torch.tensor([length - 1 for length in new_lengths], device=device)
+            values = list(output.success_probs.gather(1, ends[:, None]).cpu().numpy())
         paths = []
         for index, (row, length) in enumerate(zip(rows, new_lengths, strict=True)):
             if row.key is not None:

@@ -75,6 +75,27 @@ def test_values_equal_whole_sequences_and_every_token_is_computed_once(
     assert scorer.tokens_computed == unique
 
 
+@pytest.mark.parametrize("max_batch_tokens", [1, 10_000])
+def test_values_of_all_tokens_are_those_of_a_direct_forward(classifier, max_batch_tokens):
+    rng = random.Random(0)
+    scorer = ValueScorer(classifier, max_batch_tokens, token_values=True)
+    requests = [
+        ScoringRequest(random_ids(rng, 20), [random_ids(rng, 9) for _ in range(3)])
+        for _ in range(4)
+    ]
+    for request, scores in zip(requests, scorer.score(requests), strict=True):
+        plain = ValueScorer(classifier, max_batch_tokens).score([request])[0]
+        assert plain.token_values is None
+        assert scores.values == pytest.approx(plain.values, abs=2e-6)
+        for block, value, values in zip(
+            request.blocks, scores.values, scores.token_values, strict=True
+        ):
+            with torch.no_grad():
+                probs = classifier(torch.tensor([request.prefix_ids + block])).success_probs[0]
+            assert values[-1] == value
+            assert values.tolist() == pytest.approx(probs[-len(block) :].tolist(), abs=2e-6)
+
+
 @pytest.mark.parametrize("max_cached_tokens", [0, 15, 60, 100])
 def test_values_stay_right_when_states_are_dropped(classifier, max_cached_tokens):
     scorer = ValueScorer(classifier, 200, max_cached_tokens)
