@@ -5,6 +5,7 @@ import re
 from run_lib.commands import InputError, at_least
 from search_lib.strategies import beam, best_of_n
 from search_lib.strategies.base import (
+    BlockSource,
     Expansion,
     Limits,
     Node,
@@ -22,6 +23,7 @@ __all__ = [
     "STRATEGIES",
     "BeamSearch",
     "BestOfN",
+    "BlockSource",
     "Expansion",
     "Limits",
     "Node",

@@ -71,6 +71,10 @@ class Node:
     finish_reason: str
 
 
+BlockSource = tuple[int, int]
+"""(path id, number of the block in its answer): where the tokens of a node came from."""
+
+
 @dataclass(frozen=True)
 class Response:
     """One response of a search.
@@ -114,6 +118,11 @@ class Strategy(Search, Protocol):
     @property
     def nodes(self) -> list[Node]:
         """Tree so far, parents before children."""
+        ...
+
+    @property
+    def sources(self) -> list[BlockSource]:
+        """The block that each node stands for: a tree holds no tokens."""
         ...
 
     def result(self) -> list[Response]:

@@ -9,6 +9,7 @@ from run_lib.commands import InputError
 from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies.base import (
+    BlockSource,
     Limits,
     Node,
     Response,
@@ -72,6 +73,7 @@ class BeamSearch:
         self.width = width
         self.random_selection = random_selection
         self.nodes: list[Node] = []
+        self.sources: list[BlockSource] = []
         self._round = 0
         self._beams = [Beam([], None, None, True, False)] * (num_blocks // width)
         self._asked: set[int] = set()
@@ -120,7 +122,7 @@ class BeamSearch:
     def _expansion(self, slot: int) -> Expansion:
         path = self._beams[slot].token_ids
         return Expansion(
-            path_id=self._round * len(self._beams) + slot,
+            path_id=self._path_id(slot),
             prefix_ids=self.prompt_ids + path,
             n=self.width,
             max_new_tokens=min(self.limits.block_size, self.limits.max_length - len(path)),
@@ -128,11 +130,15 @@ class BeamSearch:
             seed=derive_seed(self.seed, self._round, slot),
         )
 
+    def _path_id(self, slot: int) -> int:
+        return self._round * len(self._beams) + slot
+
     def _select(self) -> None:
         candidates: list[Beam] = []
         for slot in sorted(self._told):  # slot order, not the order of arrival
             parent = self._beams[slot]
-            for block, value in self._told[slot]:
+            for number, (block, value) in enumerate(self._told[slot]):
+                self.sources.append((self._path_id(slot), number))
                 self.nodes.append(
                     Node(parent.node, len(block.token_ids), value, block.finish_reason)
                 )

@@ -6,6 +6,7 @@ from run_lib.commands import InputError
 from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies.base import (
+    BlockSource,
     Limits,
     Node,
     Response,
@@ -50,6 +51,11 @@ class BestOfN:
             Node(None, len(block.token_ids), value, block.finish_reason)
             for block, value in self._samples or []
         ]
+
+    @property
+    def sources(self) -> list[BlockSource]:
+        """One block of the one expansion for each node."""
+        return [(self._expansion.path_id, number) for number in range(len(self._samples or []))]
 
     def ask(self) -> list[Expansion]:
         """Returns one expansion for all samples."""

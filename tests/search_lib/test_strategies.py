@@ -148,6 +148,26 @@ def test_the_order_of_the_answers_changes_nothing(search_type, seed, data):
     assert shuffled.nodes == in_order.nodes
 
 
+@pytest.mark.parametrize("search_type", FACTORIES)
+def test_every_node_names_the_block_that_it_stands_for(search_type):
+    search = FACTORIES[search_type](PROMPT, 3)
+    told = {}
+    while not search.done:
+        for expansion in reversed(search.ask()):
+            blocks, values = sample_blocks(expansion)
+            search.tell(expansion.path_id, blocks, values)
+            told |= {(expansion.path_id, number): block for number, block in enumerate(blocks)}
+    assert sorted(search.sources) == sorted(told)  # dropped ones, too
+    blocks = [told[source] for source in search.sources]
+    assert [len(block.token_ids) for block in blocks] == [node.num_tokens for node in search.nodes]
+    for response in search.result():
+        path, node = [], response.node
+        while node is not None:
+            path = blocks[node].token_ids + path
+            node = search.nodes[node].parent
+        assert path == response.token_ids
+
+
 def test_random_selection_ignores_values_and_differs_by_seed():
     def survivors(seed: int, values: list[float]) -> list[int]:
         search = BeamSearch(PROMPT, LIMITS, seed, 4, 2, random_selection=True)
