@@ -238,7 +238,7 @@ class RecordLog(Generic[AnyRecord]):
             OSError: If the disk has no room to move lines aside; the file is left as it was.
         """
         if self.path.exists():
-            self.finished, damaged = _repair(self._kind, self.path, searches)
+            self.finished, damaged = repair(self._kind, self.path, searches)
             return damaged
         self.finished = set()
         return 0
@@ -268,9 +268,14 @@ class RecordLog(Generic[AnyRecord]):
         self._lock.close()
 
 
-def _repair(
-    kind: type[AnyRecord], path: Path, searches: Collection[Hashable] | None
+def repair(
+    kind: type[AnyRecord], path: Path, searches: Collection[Hashable] | None = None
 ) -> tuple[set[Hashable], int]:
+    """Repairs a file of records that nobody else writes to; see `RecordLog.recover`.
+
+    Returns:
+        The keys of its records, and how many lines were moved aside.
+    """
     finished: set[Hashable] = set()
     damaged: list[Line[AnyRecord]] = []
     line = None

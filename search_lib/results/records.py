@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from run_lib.commands import InputError
 from search_lib.results.cost import SearchCost
 from search_lib.results.record_log import RecordLog, parse_line, read_whole
 from search_lib.strategies.base import Node
@@ -83,8 +84,18 @@ def read_records(path: Path, searches: Collection[RecordKey] | None = None) -> I
     return read_whole(Record, path, searches)
 
 
+OTHER_NAMES = ("blocks.jsonl", "answers.jsonl", "answers.published.jsonl")
+"""Files of JSON lines that a run writes beside its records."""
+
+
 class RecordFile(RecordLog[Record]):
-    """The file of the searches of an evaluation, `--output_path`."""
+    """The file of the searches of an evaluation, `--output_path`.
+
+    Raises:
+        InputError: As `RecordLog` does, and for the name of a file that is written beside it.
+    """
 
     def __init__(self, path: Path):
+        if path.name in OTHER_NAMES:
+            raise InputError(f"--output_path {path}: a run writes {path.name} beside its records")
         super().__init__(Record, path, "--output_path")
