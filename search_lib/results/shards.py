@@ -17,11 +17,13 @@ if __name__ == "__main__":  # ahead of imports that take seconds
     leave_on_interrupt()
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import IO, NamedTuple, Self, TypeVar
 
 import tyro
 
@@ -29,6 +31,7 @@ from run_lib.commands import InputError, parse_shard, run_command
 from run_lib.files import atomic_file
 from run_lib.settings import free_flags
 from run_lib.text import some_of
+from search_lib.results.blocks import BLOCKS_NAME, RunBlocks
 from search_lib.results.record_log import NotARecord, read_lines
 from search_lib.results.records import (
     Record,
@@ -130,14 +133,14 @@ class Shard:
 def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> None:
     """Joins all shards of a run into the folder of one run, with its configuration and metrics.
 
-    Records are copied as they are, one in memory at a time, in the order of the run: the file does
-    not depend on the number of shards, but for its times. Killed at any moment, it can be run
-    again; run twice, it changes nothing.
+    Records and their blocks are copied as they are, one in memory at a time, in the order of the
+    run: the files do not depend on the number of shards, but for their times. Killed at any moment,
+    it can be run again; run twice, it changes nothing.
 
     Args:
         files: The shards' files of records, in any order.
         output_path: The run's file of records. Its folder also gets run_config.json, metrics.json
-            and answers.jsonl.
+            and answers.jsonl, and blocks.jsonl if a shard has it.
 
     Raises:
         InputError: If the shards overlap, are of different configurations or not all of the run,
@@ -154,10 +157,11 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
     config = replace(first, flags=first.flags | {"shard": None, "output_path": output_path.name})
     with RecordFile(output_path):
         config.bind(output_path, free_flags(Args))
-        with atomic_file(output_path) as file:
+        # The blocks are there before the records, as in a run.
+        with atomic_file(output_path) as file, merged_blocks(shards, output_path) as blocks:
             order = searches_of(config.problem_ids, config.flags["num_repetitions"], 0, 1)
             for key in order:
-                file.write(read_record_line(key, places[key]))
+                copy_search(key, places[key], file, blocks)
             file.flush()
             old = holds_something(output_path)
             if old and not filecmp.cmp(file.name, output_path, shallow=False):
@@ -165,7 +169,50 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
                     f"--output_path {output_path} holds other records; remove it to merge anew"
                 )
         print(f"{len(order)} searches of {len(shards)} shards")
+        if blocks.num_missing:
+            print(f"{blocks.num_missing} of them lack their blocks: no {BLOCKS_NAME} has them")
         report(output_path, config)
+
+
+class BlocksMerger:
+    """Copies the blocks of searches from the files that have them into one.
+
+    Args:
+        sources: Where they may be.
+        file: The one file.
+
+    Attributes:
+        num_missing: Searches whose blocks no source has.
+    """
+
+    def __init__(self, sources: Sequence[RunBlocks], file: IO[bytes]):
+        self.num_missing = 0
+        self._sources = sources
+        self._file = file
+
+    def copy(self, record: Record) -> None:
+        """Copies the blocks that belong to a record, if they are there."""
+        lines = (source.line_of(record) for source in self._sources)
+        line = next((line for line in lines if line is not None), None)
+        if line is None:
+            self.num_missing += 1
+        else:
+            self._file.write(line.rstrip(b"\n") + b"\n")
+
+
+@contextmanager
+def merged_blocks(shards: Sequence[Shard], output_path: Path) -> Iterator[BlocksMerger]:
+    """Yields what copies the blocks of the shards beside the merged records.
+
+    What an earlier merge has copied counts as a source. Where there is none, no file is made.
+    """
+    sources = [RunBlocks(path) for path in [*(shard.path for shard in shards), output_path]]
+    sources = [source for source in sources if source.path.is_file()]
+    if not sources:
+        yield BlocksMerger([], BytesIO())
+        return
+    with atomic_file(output_path.with_name(BLOCKS_NAME)) as file:
+        yield BlocksMerger(sources, file)
 
 
 def check_one_run(shards: Sequence[Shard]) -> None:
@@ -216,8 +263,15 @@ def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
     return places
 
 
-def read_record_line(key: RecordKey, place: Place) -> bytes:
-    """Returns the line of a record that was found before, with its newline.
+def copy_search(key: RecordKey, place: Place, file: IO[bytes], blocks: BlocksMerger) -> None:
+    """Copies a record and its blocks; its own function, so that no two are in memory."""
+    line, record = read_record(key, place)
+    file.write(line)
+    blocks.copy(record)
+
+
+def read_record(key: RecordKey, place: Place) -> tuple[bytes, Record]:
+    """Returns the line of a record that was found before, with its newline, and the record.
 
     Raises:
         InputError: If the file has changed since.
@@ -232,7 +286,7 @@ def read_record_line(key: RecordKey, place: Place) -> bytes:
         raise changed from None
     if record is None or record.key != key:
         raise changed
-    return line.rstrip(b"\n") + b"\n"
+    return line.rstrip(b"\n") + b"\n", record
 
 
 def main(argv: Sequence[str] | None = None) -> None:

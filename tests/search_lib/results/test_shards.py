@@ -13,10 +13,12 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from run_lib.commands import InputError
 from run_lib.files import write_json
+from search_lib.results.blocks import BlocksFile, RecordedBlocks
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse, RecordFile, read_records
 from search_lib.results.run_config import CONFIG_NAME, RunConfig
@@ -65,8 +67,17 @@ def make_record(problem_id: str, repetition: int) -> Record:
         seed=2**62,
         responses=[RecordedResponse(f"\\boxed{{{answer}}}", answer, 0.25, True, 4, 0)],
         tree=[Node(None, 4, 0.25, "stop")],
-        cost=SearchCost(4, 0.125),
+        cost=SearchCost(4, 0.125, session="s"),
     )
+
+
+def make_blocks(problem_id: str, repetition: int) -> RecordedBlocks:
+    ids = np.array([len(problem_id), repetition, 2, 3], np.uint32)
+    return RecordedBlocks.pack((problem_id, repetition, "s"), [1], [ids], None)
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
 
 
 def write_run(folder: Path, count: int, **flags) -> list[Path]:
@@ -78,6 +89,7 @@ def write_run(folder: Path, count: int, **flags) -> list[Path]:
         records = RecordFile(path)
         searches = searches_of(PROBLEMS, REPETITIONS, index, count)
         for key in random.Random(index).sample(searches, len(searches)):
+            BlocksFile(path).append(make_blocks(*key))
             records.append(make_record(*key))
         records.close()
         save(make_config(shard=f"{index}/{count}", max_concurrent=index, **flags), path.parent)
@@ -104,6 +116,7 @@ def test_merged_shards_are_one_run_in_the_order_of_the_benchmark(tmp_path, count
     whole = tmp_path / "whole" / "out.jsonl"
     records = RecordFile(whole)
     for key in WHOLE:
+        BlocksFile(whole).append(make_blocks(*key))
         records.append(make_record(*key))
     records.close()
     report(whole, make_config())
@@ -114,6 +127,8 @@ def test_merged_shards_are_one_run_in_the_order_of_the_benchmark(tmp_path, count
     assert merge_run(paths, output) == whole.read_bytes()
     metrics = whole.with_name("metrics.json").read_bytes()
     assert output.with_name("metrics.json").read_bytes() == metrics
+    blocks = whole.with_name("blocks.jsonl").read_bytes()
+    assert output.with_name("blocks.jsonl").read_bytes() == blocks
     expected = make_config(output_path="all.jsonl", max_concurrent=0)
     assert RunConfig.load(tmp_path / "run") == expected
 
@@ -140,6 +155,33 @@ def test_merging_twice_changes_nothing_and_other_records_are_not_replaced(tmp_pa
     with pytest.raises(InputError, match=r"with other settings: --seed \(was 8, now 7\)\."):
         merge_run(paths, output)
     assert output.read_bytes() == b"".join(other)
+
+
+def test_blocks_that_no_shard_has_are_counted(tmp_path, capsys):
+    paths = write_run(tmp_path, 3)
+    lost = lines_of(paths[0].with_name("blocks.jsonl"))[0]
+    for path in (paths[0], paths[1]):
+        blocks = path.with_name("blocks.jsonl")
+        blocks.write_bytes(b"".join(lines_of(blocks)[1:]))
+    paths[2].with_name("blocks.jsonl").unlink()
+    merge_run(paths, tmp_path / "out.jsonl")
+    assert "4 of them lack their blocks: no blocks.jsonl has them" in capsys.readouterr().out
+    merged = lines_of(tmp_path / "blocks.jsonl")
+    assert len(merged) == 4
+    assert lost not in merged
+    # What was merged before isn't lost with the shard that it came from.
+    paths[0].with_name("blocks.jsonl").write_bytes(lost)
+    merge_run(paths, tmp_path / "out.jsonl")
+    assert set(lines_of(tmp_path / "blocks.jsonl")) == {lost, *merged}
+
+
+def test_shards_without_blocks_make_a_run_without_them(tmp_path, capsys):
+    paths = write_run(tmp_path, 2)
+    for path in paths:
+        path.with_name("blocks.jsonl").unlink()
+    merge_run(paths, tmp_path / "out.jsonl")
+    assert "8 of them lack their blocks" in capsys.readouterr().out
+    assert not (tmp_path / "blocks.jsonl").exists()
 
 
 def test_a_run_is_not_merged_into_one_that_goes_on(tmp_path):
@@ -276,6 +318,7 @@ def test_killed_before_any_file_operation_it_can_be_run_again(tmp_path):
     paths = tuple(write_run(tmp_path, 3))
     undisturbed = tmp_path / "undisturbed" / "out.jsonl"
     expected = merge_run(list(paths), undisturbed)
+    expected_blocks = undisturbed.with_name("blocks.jsonl").read_bytes()
     output = tmp_path / "out.jsonl"
     fork = multiprocessing.get_context("fork")
     killed = 0
@@ -285,6 +328,9 @@ def test_killed_before_any_file_operation_it_can_be_run_again(tmp_path):
         process.join()
         # Complete or absent, at any moment.
         assert not output.exists() or output.read_bytes() == expected
+        blocks = tmp_path / "blocks.jsonl"
+        assert blocks.exists() or not output.exists()
+        assert not blocks.exists() or blocks.read_bytes() == expected_blocks
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
