@@ -16,9 +16,9 @@ The same on a plain CPU, with the models that scripts/quickstart.sh makes:
 Plain sampling has `--scorer none --search_type bon`, and needs no value model.
 
 Killed at any moment, the same command goes on; what is lost is the searches in flight. Beside the
-records stand `run_config.json`, `metrics.json` and `answers.jsonl`: one folder a run. On n machines
-the same command with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`), then
-`python -m search_lib.results.shards merge`.
+records stand `run_config.json`, `metrics.json`, `answers.jsonl` and `blocks.jsonl`: one folder a
+run. On n machines the same command with `--shard i/n` (under Slurm: `scripts/search_slurm.sh`),
+then `python -m search_lib.results.shards merge`.
 """
 
 if __name__ == "__main__":  # ahead of imports that take seconds
@@ -27,7 +27,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
     leave_on_interrupt()
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -42,10 +42,12 @@ from run_lib.settings import as_json, free_flags
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
+from search_lib.kept_blocks import KeptBlocks
 from search_lib.model_checks import check_models
 from search_lib.progress import SearchProgress
 from search_lib.prompts import build_prompts, stop_token_ids
 from search_lib.recording import Recorder
+from search_lib.results.blocks import BlocksFile
 from search_lib.results.cost import SearchCost
 from search_lib.results.metrics import MetricRow, published_metrics
 from search_lib.results.records import RecordFile
@@ -92,15 +94,25 @@ def main(args: Args) -> int:
         }
         if damaged := records.recover(searches.keys()):
             print(f"{damaged} damaged lines were moved aside; their searches run again")
+        blocks = BlocksFile(args.output_path)
+        if args.save_blocks and (damaged := blocks.recover()):
+            print(f"{damaged} damaged lines of {blocks.path} were moved aside")
         missing = [search for key, search in searches.items() if key not in records.finished]
         print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
 
         # Run the others.
+        recorder = Recorder(tokenizer, prompts, ends, answer_format)
+
+        def record(job: SearchJob[Strategy], cost: SearchCost) -> None:
+            # First the blocks: killed in between, a search has no record and runs again.
+            if (of_search := recorder.blocks(job, cost)) is not None:
+                blocks.append(of_search)
+            records.append(recorder.record(job, cost))
+
         failures: list[SearchFailure] = []
         if missing:
-            jobs = make_jobs(args.seed, missing, prompts, new_strategy)
-            recorder = Recorder(tokenizer, prompts, ends, answer_format)
-            failures = asyncio.run(search(args, jobs, len(missing), recorder, records))
+            jobs = make_jobs(args, missing, prompts, new_strategy)
+            failures = asyncio.run(search(args, jobs, len(missing), record))
 
         # Vote, and report.
         if not records.finished:
@@ -131,24 +143,24 @@ def run_config(args: Args, problems: list[Problem]) -> RunConfig:
 
 
 def make_jobs(
-    seed: int,
+    args: Args,
     missing: list[tuple[Problem, int]],
     prompts: dict[str, list[int]],
     new_strategy: StrategyFactory,
 ) -> Iterator[SearchJob[Strategy]]:
     """Yields the searches that are to run, made one by one as the runner has room."""
     for problem, repetition in missing:
-        own_seed = derive_seed(seed, problem.id, repetition)
+        own_seed = derive_seed(args.seed, problem.id, repetition)
         strategy = new_strategy(prompts[problem.id], own_seed)
-        yield SearchJob(problem, repetition, own_seed, strategy)
+        kept = KeptBlocks() if args.save_blocks else None
+        yield SearchJob(problem, repetition, own_seed, strategy, kept=kept)
 
 
 async def search(
     args: Args,
     jobs: Iterator[SearchJob[Strategy]],
     num_jobs: int,
-    recorder: Recorder,
-    records: RecordFile,
+    record: Callable[[SearchJob[Strategy], SearchCost], None],
 ) -> list[SearchFailure]:
     """Loads the models and runs the searches; each is recorded the moment it ends."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -165,7 +177,7 @@ async def search(
     with SearchProgress(num_jobs, "search") as progress:
 
         def on_finished(job: SearchJob[Strategy], cost: SearchCost) -> None:
-            records.append(recorder.record(job, cost))
+            record(job, cost)
             progress.add(cost)
 
         try:

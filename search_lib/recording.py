@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from transformers import PreTrainedTokenizerBase
 
 from search_lib.answer_formats import AnswerFormat
+from search_lib.results.blocks import RecordedBlocks
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
@@ -50,6 +51,24 @@ class Recorder:
             responses=[self._response(response, prompt) for response in job.strategy.result()],
             tree=job.strategy.nodes,
             cost=cost,
+        )
+
+    def blocks(self, job: SearchJob[Strategy], cost: SearchCost) -> RecordedBlocks | None:
+        """Returns the blocks of a search, for the file beside the records; None if none are kept.
+
+        Args:
+            job: The search; its strategy is done.
+            cost: Its cost, from the runner.
+        """
+        if job.kept is None:
+            return None
+        kept = job.kept.of(job.strategy.sources)
+        values = [block.token_values for block in kept if block.token_values is not None]
+        return RecordedBlocks.pack(
+            (job.problem.id, job.repetition, cost.session),
+            self._prompts[job.problem.id],
+            [block.token_ids for block in kept],
+            values if len(values) == len(kept) else None,
         )
 
     def _response(self, response: Response, prompt: str) -> RecordedResponse:

@@ -13,6 +13,7 @@ from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Engine, Expansion, Sampling
 from search_lib.engines.http_service import BadReply
+from search_lib.kept_blocks import KeptBlocks
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
 from search_lib.scorers.base import Scorer
@@ -32,6 +33,8 @@ class SearchJob(Generic[AnySearch]):
         strategy: The fresh state of the search.
         scorer: Source of the values of this search alone, such as a judge who knows its reference.
             None: that of the run, if it has one.
+        kept: Keeps the blocks of this search, of which the strategy forgets those it drops. None:
+            nobody needs them.
     """
 
     problem: Problem
@@ -39,6 +42,7 @@ class SearchJob(Generic[AnySearch]):
     seed: int
     strategy: AnySearch
     scorer: Scorer | None = None
+    kept: KeptBlocks | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +81,7 @@ async def run_search(
     scorer: Scorer | None,
     sampling: Sampling,
     clock: SessionClock | None = None,
+    kept: KeptBlocks | None = None,
 ) -> SearchCost:
     """Runs one search to its end: asks, generates, scores and tells, nothing in lock step.
 
@@ -88,6 +93,7 @@ async def run_search(
         scorer: Source of their values. None: the search is told None for each.
         sampling: How tokens are drawn.
         clock: Measures when the engine has a request; by default one of this search alone.
+        kept: Keeps the blocks, if anything shall.
     """
     clock = clock or SessionClock()
     meter = SearchMeter(clock)
@@ -112,6 +118,8 @@ async def run_search(
                 meter.add(len(expansion.prefix_ids), blocks, scores)
                 values = [None] * len(blocks) if scores is None else scores.values
                 strategy.tell(expansion.path_id, blocks, values)
+                if kept is not None:
+                    kept.add(expansion.path_id, blocks, scores and scores.token_values)
     finally:
         for task in running:
             task.cancel()
@@ -150,7 +158,8 @@ async def run_searches(
 
     async def run(order: int, job: SearchJob[AnySearch]) -> SearchCost:
         search_order.set(order)  # within this search's task
-        return await run_search(job.strategy, engine, job.scorer or scorer, sampling, clock)
+        own = job.scorer or scorer
+        return await run_search(job.strategy, engine, own, sampling, clock, job.kept)
 
     waiting = enumerate(jobs)
     failures: list[SearchFailure] = []

@@ -57,6 +57,9 @@ class Args(ProblemFlags):
     """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
     go to the folder shard-i-of-n below that of --output_path; python -m search_lib.results.shards
     merge joins them and computes the metrics."""
+    save_blocks: bool = free(True)
+    """Saves the token ids of all blocks, dropped ones too, in blocks.jsonl beside the records: 1 to
+    2 bytes a token, never more than 4."""
     answers: RulesName = free("strict")
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""
@@ -80,6 +83,8 @@ class Args(ProblemFlags):
             num_repetitions=self.num_repetitions,
             max_concurrent=self.max_concurrent,
         )
+        if self.scorer_flags.token_values and not self.save_blocks:
+            raise InputError("--token_values are saved with the blocks, not with --no_save_blocks")
         if self.output_path.suffix != ".jsonl":
             raise InputError(f"--output_path must end in .jsonl, got {self.output_path}")
         parse_shard(self.shard or "0/1")

@@ -14,13 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import inference_eval
-from run_lib.commands import InputError, parse_command_line
+from classifier_lib.loading import load_value_model
+from run_lib.commands import InputError, RunStopped, parse_command_line
+from run_lib.hub import load_tokenizer
 from run_lib.settings import as_json, free_flags
 from search_lib.answer_formats import ANSWER_FORMATS
 from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
+from search_lib.results.blocks import RunBlocks
 from search_lib.results.cost import SearchCost
-from search_lib.results.records import Record, parse_record, read_records
+from search_lib.results.records import Record, RecordFile, parse_record, read_records
 from search_lib.results.shards import merge
 from search_lib.search_args import Args
 from tests.support.flags import replace_flags
@@ -125,6 +128,94 @@ def test_plain_sampling_needs_no_value_model(models, tmp_path, capsys, search_ty
     assert config["classifier_ckpt_path"] is config["fingerprints"]["classifier_ckpt_path"] is None
 
 
+def valued_directly(args: Args, paths: list[list[int]]) -> list[list[float]]:
+    """P(correct) after every token of each path, each of them in a forward of its own."""
+    model = load_value_model(args.classifier_ckpt_path, "sdpa", torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        return [model(torch.tensor([path])).success_probs[0].tolist() for path in paths]
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "bfs", "bon", "random"])
+def test_the_blocks_of_a_tree_are_kept_with_the_values_of_their_tokens(
+    models, tmp_path, search_type
+):
+    changes = {"search_type": search_type, "max_problems": 1, "token_values": True}
+    args = make_args(models, tmp_path, **changes)
+    assert inference_eval.main(args) == 0
+    tokenizer = load_tokenizer(args.piref_model)
+    run = RunBlocks(args.output_path)
+    for record in read_records(args.output_path):
+        search = run.of(record)
+        assert [block.node for block in search.blocks] == record.tree
+        assert record.problem in tokenizer.decode(search.prompt_ids)
+        for response in record.responses:
+            ids = search.response_ids(response.node).tolist()
+            assert len(ids) == response.num_tokens
+            ended = ids[-1] == tokenizer.eos_token_id
+            assert tokenizer.decode(ids[:-1] if ended else ids) == response.text
+        # Dropped ones, too.
+        paths = [search.response_ids(node).tolist() for node in range(len(search.blocks))]
+        expected = valued_directly(args, [search.prompt_ids + path for path in paths])
+        for block, values in zip(search.blocks, expected, strict=True):
+            assert block.token_values[-1] == pytest.approx(block.node.value, abs=1 / 509)
+            own = values[-len(block.token_ids) :]
+            assert block.token_values.tolist() == pytest.approx(own, abs=1 / 509)
+
+
+def test_plain_sampling_keeps_its_blocks_without_values(models, tmp_path):
+    args = make_args(models, tmp_path, search_type="random", max_problems=1, **PLAIN)
+    assert inference_eval.main(args) == 0
+    run = RunBlocks(args.output_path)
+    for record in read_records(args.output_path):
+        search = run.of(record)
+        assert {block.token_values for block in search.blocks} == {None}
+        for response in record.responses:
+            assert len(search.response_ids(response.node)) == response.num_tokens
+
+
+def test_a_run_without_its_blocks_goes_on_and_says_that_it_lacks_them(models, tmp_path, capsys):
+    args = make_args(models, tmp_path, save_blocks=False, num_repetitions=1, max_problems=1)
+    assert inference_eval.main(args) == 0
+    assert not (tmp_path / "blocks.jsonl").exists()
+    (record,) = read_records(args.output_path)
+    run = RunBlocks(args.output_path)
+    assert run.of(record) is None
+    assert "the run is of an earlier version or --no_save_blocks" in run.remark()
+    assert inference_eval.main(replace_flags(args, save_blocks=True)) == 0
+    assert "1 searches are there, 0 to run" in capsys.readouterr().out
+
+
+def test_a_search_stopped_between_its_blocks_and_its_record_runs_again(
+    models, tmp_path, monkeypatch
+):
+    args = make_args(models, tmp_path, max_concurrent=1)
+    append = RecordFile.append
+
+    def stop_at_the_third(records, record):
+        if len(records.finished) == 2:
+            raise RunStopped("killed")
+        append(records, record)
+
+    monkeypatch.setattr(RecordFile, "append", stop_at_the_third)
+    with pytest.raises(RunStopped, match="killed"):
+        inference_eval.main(args)
+    path = tmp_path / "blocks.jsonl"
+    written, recorded = path.read_bytes(), args.output_path.read_bytes()
+    assert len(written.splitlines()) == 3
+    monkeypatch.setattr(RecordFile, "append", append)
+    assert inference_eval.main(args) == 0
+    # Neither file was rewritten: the line without a record is still there, and nobody's.
+    assert path.read_bytes().startswith(written)
+    assert args.output_path.read_bytes().startswith(recorded)
+    assert len(path.read_bytes().splitlines()) == 7
+    run = RunBlocks(args.output_path)
+    lines = [run.line_of(record) for record in read_records(args.output_path)]
+    assert written.splitlines(keepends=True)[2] not in lines
+    assert sorted(lines) == sorted(
+        {*path.read_bytes().splitlines(keepends=True)} - {written.splitlines(keepends=True)[2]}
+    )
+
+
 def test_a_multiple_choice_benchmark_asks_for_a_letter(models, tmp_path, monkeypatch):
     short = replace(ANSWER_FORMATS["choice"], instruction="\n")  # for a context of 128 tokens
     monkeypatch.setitem(ANSWER_FORMATS, "choice", short)
@@ -221,6 +312,7 @@ def test_flags_that_change_no_result_are_declared_where_they_stand():
         *("max_concurrent", "value_cache_tokens", "attention_impl", "scorer", "scorer_url"),
         *("sglang_url", "sglang_patience", "sglang_port", "tp_size", "dp_size", "gpu_util"),
         *("neptune_project", "logger_tags", "api_key", "use_sglang_server", "answers"),
+        *("save_blocks", "token_values"),
     }
 
 
@@ -310,6 +402,13 @@ def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch,
         )
     merge(tuple(paths), args.output_path)
     assert_same_searches(args.output_path, whole.output_path)
+    runs = [RunBlocks(path) for path in (args.output_path, whole.output_path)]
+    by_key = {record.key: record for record in read_records(whole.output_path)}
+    for record in read_records(args.output_path):
+        ours, theirs = runs[0].of(record), runs[1].of(by_key[record.key])
+        assert [block.token_ids.tolist() for block in ours.blocks] == [
+            block.token_ids.tolist() for block in theirs.blocks
+        ]
     documents = [
         json.loads(path.with_name("metrics.json").read_text())
         for path in (args.output_path, whole.output_path)
@@ -353,6 +452,10 @@ def test_killed_at_random_moments_every_search_is_there_once(models, tmp_path):
     assert sorted(keys(args.output_path)) == [
         (f"toy-{problem:03d}", repetition) for problem in range(200) for repetition in range(2)
     ]
+    # Every record has its blocks, those of searches that ran twice included.
+    run = RunBlocks(args.output_path)
+    for record in read_records(args.output_path):
+        assert len(run.of(record).blocks) == len(record.tree)
     # What the run took adds up over all sessions, those that were killed included.
     costs = [record.cost for record in read_records(args.output_path)]
     document = json.loads((tmp_path / "metrics.json").read_text())["cost"]
@@ -477,6 +580,20 @@ def test_interrupted_it_leaves_at_once_with_whole_records(models, tmp_path):
             "--sglang_url 'http://127.0.0.1:1000000",
         ),
         ({"output_path": Path("/dev/null/out.jsonl")}, "--output_path .* cannot be written"),
+        ({"output_path": Path("blocks.jsonl")}, "--output_path .*: a run writes blocks.jsonl"),
+        ({"token_values": True, "save_blocks": False}, "--token_values .* not with --no_save_bloc"),
+        (
+            {"token_values": True, "scorer": "none", "search_type": "bon"},
+            "--token_values is for --scorer hf; none gives no values",
+        ),
+        (
+            {
+                "token_values": True,
+                "scorer": "sglang_server",
+                "scorer_url": ("http://127.0.0.1:9",),
+            },
+            "--token_values is for --scorer hf; sglang_server gives one value a block",
+        ),
         ({"output_path": Path("out.txt")}, "--output_path must end in .jsonl"),
         ({"max_length": 120}, r"exceed the policy's context of 128 tokens for 3 problems: toy-000"),
         ({"piref_model": "/absent"}, "--piref_model /absent: no tokenizer could be loaded"),

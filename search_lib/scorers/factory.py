@@ -60,7 +60,7 @@ def _open_hf(flags: ScorerFlags, model: str, place: Place) -> Scorer:
     classifier = load_value_model(model, place.attention_impl, device=place.device)
     # A CPU is fastest on batches that fit its caches.
     max_batch_tokens = 16_384 if place.device.type == "cpu" else 65_536
-    values = ValueScorer(classifier, max_batch_tokens, flags.value_cache_tokens)
+    values = ValueScorer(classifier, max_batch_tokens, flags.value_cache_tokens, flags.token_values)
     return HfScorer(values, place.executor)
 
 

@@ -28,6 +28,10 @@ class ScorerFlags:
     DeepSeek-VM-1.5B in bfloat16. All beams of all searches in flight should fit; else prefixes are
     computed again, which tokens_scored in metrics.json shows."""
 
+    token_values: bool = free(False)
+    """Also saves the value after every token of every block, to within 1/510, in blocks.jsonl: 1
+    byte a token, never more than 1.4. Of --scorer hf: an SGLang server gives one value a block."""
+
     def check(self) -> None:
         """Raises InputError for a scorer that can't be opened, before anything is loaded."""
         if self.scorer == "sglang":
@@ -42,6 +46,9 @@ class ScorerFlags:
         with naming("--scorer_url"):
             for url in self.scorer_url:
                 check_url(url)
+        if self.token_values and self.scorer != "hf":
+            gives = "no values" if self.scorer == "none" else "one value a block"
+            raise InputError(f"--token_values is for --scorer hf; {self.scorer} gives {gives}")
         at_least(0, value_cache_tokens=self.value_cache_tokens)
 
     @property

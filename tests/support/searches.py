@@ -32,7 +32,7 @@ def make_args(models: Path, folder: Path, **changes: Any) -> Args:
 
 def as_command(args: Args) -> list[str]:
     flags = [
-        f"--{name}={single}"
+        f"--{name}" if single is True else f"--{name}={single}"
         for name, value in as_json(args).items()
         for single in (value if isinstance(value, list) else (value,))
         if single is not None and single is not False
