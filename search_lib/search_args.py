@@ -32,8 +32,8 @@ class Args(ProblemFlags):
     """The value model that guides and weighs: Hub id or folder. With --scorer none there is
     none."""
     output_path: Path = Path("inference_outputs.jsonl")
-    """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json
-    and answers.jsonl."""
+    """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json,
+    answers.jsonl and blocks.jsonl."""
     search_type: str = "beam2"
     """beam<w> (width w), bfs (one beam), bon (independent full samples), random<w> (ablation:
     survivors drawn at random, w = 2 if left out)."""

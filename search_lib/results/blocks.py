@@ -23,7 +23,7 @@ import numpy as np
 
 from run_lib.commands import InputError
 from run_lib.lines import append_lines
-from search_lib.results.record_log import parse_line, read_lines, repair
+from search_lib.results.record_log import NotARecord, check_writable, parse_line, read_lines, repair
 from search_lib.results.records import Record, RecordKey, describe
 from search_lib.strategies.base import Node
 
@@ -138,7 +138,14 @@ class BlocksFile:
 
         Returns:
             Lines moved to `blocks.jsonl.damaged`.
+
+        Raises:
+            InputError: If the file can't be written, or a whole line in it is of another version.
         """
+        try:
+            check_writable(self.path)
+        except PermissionError as error:
+            raise InputError(f"{self.path} cannot be written: {error}") from None
         return repair(RecordedBlocks, self.path)[1] if self.path.exists() else 0
 
     def append(self, blocks: RecordedBlocks) -> None:
@@ -199,7 +206,10 @@ class RunBlocks:
             self.missing.append(record.key)
             return None
         place = f"{self.path}, line {self._places[_key_of(record)].number}"
-        content = parse_line(RecordedBlocks, line)
+        try:
+            content = parse_line(RecordedBlocks, line)
+        except NotARecord:
+            content = None
         if content is None or content.key != _key_of(record):
             raise InputError(f"{self.path} was changed while it was read")
         lengths = [node.num_tokens for node in record.tree]

@@ -187,6 +187,14 @@ def read_whole(
             yield line.record
 
 
+def check_writable(path: Path) -> None:
+    """Raises PermissionError if a file in a folder that is there can't be appended to."""
+    if path.exists() and not path.is_file():
+        raise PermissionError("it is no file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError("no permission")
+
+
 class RecordLog(Generic[AnyRecord]):
     """An output file that is being written. Only one process at a time may hold its folder.
 
@@ -213,10 +221,7 @@ class RecordLog(Generic[AnyRecord]):
             path.parent.mkdir(parents=True, exist_ok=True)
             busy = f"another process is writing to {path.parent}"
             self._lock = lock_file(path.with_name(LOCK_NAME), busy)
-            if path.exists() and not path.is_file():
-                raise PermissionError("it is no file")
-            if not os.access(path if path.exists() else path.parent, os.W_OK):
-                raise PermissionError("no permission")
+            check_writable(path)
         except OSError as error:
             raise InputError(f"{flag} {path} cannot be written: {error}") from error
 

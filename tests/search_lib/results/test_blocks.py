@@ -40,6 +40,10 @@ def make_blocks(problem_id: str, session: str | None = "s", values=VALUES) -> Re
     return RecordedBlocks.pack((problem_id, 0, session), [5, 6], ids, arrays)
 
 
+def make_blocks_line(problem_id: str) -> bytes:
+    return json.dumps(vars(make_blocks(problem_id))).encode()
+
+
 def write_run(path, names, session="s"):
     with RecordFile(path) as records:
         records.recover()
@@ -149,6 +153,22 @@ def test_tokens_that_cannot_be_read_are_named_by_line(tmp_path, line, message):
     assert run.of(make_record("b")) is not None
     with pytest.raises(InputError, match=f"blocks.jsonl, line 2: problem a, .* 0: {message}"):
         run.of(make_record("a"))
+
+
+def test_a_file_that_cannot_be_written_is_named_at_the_start(tmp_path):
+    (tmp_path / "blocks.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"blocks.jsonl cannot be written: it is no file"):
+        BlocksFile(tmp_path / "out.jsonl").recover()
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path):
+    path = tmp_path / "out.jsonl"
+    write_run(path, ["a", "b"])
+    run = RunBlocks(path)
+    for other in (b'{"problem": 1}', make_blocks_line("b"), b"torn"):
+        run.path.write_bytes(other)
+        with pytest.raises(InputError, match=r"blocks.jsonl was changed while it was read"):
+            run.of(make_record("a"))
 
 
 def test_a_line_of_something_else_is_refused(tmp_path):
