@@ -59,7 +59,7 @@ class Args(ProblemFlags):
     merge joins them and computes the metrics."""
     save_blocks: bool = free(True)
     """Saves the token ids of all blocks, dropped ones too, in blocks.jsonl beside the records: 1 to
-    2 bytes a token, never more than 4."""
+    2 bytes a token of text, compressed."""
     answers: RulesName = free("strict")
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""

@@ -29,8 +29,8 @@ class ScorerFlags:
     computed again, which tokens_scored in metrics.json shows."""
 
     token_values: bool = free(False)
-    """Also saves the value after every token of every block, to within 1/510, in blocks.jsonl: 1
-    byte a token, never more than 1.4. Of --scorer hf: an SGLang server gives one value a block."""
+    """Also saves the value after every token of every block, to within 1/510, in blocks.jsonl:
+    about 1 byte a token more. Of --scorer hf: an SGLang server gives one value a block."""
 
     def check(self) -> None:
         """Raises InputError for a scorer that can't be opened, before anything is loaded."""

@@ -177,7 +177,7 @@ def test_a_line_of_something_else_is_refused(tmp_path):
         RunBlocks(tmp_path / "out.jsonl")
 
 
-def test_a_token_takes_less_than_the_help_says():
+def test_the_size_of_a_token_is_bounded():
     rng = np.random.default_rng(0)
     ids = [rng.integers(0, 151_936, 4096, np.uint32) for _ in range(8)]  # nothing to compress
     values = [rng.random(4096).astype(np.float32) for _ in range(8)]
