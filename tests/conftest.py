@@ -22,7 +22,7 @@ from search_lib.scorers.value_server import ValueServer
 from tests.support.http_servers import free_ports
 from tests.support.paths import ROOT
 from tests.support.sglang_processes import sglang_environment
-from tests.support.tiny_models import save_tiny_classifier
+from tests.support.tiny_models import VOCAB_SIZE, build_tiny_config, save_tiny_classifier
 
 # Whoever is started in the background of a shell ignores Ctrl-C, and so do the programs that it
 # starts: those that tests interrupt, too.
@@ -32,30 +32,21 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 
-VOCAB_SIZE = 64
 NUM_RESPONSES = 4
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tiny_config() -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        num_labels=3,
-    )
+    """One for each test: `save_pretrained` writes the dtype of a model into its config."""
+    return build_tiny_config()
 
 
 @pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory: pytest.TempPathFactory, tiny_config: Qwen2Config) -> Path:
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a causal LM, with a (nominal) tokenizer file."""
     folder = tmp_path_factory.mktemp("policy")
     torch.manual_seed(0)
-    Qwen2ForCausalLM(tiny_config).save_pretrained(folder)
+    Qwen2ForCausalLM(build_tiny_config()).save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')
     return folder
 

@@ -16,6 +16,7 @@ from classifier_lib.data import Rollout
 from classifier_lib.layouts import MIN_SHARED, Branch, lay_out
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
+from tests.support.tiny_models import build_tiny_config
 
 PACKINGS = ("padded", "packed", "shared_prefix")
 CPU = torch.device("cpu")
@@ -64,12 +65,12 @@ def num_laid_out(rollouts: list[Rollout], max_length: int, packing: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def models(tiny_config) -> dict[str, Qwen2ForClassifier]:
+def models() -> dict[str, Qwen2ForClassifier]:
     made = {}
     for name, loss in LOSSES.items():
         torch.manual_seed(0)
-        config = type(tiny_config)(**{**tiny_config.to_dict(), "num_labels": loss.num_labels})
-        config.initializer_range = 0.2  # values that differ from token to token
+        # Values that differ from token to token.
+        config = build_tiny_config(num_labels=loss.num_labels, initializer_range=0.2)
         made[name] = Qwen2ForClassifier._from_config(config, attn_implementation=SEGMENTED_SDPA)
     return made
 

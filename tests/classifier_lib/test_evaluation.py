@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from transformers import Qwen2Config
 
 from classifier_lib import evaluation
 from classifier_lib.attention import SEGMENTED_SDPA
@@ -20,6 +19,7 @@ from classifier_lib.losses import LOSSES, Targets
 from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib.processes import Processes
 from tests.support.distributed import Played
+from tests.support.tiny_models import build_tiny_config
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 BUCKET = 16
@@ -29,13 +29,12 @@ FIT_SCORES = ("explained_variance", "r2", "precision", "recall", "specificity", 
 
 
 @pytest.fixture(scope="module")
-def models(tiny_config) -> dict[int, Qwen2ForClassifier]:
+def models() -> dict[int, Qwen2ForClassifier]:
     """By number of labels; with probabilities far from each other."""
     made = {}
     for num_labels in (1, 3):
         torch.manual_seed(0)
-        changes = {"num_labels": num_labels, "initializer_range": 0.25}
-        config = Qwen2Config(**{**tiny_config.to_dict(), **changes})
+        config = build_tiny_config(num_labels=num_labels, initializer_range=0.25)
         model = Qwen2ForClassifier._from_config(config, attn_implementation=SEGMENTED_SDPA)
         made[num_labels] = model.train()
     return made

@@ -18,6 +18,25 @@ from data_prep.toy.tokenizer import build_tokenizer
 CONTEXT = 128
 
 
+VOCAB_SIZE = 64
+"""Of the models for made-up roll-outs, which are without a tokenizer."""
+
+
+def build_tiny_config(**changes: object) -> Qwen2Config:
+    """Config of a value model or policy for made-up roll-outs."""
+    settings = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "num_labels": 3,
+    }
+    return Qwen2Config(**{**settings, **changes})
+
+
 def tiny_config(vocab_size: int, **overrides) -> Qwen2Config:
     return Qwen2Config(**_sizes(vocab_size) | overrides)
 
