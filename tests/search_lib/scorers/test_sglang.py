@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 
 import inference_eval
 from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier
+from classifier_lib.scoring import Scores
 from run_lib.commands import InputError
 from search_lib.engines import http_service
 from search_lib.engines.base import Block, EngineUnavailable, Sampling
@@ -291,10 +292,10 @@ GOOD = [0.25, 0.5, 0.25]
 
 def test_rows_are_taken_by_their_index_and_counts_where_there_are_some():
     reply = rows([*GOOD, 40.0], [0.1, 0.2, 0.7, 2.0])
-    assert parse_scores(reply, [50, 50]) == ([0.5, 0.2], 42)
+    assert parse_scores(reply, [50, 50]) == Scores([0.5, 0.2], 42)
     reply["data"].reverse()
-    assert parse_scores(reply, [50, 50]) == ([0.5, 0.2], 42)
-    assert parse_scores(rows(GOOD, GOOD), [50, 50]) == ([0.5, 0.5], None)  # of plain SGLang
+    assert parse_scores(reply, [50, 50]) == Scores([0.5, 0.2], 42)
+    assert parse_scores(rows(GOOD, GOOD), [50, 50]) == Scores([0.5, 0.5], None)  # of plain SGLang
 
 
 BAD_REPLIES = {
@@ -335,8 +336,8 @@ def test_a_reply_without_values_is_asked_for_again_then_an_error(reply):
         return asyncio.run(body())
 
     bad, good = {"text": json.dumps(reply)}, {"text": json.dumps(rows(GOOD))}
-    (values, _), attempts = ask(bad, bad, {"status": 500}, good)
-    assert (values, attempts) == ([0.5], 5)  # the prompt's last one, and the block's
+    scores, attempts = ask(bad, bad, {"status": 500}, good)
+    assert (scores.values, attempts) == ([0.5], 5)  # the prompt's last one, and the block's
     with pytest.raises(BadReply, match=r"/v1/embeddings: (no class prob|no JSON|values )"):
         ask(bad)
 
