@@ -1,0 +1,76 @@
+"""Writes one HTML page of finished runs: accuracies, search trees, votes, and the value model.
+
+    python -m scripts.report outputs/quickstart/bon outputs/quickstart/beam2 --out report.html
+
+Each is a run of inference_eval.py on the same problems: `folder`, with `label=` in front of it to
+call it otherwise. The page opens offline and loads nothing.
+"""
+
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.files import replace_file
+from search_lib.answer_rules import ANSWER_RULES, RulesName
+from search_lib.results.page.build import build_page
+from search_lib.results.page.run_pages import load_runs
+from search_lib.results.run_config import check_same_problems
+from search_lib.results.selection import parse_selections
+
+PROGRAM = "scripts.report"
+
+
+@dataclass(frozen=True)
+class Args:
+    """One page of what the searches did."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """folder or label=folder."""
+    out: Path
+    """The page, a .html file."""
+    answers: RulesName = "strict"
+    """Rules by which answers were counted (docs/search.md)."""
+    title: str = "Search report"
+    """Heading of the page."""
+
+
+def main(args: Args) -> None:
+    """Reads the runs and writes the page.
+
+    Raises:
+        InputError: If a run can't be read, or the runs are of different problems.
+    """
+    if args.out.suffix != ".html":
+        raise InputError(f"--out {args.out} does not end in .html")
+    with naming("RUNS"):
+        pages = load_runs(parse_selections(args.runs), ANSWER_RULES[args.answers])
+        check_same_problems([page.run.problem_set for page in pages])
+    content = build_page(pages, args.title).encode()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(args.out, content)
+    num_trees = sum(len(page.every_search) for page in pages)
+    print(
+        f"{args.out}: {len(pages)} runs, {len(pages[0].graded)} problems, {num_trees} trees, "
+        f"{len(content) / 1e6:.1f} MB"
+    )
+    for page in pages:
+        for line in page.lacks():
+            print(f"{page.selection.label}: {line}")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = parse_command_line(Args, PROGRAM, __doc__, argv)
+    run_command(PROGRAM, lambda: main(args))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""One HTML page of finished runs: what `scripts/report.py` writes."""

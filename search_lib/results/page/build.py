@@ -1,0 +1,108 @@
+"""Puts the page together: the templates, styles and scripts of this folder, and the runs' data."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from search_lib.results.page.packing import (
+    TEXT_BUDGET,
+    compress,
+    longest_that_fits,
+    to_json,
+)
+from search_lib.results.page.run_pages import RunPage
+from search_lib.results.run_trees import COSTS
+
+SCRIPTS = ("dom.js", "charts.js", "tree.js", "problem.js", "page.js")
+"""Scripts in the order in which they run."""
+
+_SNIPPET = 120
+"""Characters of a question in the table."""
+
+_FOLDER = files("search_lib.results.page")
+
+
+def read_asset(name: str) -> str:
+    """Returns a file of this folder."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def overview_data(pages: Sequence[RunPage], longest: int | None = None) -> dict[str, Any]:
+    """Returns what the page opens with, as JSON types.
+
+    Args:
+        pages: The runs, of the same problems.
+        longest: Characters to which texts are shortened; None if they are whole.
+    """
+    first = pages[0]
+    problems = []
+    for problem_id in first.graded:
+        question = " ".join(first.searches[problem_id][0].record.problem.split())
+        problems.append(
+            {
+                "id": problem_id,
+                "question": question[:_SNIPPET] + "…" * (len(question) > _SNIPPET),
+                "reference": first.graded[problem_id].reference,
+                "runs": [page.row(problem_id) for page in pages],
+            }
+        )
+    return {
+        "rules": first.rules.name,
+        "costs": COSTS,
+        "shortened": longest,
+        "runs": [page.overview() for page in pages],
+        "problems": problems,
+    }
+
+
+def _parts(pages: Sequence[RunPage], longest: int | None) -> Iterator[tuple[str, str]]:
+    """Yields the (id, content) of what is unpacked when opened: problems, and texts of trees."""
+    for run, page in enumerate(pages):
+        for number, problem_id in enumerate(page.graded):
+            yield f"problem-{run}-{number}", compress(page.problem(problem_id))
+            for tree, search in enumerate(page.searches[problem_id]):
+                yield f"texts-{run}-{number}-{tree}", compress(page.texts(search, longest))
+
+
+def _fitting_parts(
+    pages: Sequence[RunPage], budget: int
+) -> tuple[list[tuple[str, str]], int | None]:
+    """Returns the parts with their texts as long as the page has room for, and that length."""
+    texts = [text for page in pages for search in page.every_search for text in search.texts]
+    longest = longest_that_fits(texts, budget)
+    while True:
+        parts = list(_parts(pages, longest))
+        size = sum(len(content) for name, content in parts if name.startswith("texts"))
+        if size <= budget or longest == 0:
+            return parts, longest
+        # The guess was of texts that compress better than the others.
+        longest = int((longest or max(map(len, texts))) * 0.9 * budget / size)
+
+
+def build_page(pages: Sequence[RunPage], title: str, budget: int = TEXT_BUDGET) -> str:
+    """Returns the page.
+
+    Args:
+        pages: The runs, of the same problems.
+        title: Its heading.
+        budget: Most bytes of compressed texts.
+    """
+    parts, longest = _fitting_parts(pages, budget)
+    script = "\n".join(map(read_asset, SCRIPTS))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(read_asset("page.html.jinja"))
+    return template.render(
+        title=title,
+        style=read_asset("page.css"),
+        script=script,
+        # The browser runs this one script, and no other that might come in by some text.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=to_json(overview_data(pages, longest)),
+        parts=parts,
+    )

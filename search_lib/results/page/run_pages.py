@@ -1,0 +1,310 @@
+"""A run as the page shows it: its trees and votes, problem by problem."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from run_lib.commands import InputError
+from search_lib.answer_rules import STRICT, AnswerRules
+from search_lib.results.answers import answers_name, read_answers
+from search_lib.results.curves import budget_curve
+from search_lib.results.metrics import GradedProblem
+from search_lib.results.page.block_texts import BlockText, block_reader
+from search_lib.results.page.calibration import ValueSamples, summarize
+from search_lib.results.page.packing import excerpt
+from search_lib.results.page.trees import SearchTree, layout, path_to, right_path_pruned
+from search_lib.results.records import Record, read_records
+from search_lib.results.run_config import RunConfig
+from search_lib.results.run_trees import RunTrees
+from search_lib.results.selection import Selection
+
+CURVES = ("MV", "WMV", "BoN", "pass@k")
+"""Aggregations with a plot."""
+
+FLAGS = (
+    *("benchmark", "search_type", "num_blocks", "num_repetitions", "block_size", "max_length"),
+    *("temperature", "top_p", "seed", "piref_model", "classifier_ckpt_path", "scorer", "engine"),
+)
+"""Flags that the page shows of a run."""
+
+
+@dataclass
+class SearchPage:
+    """One search.
+
+    Attributes:
+        record: Its record.
+        tree: Its blocks; None if the record has none.
+        blocks: The text of each block; None if they were not saved.
+        pruned: Block at which a right path was pruned; see `right_path_pruned`.
+    """
+
+    record: Record
+    tree: SearchTree | None
+    blocks: list[BlockText] | None
+    pruned: int | None
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts that the page holds: of its blocks, or of its responses without those."""
+        if self.blocks is not None:
+            return [block.text for block in self.blocks]
+        return [response.text for response in self.record.responses]
+
+
+@dataclass
+class RunPage:
+    """One run.
+
+    Attributes:
+        selection: How the user named it.
+        run: Its votes and costs.
+        rules: How its answers were counted.
+        graded: Its complete problems by id.
+        searches: Of each of these, its searches by repetition.
+        samples: Values along the paths of responses.
+    """
+
+    selection: Selection
+    run: RunTrees
+    rules: AnswerRules
+    graded: dict[str, GradedProblem]
+    searches: dict[str, list[SearchPage]]
+    samples: ValueSamples = field(default_factory=ValueSamples.empty)
+
+    @classmethod
+    def load(cls, selection: Selection, rules: AnswerRules = STRICT) -> "RunPage":
+        """Reads a run that has ended.
+
+        Raises:
+            InputError: If it can't be read, or has not been counted by these rules.
+        """
+        path, config = RunConfig.find(selection.path)
+        run = RunTrees.load(selection.path, rules)
+        graded = read_answers(path.with_name(answers_name(rules)), rules) or {}
+        page = cls(selection, run, rules, graded, {name: [] for name in graded})
+        page._read(path, config)
+        return page
+
+    def _read(self, path: Path, config: RunConfig) -> None:
+        read_blocks = block_reader(path, config)
+        for record in read_records(path):
+            if record.problem_id not in self.graded:
+                continue
+            check_tree(record, path)
+            correct = self.graded[record.problem_id].correct[record.repetition]
+            blocks = read_blocks(record)
+            tree, pruned = None, None
+            if record.tree:
+                tree = SearchTree.of(record, correct, config.flags.get("max_length"))
+                pruned = right_path_pruned(tree, blocks and [block.text for block in blocks])
+            search = SearchPage(record, tree, blocks, pruned)
+            self.searches[record.problem_id].append(search)
+            self._add_values(record, correct)
+        for name, searches in self.searches.items():
+            searches.sort(key=lambda search: search.record.repetition)
+            values = [[r.value for r in s.record.responses] for s in searches]
+            self.graded[name].values = [[v for v in of if v is not None] for of in values]
+
+    def _add_values(self, record: Record, correct: Sequence[bool]) -> None:
+        for response, is_right in zip(record.responses, correct, strict=True):
+            if record.tree:
+                nodes = [record.tree[index] for index in path_to(record.tree, response.node)]
+                values = [*(node.value for node in nodes[:-1]), response.value]
+                lengths = [node.num_tokens for node in nodes]
+            else:
+                values, lengths = [response.value], [response.num_tokens]
+            self.samples.add_path(values, lengths, is_right)
+
+    @property
+    def method(self) -> str:
+        """The vote that says whether the run solves a problem."""
+        return "WMV" if self.run.has_values else "MV"
+
+    @property
+    def every_search(self) -> list[SearchPage]:
+        """All searches."""
+        return [search for of_problem in self.searches.values() for search in of_problem]
+
+    def lacks(self) -> list[str]:
+        """Says what the page can't show of the run, a sentence each."""
+        searches = self.every_search
+        lines = []
+        if any(search.tree is None for search in searches):
+            lines.append("Its records have no trees.")
+        if any(search.blocks is None for search in searches):
+            lines.append(
+                "The texts of its blocks were not saved: there are only those of whole responses, "
+                "and none of dropped blocks."
+            )
+        elif not any(block.values for search in searches for block in search.blocks or ()):
+            lines.append("The values of single tokens were not saved.")
+        if not self.run.has_values:
+            lines.append("Its responses have no values: no WMV, no BoN.")
+        costs = self.run.costs(self.method)
+        if "flops" not in costs:
+            lines.append("Its FLOPs are not known.")
+        if "seconds" not in costs:
+            lines.append("Its time is not known.")
+        return lines
+
+    def pruning(self) -> dict[str, int]:
+        """Counts the trees in which a right path was pruned, and those in which it could be."""
+        trees = [search for search in self.every_search if search.tree is not None]
+        return {
+            "trees": len(trees),
+            "dropping": sum(bool(search.tree.dropped) for search in trees if search.tree),
+            "mixed": sum(
+                bool(search.tree.right and search.tree.wrong) for search in trees if search.tree
+            ),
+            "pruned": sum(search.pruned is not None for search in trees),
+        }
+
+    def overview(self) -> dict[str, Any]:
+        """Returns the run's part of the overview, as JSON types."""
+        flags = self.run.config.flags
+        return {
+            "label": self.selection.label,
+            "flags": {name: flags[name] for name in FLAGS if flags.get(name) is not None},
+            "trees": int(self.run.tokens.shape[1]),
+            "method": self.method,
+            "lacks": self.lacks(),
+            "curves": {
+                method: self._curve(method) for method in CURVES if method in self.run.methods
+            },
+            "pruning": self.pruning(),
+            "values": summarize(self.samples),
+        }
+
+    def _curve(self, method: str) -> list[dict[str, Any]]:
+        points = []
+        for point in budget_curve(self.selection, self.run, method).points:
+            estimate = point.estimate
+            points.append(
+                {
+                    "trees": int(point.trees),
+                    "mean": round(estimate.mean, 5),
+                    "half": estimate.over_problems and round(estimate.over_problems, 5),
+                    "costs": point.costs,
+                }
+            )
+        return points
+
+    def row(self, problem_id: str) -> dict[str, Any]:
+        """Returns the run's cells in the table of problems, as JSON types."""
+        problem, searches = self.graded[problem_id], self.searches[problem_id]
+        correct = [is_right for tree in problem.correct for is_right in tree]
+        votes = {
+            method: round(problem.score(method, len(searches))[0], 4)
+            for method in CURVES
+            if method in self.run.methods
+        }
+        return {
+            "votes": votes,
+            "right": sum(correct),
+            "responses": len(correct),
+            "pruned": sum(search.pruned is not None for search in searches),
+        }
+
+    def problem(self, problem_id: str) -> dict[str, Any]:
+        """Returns the trees of one problem, as JSON types."""
+        problem = self.graded[problem_id]
+        trees = []
+        for search in self.searches[problem_id]:
+            repetition = search.record.repetition
+            answers = zip(
+                search.record.responses,
+                problem.answers[repetition],
+                problem.classes[repetition],
+                problem.correct[repetition],
+                strict=True,
+            )
+            trees.append(
+                {
+                    "seed": str(search.record.seed),  # of 64 bits, which JavaScript would round
+                    "pruned": search.pruned,
+                    "responses": [
+                        {
+                            "node": response.node,
+                            "answer": answer,
+                            "class": answer_class,
+                            "right": is_right,
+                            "value": response.value and round(response.value, 4),
+                            "finished": response.finished,
+                            "tokens": response.num_tokens,
+                        }
+                        for response, answer, answer_class, is_right in answers
+                    ],
+                    **_tree(search.tree),
+                }
+            )
+        question = self.searches[problem_id][0].record.problem
+        return {"question": question, "trees": trees}
+
+    def texts(self, search: SearchPage, longest: int | None) -> dict[str, Any]:
+        """Returns the texts of one search, as JSON types.
+
+        Args:
+            search: The search.
+            longest: Most characters of each text; see `excerpt`.
+        """
+        if search.blocks is None:
+            return {"responses": [excerpt(text, longest) for text in search.texts]}
+        return {"blocks": [_block(block, longest) for block in search.blocks]}
+
+
+def check_tree(record: Record, path: Path) -> None:
+    """Raises InputError unless blocks stand behind their parents, and responses end with one."""
+    count = len(record.tree)
+    for index, node in enumerate(record.tree):
+        if node.parent is not None and not 0 <= node.parent < index:
+            raise InputError(f"{path}: {record.name}: block {index} continues {node.parent}")
+    for response in record.responses if record.tree else ():
+        if not 0 <= response.node < count:
+            raise InputError(f"{path}: {record.name}: there is no block {response.node}")
+
+
+def _tree(tree: SearchTree | None) -> dict[str, Any]:
+    """Returns the blocks of a search, a list a property."""
+    if tree is None:
+        return {"parent": []}
+    return {
+        "parent": [node.parent for node in tree.nodes],
+        "tokens": [node.num_tokens for node in tree.nodes],
+        "value": [
+            node.value if node.value is None else round(node.value, 4) for node in tree.nodes
+        ],
+        "state": tree.states,
+        "round": tree.rounds,
+        "row": layout(tree),
+        "right": sorted(tree.right),
+    }
+
+
+def _block(block: BlockText, longest: int | None) -> dict[str, Any]:
+    """Returns the text of a block; by token, with their values, where these are known and fit."""
+    text = block.text
+    if block.values is None or (longest is not None and len(text) > longest):
+        return {"text": excerpt(text, longest)}
+    return {
+        "pieces": list(block.pieces),
+        "values": [round(255 * value) for value in block.values],
+    }
+
+
+def load_runs(selections: Sequence[Selection], rules: AnswerRules) -> list[RunPage]:
+    """Reads the runs of a page.
+
+    Raises:
+        InputError: If a run can't be read.
+        ValueError: If one is named with a method; begins with its label.
+    """
+    pages = []
+    for selection in selections:
+        if selection.method is not None:
+            raise ValueError(f"{selection.label}: a report shows all methods; name the folder only")
+        pages.append(RunPage.load(selection, rules))
+    if not pages:
+        raise InputError("RUNS: there are none")
+    return pages
