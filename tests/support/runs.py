@@ -46,7 +46,6 @@ def write_run(
         **changes: Flags that are others than those of one tree of best-of-n, `digest` of the
             problems, or numbers of each search's cost.
     """
-    folder.mkdir()
     of_cost = changes.keys() & SearchCost.__annotations__
     costs = {name: changes.pop(name) for name in of_cost}
     records = [
@@ -59,11 +58,25 @@ def write_run(
         for problem_id, (reference, trees) in searches.items()
         for tree, responses in enumerate(trees)
     ]
-    num_trees = len(records) // len(searches)
+    write_records(folder, records, **changes)
+    return records
+
+
+def write_records(folder: Path, records: Sequence[Record], **changes: Any) -> None:
+    """Writes all files of a run of these records, its answers compared as strings.
+
+    Args:
+        folder: Folder of the run.
+        records: Records, with every tree of each problem.
+        **changes: See `write_run`, but for the costs.
+    """
+    folder.mkdir()
+    problem_ids = list(dict.fromkeys(record.problem_id for record in records))
+    num_trees = len(records) // len(problem_ids)
     digest = changes.pop("digest", None)
     args = Args("mine.jsonl", "policy", "values", answer_format="boxed", search_type="bon")
     flags = as_json(args) | {"output_path": "r.jsonl", "num_repetitions": num_trees} | changes
-    config = RunConfig(flags, {"benchmark": digest}, list(searches))
+    config = RunConfig(flags, {"benchmark": digest}, problem_ids)
     write_json(folder / CONFIG_NAME, config.document())
     with RecordFile(folder / "r.jsonl") as file:
         for record in reversed(records):
@@ -75,4 +88,3 @@ def write_run(
     document = metrics_document(graded, rows, summary, policy=POLICY, value_model=VALUE_MODEL)
     write_json(folder / "metrics.json", document)
     write_answers(folder / "answers.jsonl", graded)
-    return records

@@ -33,7 +33,7 @@ function compact(value, unit = "") {
     scaled /= 1000;
     step += 1;
   }
-  return `${Number(scaled.toPrecision(2))}${unit && " "}${prefixes[step]}${unit}`;
+  return `${Number(scaled.toPrecision(scaled >= 100 ? 3 : 2))}${unit && " "}${prefixes[step]}${unit}`;
 }
 
 // viridis

@@ -152,7 +152,7 @@ function valueCharts(run, index) {
   });
   const depth = { xRange: [0.1, 1], yRange: [0, 1], xLabel: "share of the response" };
   const reliability = { label: run.label, colour: runColour(index), dash: "", points: values.reliability.map((row) => ({
-    x: row.value, y: row.right, half: row.count > 1 ? 1.96 * Math.sqrt((row.right * (1 - row.right)) / row.count) : null,
+    x: row.value, y: row.right,
     note: `value ${short(row.value)}, ${percent(row.right)} right of ${plural(row.count, "response")}` })) };
   return [
     h("figure", null, h("figcaption", null, "Reliability", h("span", { class: "quiet" }, " share of right responses")),
@@ -247,8 +247,8 @@ const KEYS = [
   [["←", "→", "↑", "↓"], "within the tree"], [["r"], "next run"], [["o"], "overview"],
 ];
 
-document.getElementById("foot").append(
+document.getElementById("foot").append(h("div", null,
   h("p", { class: "keys" }, KEYS.map(([keys, meaning]) => h("span", null, keys.map((key) => h("kbd", null, key)), meaning))),
-  DATA.shortened !== null && h("p", null, `Texts longer than ${plural(DATA.shortened, "character")} are shown without their middle, so that this page stays small.`));
+  DATA.shortened !== null && h("p", null, `Texts longer than ${plural(DATA.shortened, "character")} are shown without their middle, so that this page stays small.`)));
 addEventListener("hashchange", show);
 show();
