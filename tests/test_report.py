@@ -12,7 +12,7 @@ import pytest
 from scripts import report
 from search_lib.answer_rules import STRICT
 from search_lib.results.page import run_pages
-from search_lib.results.page.block_texts import BlockText
+from search_lib.results.page.block_texts import BlockTokens
 from search_lib.results.page.build import build_page
 from search_lib.results.page.packing import decompress
 from search_lib.results.page.run_pages import load_runs
@@ -49,6 +49,10 @@ def parts_of(page):
     return data, {name: decompress(content) for name, content in parts}
 
 
+def whole(text):
+    return {"parts": [{"text": text}, {"text": ""}], "left_out": 0}
+
+
 def test_the_overview_has_curves_votes_and_how_often_a_right_path_was_pruned(guided):
     data, _ = parts_of(build_page(pages_of(guided), "t"))
     (run,) = data["runs"]
@@ -74,18 +78,22 @@ def test_a_problem_has_its_trees_and_the_texts_of_responses(guided):
         "node": 7, "answer": "2", "class": 1, "right": False, "value": 0.08, "finished": True,
         "tokens": 10,
     }  # fmt: skip
-    assert parts["texts-0-0-0"] == {"responses": [["answer 1"], ["answer 2"]]}
+    assert parts["texts-0-0-0"] == {"responses": [whole("answer 1"), whole("answer 2")]}
 
 
 def test_blocks_whose_texts_were_saved_have_them_by_token_with_values(guided, monkeypatch):
     def saved(record):
-        return [BlockText([f"<{index}", ">"], [0.0, 0.5]) for index in range(len(record.tree))]
+        return [
+            BlockTokens([index, 99], [0.0, 0.5], lambda ids: [f"<{one}>" for one in ids])
+            for index in range(len(record.tree))
+        ]
 
     monkeypatch.setattr(run_pages, "block_reader", lambda records, config: saved)
     pages = pages_of(guided)
     assert pages[0].lacks() == []
     _, parts = parts_of(build_page(pages, "t"))
-    block = {"pieces": ["<5", ">"], "values": [0, 128]}
+    part = {"pieces": ["<5>", "<99>"], "values": [0, 128]}
+    block = {"parts": [part, {"pieces": [], "values": []}], "left_out": 0}
     assert parts["texts-0-0-0"]["blocks"][5] == block
 
 
@@ -97,7 +105,7 @@ def test_planted_markup_stays_text(tmp_path):
     assert page.count("<script") == page.count("</script>") == 4
     data, parts = parts_of(page)
     assert data["problems"][0]["question"] == PLANTED
-    assert parts["texts-0-0-0"] == {"responses": [[f"answer {PLANTED}"]]}
+    assert parts["texts-0-0-0"] == {"responses": [whole(f"answer {PLANTED}")]}
 
 
 def test_the_page_names_nothing_to_load(guided):
@@ -115,7 +123,8 @@ def test_texts_without_room_lose_their_middle_and_the_page_says_so(tmp_path):
     write_records(tmp_path / "run", [replace(record, responses=responses)])
     page = build_page(pages_of(tmp_path / "run"), "t", budget=20_000)
     data, parts = parts_of(page)
-    start, left_out, end = parts["texts-0-0-0"]["responses"][0]
+    response = parts["texts-0-0-0"]["responses"][0]
+    (start, end), left_out = (part["text"] for part in response["parts"]), response["left_out"]
     assert texts[0].startswith(start)
     assert texts[0].endswith(end)
     assert len(start) + left_out + len(end) == 50_000

@@ -20,6 +20,9 @@ from search_lib.results.run_trees import COSTS
 SCRIPTS = ("dom.js", "charts.js", "tree.js", "problem.js", "page.js")
 """Scripts in the order in which they run."""
 
+_SAMPLE = 16
+"""Searches whose texts are compressed to learn how well the others will be."""
+
 _SNIPPET = 120
 """Characters of a question in the table."""
 
@@ -65,22 +68,26 @@ def _parts(pages: Sequence[RunPage], longest: int | None) -> Iterator[tuple[str,
         for number, problem_id in enumerate(page.graded):
             yield f"problem-{run}-{number}", compress(page.problem(problem_id))
             for tree, search in enumerate(page.searches[problem_id]):
-                yield f"texts-{run}-{number}-{tree}", compress(page.texts(search, longest))
+                yield f"texts-{run}-{number}-{tree}", compress(search.texts(longest))
 
 
 def _fitting_parts(
     pages: Sequence[RunPage], budget: int
 ) -> tuple[list[tuple[str, str]], int | None]:
     """Returns the parts with their texts as long as the page has room for, and that length."""
-    texts = [text for page in pages for search in page.every_search for text in search.texts]
-    longest = longest_that_fits(texts, budget)
+    searches = [search for page in pages for search in page.every_search]
+    lengths = [length for search in searches for length in search.lengths]
+    some = searches[:: max(1, len(searches) // _SAMPLE)]
+    packed = sum(len(compress(search.texts(None))) for search in some)
+    ratio = packed / max(1, sum(sum(search.lengths) for search in some))
+    longest = longest_that_fits(lengths, ratio, budget)
     while True:
         parts = list(_parts(pages, longest))
         size = sum(len(content) for name, content in parts if name.startswith("texts"))
         if size <= budget or longest == 0:
             return parts, longest
-        # The guess was of texts that compress better than the others.
-        longest = int((longest or max(map(len, texts))) * 0.9 * budget / size)
+        # The sample compressed better than the others.
+        longest = int((longest or max(lengths)) * 0.9 * budget / size)
 
 
 def build_page(pages: Sequence[RunPage], title: str, budget: int = TEXT_BUDGET) -> str:

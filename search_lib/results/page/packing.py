@@ -9,9 +9,6 @@ from typing import Any
 TEXT_BUDGET = 14 * 2**20
 """Most bytes that the texts of a page take, compressed."""
 
-_FIRST_GUESS = 64
-"""Texts that are compressed to learn how well the others will be."""
-
 
 def to_json(content: Any) -> str:
     """Returns JSON that may stand within a `<script>`.
@@ -39,42 +36,33 @@ def decompress(packed: str) -> Any:
     return json.loads(zlib.decompress(base64.b64decode(packed), wbits=-zlib.MAX_WBITS))
 
 
-def longest_that_fits(texts: Sequence[str], budget: int = TEXT_BUDGET) -> int | None:
+def longest_that_fits(lengths: Sequence[int], ratio: float, budget: int) -> int | None:
     """Returns how many characters of each text a page has room for; None if for all.
 
-    Longer texts lose their middle. How well they compress is guessed from some of them.
-
     Args:
-        texts: All texts of the page.
-        budget: Most bytes that they may take, compressed.
+        lengths: Characters of all texts of the page.
+        ratio: Bytes that a character takes, compressed.
+        budget: Most bytes that the texts may take.
     """
-    total = sum(map(len, texts))
-    some = texts[:: max(1, len(texts) // _FIRST_GUESS)]
-    characters = sum(map(len, some))
-    if not characters:
+    if sum(lengths) * ratio <= budget:
         return None
-    ratio = sum(len(compress(text)) for text in some) / characters
-    room = budget / ratio
-    if total <= room:
-        return None
-    low, high = 0, max(map(len, texts))
+    low, high = 0, max(lengths)
     while low < high:
         middle = (low + high + 1) // 2
-        if sum(min(len(text), middle) for text in texts) <= room:
+        if sum(min(length, middle) for length in lengths) * ratio <= budget:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def excerpt(text: str, longest: int | None) -> list[Any]:
-    """Returns [text], or [its beginning, how many characters are left out, its end].
+def cut(length: int, longest: int | None) -> tuple[int, int]:
+    """Returns where the middle that is left out begins and ends; equal where nothing is.
 
     Args:
-        text: The text.
-        longest: Most characters; None for all. The end, where the answer is, has a third of them.
+        length: Length of a text.
+        longest: Most of it that is shown; None for all. The end, where the answer is, has a third.
     """
-    if longest is None or len(text) <= longest:
-        return [text]
-    end = longest // 3
-    return [text[: longest - end], len(text) - longest, text[len(text) - end :]]
+    if longest is None or length <= longest:
+        return length, length
+    return longest - longest // 3, length - longest // 3

@@ -249,6 +249,6 @@ const KEYS = [
 
 document.getElementById("foot").append(h("div", null,
   h("p", { class: "keys" }, KEYS.map(([keys, meaning]) => h("span", null, keys.map((key) => h("kbd", null, key)), meaning))),
-  DATA.shortened !== null && h("p", null, `Texts longer than ${plural(DATA.shortened, "character")} are shown without their middle, so that this page stays small.`)));
+  DATA.shortened !== null && h("p", null, `Texts longer than about ${plural(DATA.shortened, "character")} are shown without their middle, so that this page stays small.`)));
 addEventListener("hashchange", show);
 show();

@@ -96,16 +96,23 @@ async function showBlock(place, tree, isCurrent) {
 }
 
 function blockText(content) {
-  if (!content.pieces) return [h("pre", { class: "text", tabindex: "0" }, excerptParts(content.text))];
-  const count = content.pieces.length;
-  const strip = s("svg", { class: "strip", viewBox: `0 0 ${count} 1`, preserveAspectRatio: "none", role: "img", "aria-label": "Value after each token" },
-    content.values.map((value, index) =>
+  const values = content.parts.flatMap((part) => part.values ?? []);
+  const text = h("pre", { class: values.length ? "text heat" : "text", tabindex: "0" }, textParts(content, "token"));
+  if (values.length === 0) return [text];
+  const strip = s("svg", { class: "strip", viewBox: `0 0 ${values.length} 1`, preserveAspectRatio: "none", role: "img", "aria-label": "Value after each token" },
+    values.map((value, index) =>
       s("rect", { x: index, y: 0, width: 1.05, height: 1, fill: valueColour(value / 255) }, s("title", null, short(value / 255)))));
-  return [strip, h("pre", { class: "text heat", tabindex: "0" },
-    content.pieces.map((piece, index) => {
-      const value = content.values[index] / 255;
-      return h("span", { style: `border-color: ${valueColour(value)}`, title: short(value) }, piece);
-    }))];
+  return [strip, text];
+}
+
+/** A text as it stands in the page: what is before and after what was left out. */
+function textParts(content, unit) {
+  const [start, end] = content.parts.map((part) => part.text ?? part.pieces.map((piece, index) => {
+    const value = part.values[index] / 255;
+    return h("span", { style: `border-color: ${valueColour(value)}`, title: short(value) }, piece);
+  }));
+  if (content.left_out === 0) return [start];
+  return [start, h("em", { class: "left-out" }, `[ ${plural(content.left_out, unit)} left out to keep this page small ]`), end];
 }
 
 /** Where blocks have no text of their own: the responses whose paths hold the block. */
@@ -129,12 +136,7 @@ function responseText(tree, texts, index, isOpen) {
   const kind = response.right ? "right" : response.answer === null ? "no answer" : "wrong";
   const title = `Response ${index + 1}: ${kind} · value ${short(response.value)} · ${plural(response.tokens, "token")}${response.finished ? "" : " · truncated"}`;
   return h("details", { open: isOpen }, h("summary", null, title),
-    h("pre", { class: "text", tabindex: "0" }, texts.responses ? excerptParts(texts.responses[index]) : ""));
-}
-
-function excerptParts(parts) {
-  if (parts.length === 1) return parts;
-  return [parts[0], h("span", { class: "left-out" }, `[ ${plural(parts[1], "character")} left out to keep this page small ]`), parts[2]];
+    h("pre", { class: "text", tabindex: "0" }, texts.responses ? textParts(texts.responses[index], "character") : ""));
 }
 
 /** The vote over all trees of the run: a class of answers a line, with its members. */
@@ -165,7 +167,7 @@ function votePanel(trees, place, go) {
     hasValues && one.best === best && "BoN",
   ].filter(Boolean);
   const bar = (kind, share, text) =>
-    h("div", { class: `bar ${kind}` }, h("span", { class: "fill", style: `width: ${100 * share}%` }), h("span", { class: "amount" }, text));
+    h("div", { class: `bar ${kind}` }, h("span", { class: "fill", style: `width: ${62 * share}%` }), h("span", { class: "amount" }, text));
   return [
     h("h3", null, "Vote"),
     h("p", { class: "quiet" }, `${DATA.runs[place.run].label}, all ${plural(trees.length, "tree")}` + (unanswered ? `; ${plural(unanswered, "response")} without an answer` : "")),

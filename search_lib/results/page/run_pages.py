@@ -10,14 +10,17 @@ from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.results.answers import answers_name, read_answers
 from search_lib.results.curves import budget_curve
 from search_lib.results.metrics import GradedProblem
-from search_lib.results.page.block_texts import BlockText, block_reader
+from search_lib.results.page.block_texts import BlockTokens, block_reader
 from search_lib.results.page.calibration import ValueSamples, summarize
-from search_lib.results.page.packing import excerpt
+from search_lib.results.page.packing import cut
 from search_lib.results.page.trees import SearchTree, layout, path_to, right_path_pruned
 from search_lib.results.records import Record, read_records
 from search_lib.results.run_config import RunConfig
 from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
+
+CHARACTERS_A_TOKEN = 3
+"""About."""
 
 CURVES = ("MV", "WMV", "BoN", "pass@k")
 """Aggregations with a plot."""
@@ -36,21 +39,33 @@ class SearchPage:
     Attributes:
         record: Its record.
         tree: Its blocks; None if the record has none.
-        blocks: The text of each block; None if they were not saved.
+        blocks: The tokens of each block; None if they were not saved.
         pruned: Block at which a right path was pruned; see `right_path_pruned`.
     """
 
     record: Record
     tree: SearchTree | None
-    blocks: list[BlockText] | None
+    blocks: list[BlockTokens] | None
     pruned: int | None
 
     @property
-    def texts(self) -> list[str]:
-        """The texts that the page holds: of its blocks, or of its responses without those."""
+    def lengths(self) -> list[int]:
+        """About how many characters there are of each block, or of each response without those."""
         if self.blocks is not None:
-            return [block.text for block in self.blocks]
-        return [response.text for response in self.record.responses]
+            return [CHARACTERS_A_TOKEN * len(block.token_ids) for block in self.blocks]
+        return [len(response.text) for response in self.record.responses]
+
+    def texts(self, longest: int | None) -> dict[str, Any]:
+        """Returns its texts, as JSON types.
+
+        Args:
+            longest: Most characters of each; long ones lose their middle. None for all.
+        """
+        if self.blocks is None:
+            texts = (response.text for response in self.record.responses)
+            return {"responses": [_response(text, longest) for text in texts]}
+        longest_block = longest and longest // CHARACTERS_A_TOKEN
+        return {"blocks": [_block(block, longest_block) for block in self.blocks]}
 
 
 @dataclass
@@ -98,7 +113,7 @@ class RunPage:
             tree, pruned = None, None
             if record.tree:
                 tree = SearchTree.of(record, correct, config.flags.get("max_length"))
-                pruned = right_path_pruned(tree, blocks and [block.text for block in blocks])
+                pruned = right_path_pruned(tree, blocks and [block.key for block in blocks])
             search = SearchPage(record, tree, blocks, pruned)
             self.searches[record.problem_id].append(search)
             self._add_values(record, correct)
@@ -138,7 +153,7 @@ class RunPage:
                 "The texts of its blocks were not saved: there are only those of whole responses, "
                 "and none of dropped blocks."
             )
-        elif not any(block.values for search in searches for block in search.blocks or ()):
+        elif all(block.values is None for search in searches for block in search.blocks or ()):
             lines.append("The values of single tokens were not saved.")
         if not self.run.has_values:
             lines.append("Its responses have no values: no WMV, no BoN.")
@@ -242,17 +257,6 @@ class RunPage:
         question = self.searches[problem_id][0].record.problem
         return {"question": question, "trees": trees}
 
-    def texts(self, search: SearchPage, longest: int | None) -> dict[str, Any]:
-        """Returns the texts of one search, as JSON types.
-
-        Args:
-            search: The search.
-            longest: Most characters of each text; see `excerpt`.
-        """
-        if search.blocks is None:
-            return {"responses": [excerpt(text, longest) for text in search.texts]}
-        return {"blocks": [_block(block, longest) for block in search.blocks]}
-
 
 def check_tree(record: Record, path: Path) -> None:
     """Raises InputError unless blocks stand behind their parents, and responses end with one."""
@@ -282,15 +286,27 @@ def _tree(tree: SearchTree | None) -> dict[str, Any]:
     }
 
 
-def _block(block: BlockText, longest: int | None) -> dict[str, Any]:
-    """Returns the text of a block; by token, with their values, where these are known and fit."""
-    text = block.text
-    if block.values is None or (longest is not None and len(text) > longest):
-        return {"text": excerpt(text, longest)}
-    return {
-        "pieces": list(block.pieces),
-        "values": [round(255 * value) for value in block.values],
-    }
+def _response(text: str, longest: int | None) -> dict[str, Any]:
+    """Returns the text of a response, cut into what stands before and after what is left out."""
+    start, end = cut(len(text), longest)
+    return {"parts": [{"text": text[:start]}, {"text": text[end:]}], "left_out": end - start}
+
+
+def _block(block: BlockTokens, longest: int | None) -> dict[str, Any]:
+    """Returns the text of a block in the same way; by token with their values, if they are known.
+
+    What is left out is counted in tokens.
+    """
+    start, end = cut(len(block.token_ids), longest)
+    parts = []
+    for place in (slice(None, start), slice(end, None)):
+        pieces = block.decode(block.token_ids[place])
+        part: dict[str, Any] = {"text": "".join(pieces)}
+        if block.values is not None:
+            values = [round(255 * float(value)) for value in block.values[place]]
+            part = {"pieces": pieces, "values": values}
+        parts.append(part)
+    return {"parts": parts, "left_out": end - start}
 
 
 def load_runs(selections: Sequence[Selection], rules: AnswerRules) -> list[RunPage]:

@@ -1,14 +1,13 @@
 """Data in the page: no text ends its element, and long texts are shortened."""
 
 import json
-import random
 
 import pytest
 
 from search_lib.results.page.packing import (
     compress,
+    cut,
     decompress,
-    excerpt,
     longest_that_fits,
     to_json,
 )
@@ -35,22 +34,19 @@ def test_compressed_text_is_the_same_again():
 
 
 @pytest.mark.parametrize(
-    ("longest", "expected"),
-    [(None, ["abcdefghij"]), (10, ["abcdefghij"]), (6, ["abcd", 4, "ij"]), (0, ["", 10, ""])],
+    ("longest", "expected"), [(None, (10, 10)), (10, (10, 10)), (6, (4, 8)), (0, (0, 10))]
 )
 def test_a_long_text_loses_its_middle(longest, expected):
-    assert excerpt("abcdefghij", longest) == expected
+    assert cut(10, longest) == expected
 
 
 def test_texts_that_fit_stay_whole():
-    assert longest_that_fits(["a" * 1000] * 10, budget=10_000) is None
-    assert longest_that_fits([], budget=0) is None
-    assert longest_that_fits([""], budget=0) is None
+    assert longest_that_fits([1000] * 10, 0.5, budget=5000) is None
+    assert longest_that_fits([], 0.5, budget=0) is None
+    assert longest_that_fits([0], 0.0, budget=0) is None
 
 
 def test_texts_are_shortened_to_the_room_that_there_is():
-    rng = random.Random(0)
-    texts = ["".join(rng.choices("abcdefghij ", k=5000)) for _ in range(100)] + ["short"]
-    longest = longest_that_fits(texts, budget=100_000)
-    packed = sum(len(compress(excerpt(text, longest))) for text in texts)
-    assert 80_000 < packed < 110_000
+    # 100 and 2 x 200 characters.
+    assert longest_that_fits([100, 1000, 500], 0.5, budget=250) == 200
+    assert longest_that_fits([5, 5], 1.0, budget=0) == 0
