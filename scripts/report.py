@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tyro
 
+from dvo_lib.path_pages import load_paths
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import replace_file
 from search_lib.answer_rules import ANSWER_RULES, RulesName
@@ -36,6 +37,8 @@ class Args:
     """folder or label=folder."""
     out: Path
     """The page, a .html file."""
+    dvo_trees: Path | None = None
+    """Output of `data_prep.dvo trees`: also shows paths of its trees with the credits of steps."""
     answers: RulesName = "strict"
     """Rules by which answers were counted (docs/search.md)."""
     title: str = "Search report"
@@ -53,7 +56,9 @@ def main(args: Args) -> None:
     with naming("RUNS"):
         pages = load_runs(parse_selections(args.runs), ANSWER_RULES[args.answers])
         check_same_problems([page.run.problem_set for page in pages])
-    content = build_page(pages, args.title).encode()
+    with naming("--dvo_trees"):
+        dvo_trees = load_paths(args.dvo_trees) if args.dvo_trees else []
+    content = build_page(pages, args.title, dvo_trees).encode()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(args.out, content)
     num_trees = sum(len(page.every_search) for page in pages)

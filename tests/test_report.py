@@ -1,6 +1,7 @@
 """The report of runs: its data, what it lacks, its size, and what is refused."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from dvo_lib.trees import RecordedStep
 from scripts import report
 from search_lib.answer_rules import STRICT
 from search_lib.results.page import run_pages
@@ -20,6 +22,7 @@ from search_lib.results.selection import parse_selections
 from tests.support.paths import ROOT
 from tests.support.runs import write_records, write_run
 from tests.support.search_trees import record_of
+from tests.support.trees import tree_of, write_trees
 
 PLANTED = "</script><script>document.title = 'planted'</script>"
 PARENTS = [None, None, None, None, 0, 0, 2, 2]
@@ -194,3 +197,33 @@ def test_a_tree_that_is_none_is_refused(parents, node, message, tmp_path, capsys
 def test_it_imports_no_torch():
     program = "import sys, scripts.report; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_paths_of_dvo_are_a_part_of_the_page(guided, tmp_path):
+    nodes = [
+        RecordedStep(None, [1], "", 1, 2, 0.0, 1.0, None, None),
+        RecordedStep(0, [1], "good", 1, 1, 1.0, 0.5, "answer", 1.0),
+        RecordedStep(0, [1], "bad", 1, 1, -1.0, 0.5, "answer", -1.0),
+    ]
+    tree = tree_of(nodes, "a", "Which?", [1])
+    trees = write_trees(tmp_path / "trees.jsonl", [tree])
+    out = tmp_path / "new" / "report.html"
+    report.run([str(guided), "--out", str(out), "--dvo_trees", str(trees)])
+    data, parts = parts_of(out.read_text())
+    assert data["num_dvo_trees"] == 1
+    assert [path["steps"][0]["credit"] for path in parts["dvo-0"]["paths"]] == [1.0, -1.0]
+
+
+def test_trees_that_are_not_there_are_one_line(guided, tmp_path, capsys):
+    line = f"--dvo_trees {tmp_path} is no file of trees, nor a folder with trees.jsonl"
+    assert refusal(capsys, guided, "--dvo_trees", tmp_path) == line
+
+
+def test_it_starts_by_its_path_from_any_folder(tmp_path):
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "report.py", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )

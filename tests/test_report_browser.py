@@ -15,6 +15,28 @@ from tests.support.runs import write_records
 from tests.support.search_trees import record_of
 
 PLANTED = "</script><script>document.title = 'planted'</script>"
+DVO_TREE = {
+    "id": "a",
+    "question": PLANTED,
+    "reference": "7",
+    "value": 0.25,
+    "paths": [
+        {
+            "right": right,
+            "steps": [
+                {"text": PLANTED, "credit": 0.25, "value": 0.5, "reward": None, "visits": 3},
+                {
+                    "text": "So.",
+                    "credit": reward - 0.5,
+                    "value": None,
+                    "reward": reward,
+                    "visits": 1,
+                },
+            ],
+        }
+        for right, reward in ((True, 1.0), (False, -1.0))
+    ],
+}
 PARENTS = [None, None, None, None, 0, 0, 2, 2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -51,7 +73,7 @@ def address(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_pages, "block_reader", reader)
         names = [str(folder / name) for name in ("whole", "old")]
-        page = build_page(load_runs(parse_selections(names), STRICT), "Report")
+        page = build_page(load_runs(parse_selections(names), STRICT), "Report", [DVO_TREE] * 2)
     (folder / "report.html").write_text(page)
     return (folder / "report.html").as_uri()
 
@@ -164,7 +186,18 @@ def test_accuracy_is_drawn_against_each_cost(opened):
         assert page.locator(".grid-charts .chart").count() == 4
 
 
-VIEWS = ["", "#problem/0/0/0/5", "#problem/0/1/0/0", "#values"]
+def test_a_path_of_dvo_shows_the_credit_of_each_step(opened):
+    with opened("#dvo/0/0") as page:
+        page.click("button:has-text('✗ 2')")
+        page.wait_for_function("location.hash === '#dvo/0/1'")
+        page.wait_for_selector("text=A wrong response")
+        assert page.locator(".credit strong").all_inner_texts() == ["+0.25", "−1.50"]
+        assert page.locator(".credits pre").first.inner_text() == PLANTED
+        page.keyboard.press("n")
+        page.wait_for_function("location.hash === '#dvo/1/0'")
+
+
+VIEWS = ["", "#problem/0/0/0/5", "#problem/0/1/0/0", "#values", "#dvo/0/1"]
 
 
 @pytest.mark.parametrize("view", VIEWS)

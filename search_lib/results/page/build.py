@@ -17,7 +17,7 @@ from search_lib.results.page.packing import (
 from search_lib.results.page.run_pages import RunPage
 from search_lib.results.run_trees import COSTS
 
-SCRIPTS = ("dom.js", "charts.js", "tree.js", "problem.js", "page.js")
+SCRIPTS = ("dom.js", "charts.js", "tree.js", "problem.js", "dvo.js", "page.js")
 """Scripts in the order in which they run."""
 
 _SAMPLE = 16
@@ -34,12 +34,15 @@ def read_asset(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def overview_data(pages: Sequence[RunPage], longest: int | None = None) -> dict[str, Any]:
+def overview_data(
+    pages: Sequence[RunPage], longest: int | None = None, num_dvo_trees: int = 0
+) -> dict[str, Any]:
     """Returns what the page opens with, as JSON types.
 
     Args:
         pages: The runs, of the same problems.
         longest: Characters to which texts are shortened; None if they are whole.
+        num_dvo_trees: Trees of DVO of which the page has paths.
     """
     first = pages[0]
     problems = []
@@ -57,6 +60,7 @@ def overview_data(pages: Sequence[RunPage], longest: int | None = None) -> dict[
         "rules": first.rules.name,
         "costs": COSTS,
         "shortened": longest,
+        "num_dvo_trees": num_dvo_trees,
         "runs": [page.overview() for page in pages],
         "problems": problems,
     }
@@ -90,15 +94,22 @@ def _fitting_parts(
         longest = int((longest or max(lengths)) * 0.9 * budget / size)
 
 
-def build_page(pages: Sequence[RunPage], title: str, budget: int = TEXT_BUDGET) -> str:
+def build_page(
+    pages: Sequence[RunPage],
+    title: str,
+    dvo_trees: Sequence[dict[str, Any]] = (),
+    budget: int = TEXT_BUDGET,
+) -> str:
     """Returns the page.
 
     Args:
         pages: The runs, of the same problems.
         title: Its heading.
+        dvo_trees: Paths of trees with the credits of their steps; see `dvo_lib.path_pages`.
         budget: Most bytes of compressed texts.
     """
     parts, longest = _fitting_parts(pages, budget)
+    parts += [(f"dvo-{number}", compress(tree)) for number, tree in enumerate(dvo_trees)]
     script = "\n".join(map(read_asset, SCRIPTS))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -110,6 +121,6 @@ def build_page(pages: Sequence[RunPage], title: str, budget: int = TEXT_BUDGET) 
         script=script,
         # The browser runs this one script, and no other that might come in by some text.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=to_json(overview_data(pages, longest)),
+        data=to_json(overview_data(pages, longest, len(dvo_trees))),
         parts=parts,
     )

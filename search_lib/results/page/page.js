@@ -172,6 +172,10 @@ function valueCharts(run, index) {
 function readAddress() {
   const [view, ...rest] = location.hash.slice(1).split("/");
   if (view === "values") return { view };
+  if (view === "dvo" && DATA.num_dvo_trees) {
+    const [tree, path] = rest.map((number) => Math.max(0, Math.trunc(Number(number)) || 0));
+    return { view, tree: Math.min(tree ?? 0, DATA.num_dvo_trees - 1), path: path ?? 0 };
+  }
   if (view !== "problem") return { view: "overview" };
   const [problem, run, tree, block] = rest.map(Number);
   const within = (value, count) => Number.isInteger(value) && value >= 0 && value < count;
@@ -191,7 +195,7 @@ async function show() {
   const isCurrent = () => mine === turn;
   const main = document.getElementById("main");
   const isSameTree = place.view === "problem" && ["view", "problem", "run", "tree"].every((key) => shown[key] === place[key]);
-  const isSameProblem = place.view === "problem" && shown.view === "problem" && shown.problem === place.problem;
+  const isSameProblem = place.view === "dvo" ? shown.view === "dvo" && shown.tree === place.tree : place.view === "problem" && shown.view === "problem" && shown.problem === place.problem;
   try {
     if (place.view === "problem") {
       const content = await unpack(`problem-${place.run}-${place.problem}`);
@@ -200,7 +204,8 @@ async function show() {
       if (place.block !== null && place.block >= tree.parent.length) place.block = null;
       if (isSameTree && document.getElementById("block")) await showBlock(place, tree, isCurrent);
       else await showProblem(main, place, isCurrent);
-    } else main.replaceChildren(place.view === "values" ? valueModel() : overview());
+    } else if (place.view === "dvo") await showDvo(main, place, isCurrent);
+    else main.replaceChildren(place.view === "values" ? valueModel() : overview());
   } catch (error) {
     main.replaceChildren(h("p", { class: "note" }, typeof DecompressionStream === "undefined" ? "This browser is too old to unpack the page's texts." : `This part of the page is damaged: ${error}`));
   }
@@ -213,13 +218,19 @@ async function show() {
 function drawNavigation(place) {
   const link = (view, text, href) => h("a", { href, "aria-current": place.view === view ? "page" : null }, text);
   document.getElementById("nav").replaceChildren(
-    link("overview", "Overview", "#"), link("problem", "Trees", "#problem/0/0/0"), link("values", "Value model", "#values"));
+    link("overview", "Overview", "#"), link("problem", "Trees", "#problem/0/0/0"), link("values", "Value model", "#values"),
+    ...(DATA.num_dvo_trees ? [link("dvo", "DVO", "#dvo/0/0")] : []));
 }
 
 // Arrows are the tree's own, see treePanel.
 document.addEventListener("keydown", async (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
   if (event.key === "o") { location.hash = ""; return; }
+  if (shown.view === "dvo" && "np".includes(event.key)) {
+    const tree = shown.tree + (event.key === "n" ? 1 : -1);
+    if (tree >= 0 && tree < DATA.num_dvo_trees) location.hash = dvoAddress({ tree, path: 0 });
+    return;
+  }
   if (shown.view !== "problem") {
     if (event.key === "n") location.hash = "#problem/0/0/0";
     return;
