@@ -63,8 +63,8 @@ def main(args: Args) -> None:
     replace_file(args.out, content)
     num_trees = sum(len(page.every_search) for page in pages)
     print(
-        f"{args.out}: {len(pages)} runs, {len(pages[0].graded)} problems, {num_trees} trees, "
-        f"{len(content) / 1e6:.1f} MB"
+        f"{args.out}: {len(content) / 1e6:.1f} MB; runs: {len(pages)}, "
+        f"problems: {len(pages[0].graded)}, trees: {num_trees}"
     )
     for page in pages:
         for line in page.lacks():

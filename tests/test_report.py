@@ -140,7 +140,7 @@ def test_older_runs_have_a_report_that_says_what_they_lack(tmp_path, capsys):
     write_run(tmp_path / "old", plain, contexts_generated=None, session_seconds=None)
     report.run([str(tmp_path / "old"), "--out", str(tmp_path / "report.html")])
     first, *lacks = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{tmp_path}/report.html: 1 runs, 1 problems, 2 trees, ")
+    assert first == f"{tmp_path}/report.html: 0.1 MB; runs: 1, problems: 1, trees: 2"
     assert lacks == [
         "old: Its records have no trees.",
         "old: The texts of its blocks were not saved: there are only those of whole responses, and "
