@@ -17,7 +17,10 @@ from search_lib.results.page.packing import (
 from search_lib.results.page.run_pages import RunPage
 from search_lib.results.run_trees import COSTS
 
-SCRIPTS = ("dom.js", "charts.js", "tree.js", "problem.js", "dvo.js", "page.js")
+SCRIPTS = (
+    *("dom.js", "charts.js", "overview.js", "tree.js", "problem.js", "values.js", "dvo.js"),
+    "page.js",
+)
 """Scripts in the order in which they run."""
 
 _SAMPLE = 16

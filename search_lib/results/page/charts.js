@@ -7,7 +7,8 @@ function linearTicks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw * 0.999);
   const ticks = [];
-  for (let tick = Math.ceil(low / step) * step; tick <= high + step * 1e-6; tick += step) ticks.push(tick);
+  for (let tick = Math.ceil(low / step) * step; tick <= high + step * 1e-6; tick += step)
+    ticks.push(tick);
   return ticks;
 }
 
@@ -15,7 +16,8 @@ function logTicks(low, high, base) {
   if (base === 2) {
     const ticks = [];
     const step = Math.max(1, Math.ceil(Math.log2(high / low) / 5));
-    for (let power = Math.ceil(Math.log2(low) - 1e-9); 2 ** power <= high * 1.0001; power += step) ticks.push(2 ** power);
+    for (let power = Math.ceil(Math.log2(low) - 1e-9); 2 ** power <= high * 1.0001; power += step)
+      ticks.push(2 ** power);
     return ticks;
   }
   const ticks = [];
@@ -41,45 +43,89 @@ function lineChart(series, options) {
   const [lowY, highY] = options.yRange ?? niceRange(points);
   const scale = options.log ? Math.log : (value) => value;
   const spread = scale(highX) - scale(lowX) || 1;
-  const X = (value) => left + 6 + ((scale(value) - scale(lowX)) / spread) * (width - left - right - 12);
+  const X = (value) =>
+    left + 6 + ((scale(value) - scale(lowX)) / spread) * (width - left - right - 12);
   const Y = (value) =>
-    top + (1 - (Math.min(Math.max(value, lowY), highY) - lowY) / (highY - lowY)) * (height - top - bottom);
+    top +
+    (1 - (Math.min(Math.max(value, lowY), highY) - lowY) / (highY - lowY)) *
+      (height - top - bottom);
   const xTicks = options.log ? logTicks(lowX, highX, options.log) : linearTicks(lowX, highX, 5);
   const yTicks = linearTicks(lowY, highY, 5);
   const parts = [
     yTicks.map((tick) => [
       s("line", { class: "grid", x1: left, x2: width - right, y1: Y(tick), y2: Y(tick) }),
-      s("text", { class: "tick", x: left - 6, y: Y(tick) + 3.5, "text-anchor": "end" },
-        options.percents ? `${Math.round(100 * tick)}` : String(Number(tick.toFixed(2)))),
+      s(
+        "text",
+        { class: "tick", x: left - 6, y: Y(tick) + 3.5, "text-anchor": "end" },
+        options.percents ? `${Math.round(100 * tick)}` : String(Number(tick.toFixed(2))),
+      ),
     ]),
     xTicks.map((tick) =>
-      s("text", { class: "tick", x: X(tick), y: height - bottom + 16, "text-anchor": "middle" },
-        options.log ? compact(tick) : String(Number(tick.toFixed(2))))),
-    s("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
-    s("text", { class: "tick", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, options.xLabel),
+      s(
+        "text",
+        { class: "tick", x: X(tick), y: height - bottom + 16, "text-anchor": "middle" },
+        options.log ? compact(tick) : String(Number(tick.toFixed(2))),
+      ),
+    ),
+    s("line", {
+      class: "axis",
+      x1: left,
+      x2: width - right,
+      y1: height - bottom,
+      y2: height - bottom,
+    }),
+    s(
+      "text",
+      { class: "tick", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" },
+      options.xLabel,
+    ),
   ];
   if (options.diagonal)
     parts.push(s("line", { class: "ideal", x1: X(0), y1: Y(0), x2: X(1), y2: Y(1) }));
   if (options.level !== undefined)
-    parts.push(s("line", { class: "ideal", x1: left, x2: width - right, y1: Y(options.level), y2: Y(options.level) }));
+    parts.push(
+      s("line", {
+        class: "ideal",
+        x1: left,
+        x2: width - right,
+        y1: Y(options.level),
+        y2: Y(options.level),
+      }),
+    );
   for (const one of series) {
     const banded = one.points.filter((point) => point.half !== null && point.half !== undefined);
     if (banded.length > 1 && banded.length === one.points.length) {
       const above = banded.map((point) => `${X(point.x)},${Y(point.y + point.half)}`);
       const below = banded.map((point) => `${X(point.x)},${Y(point.y - point.half)}`).reverse();
-      parts.push(s("polygon", { points: [...above, ...below].join(" "), fill: one.colour, class: "band" }));
+      parts.push(
+        s("polygon", { points: [...above, ...below].join(" "), fill: one.colour, class: "band" }),
+      );
     }
   }
   for (const one of series) {
-    parts.push(s("polyline", {
-      points: one.points.map((point) => `${X(point.x)},${Y(point.y)}`).join(" "),
-      fill: "none", stroke: one.colour, "stroke-width": 2, "stroke-dasharray": one.dash,
-    }));
+    parts.push(
+      s("polyline", {
+        points: one.points.map((point) => `${X(point.x)},${Y(point.y)}`).join(" "),
+        fill: "none",
+        stroke: one.colour,
+        "stroke-width": 2,
+        "stroke-dasharray": one.dash,
+      }),
+    );
     for (const point of one.points)
-      parts.push(s("circle", { cx: X(point.x), cy: Y(point.y), r: point.size ?? 3, fill: one.colour, class: "dot" },
-        s("title", null, `${one.label}: ${point.note}`)));
+      parts.push(
+        s(
+          "circle",
+          { cx: X(point.x), cy: Y(point.y), r: point.size ?? 3, fill: one.colour, class: "dot" },
+          s("title", null, `${one.label}: ${point.note}`),
+        ),
+      );
   }
-  return s("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.label }, parts);
+  return s(
+    "svg",
+    { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.label },
+    parts,
+  );
 }
 
 /** A range around all points that ends at tenths and lies in [0, 1]. */
@@ -96,7 +142,14 @@ function countBars(rows) {
   const { width, left, right } = CHART;
   const most = Math.max(...rows.map((row) => row.count));
   const inner = width - left - right - 12;
-  return s("svg", { class: "chart", viewBox: `0 0 ${width} 58`, role: "img", "aria-label": "Responses in each bin of values" },
+  return s(
+    "svg",
+    {
+      class: "chart",
+      viewBox: `0 0 ${width} 58`,
+      role: "img",
+      "aria-label": "Responses in each bin of values",
+    },
     s("line", { class: "axis", x1: left, x2: width - right, y1: 46, y2: 46 }),
     s("text", { class: "tick", x: left - 6, y: 46, "text-anchor": "end" }, "count"),
     rows.map((row) => {
@@ -105,7 +158,12 @@ function countBars(rows) {
       const x = left + 6 + (bin / 10) * inner;
       return [
         s("rect", { x: x + 2, y: 46 - height, width: inner / 10 - 4, height, class: "count" }),
-        s("text", { class: "tick small", x: x + inner / 20, y: 56, "text-anchor": "middle" }, compact(row.count)),
+        s(
+          "text",
+          { class: "tick small", x: x + inner / 20, y: 56, "text-anchor": "middle" },
+          compact(row.count),
+        ),
       ];
-    }));
+    }),
+  );
 }

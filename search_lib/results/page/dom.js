@@ -11,7 +11,11 @@ function make(create, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -37,14 +41,22 @@ function compact(value, unit = "") {
 }
 
 // viridis
-const VALUE_COLOURS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const VALUE_COLOURS = [
+  [68, 1, 84],
+  [59, 82, 139],
+  [33, 145, 140],
+  [94, 201, 98],
+  [253, 231, 37],
+];
 
 /** The colour of a value in [0, 1], of a scale that also the colour-blind read. */
 function valueColour(value) {
   if (value === null || value === undefined) return "var(--unknown)";
   const place = Math.min(Math.max(value, 0), 1) * (VALUE_COLOURS.length - 1);
   const low = Math.min(Math.floor(place), VALUE_COLOURS.length - 2);
-  const mix = VALUE_COLOURS[low].map((part, i) => part + (VALUE_COLOURS[low + 1][i] - part) * (place - low));
+  const mix = VALUE_COLOURS[low].map(
+    (part, i) => part + (VALUE_COLOURS[low + 1][i] - part) * (place - low),
+  );
   return `rgb(${mix.map(Math.round).join(" ")})`;
 }
 
@@ -62,14 +74,29 @@ function choice(label, options, chosen, choose) {
     { class: "choice", role: "group", "aria-label": label },
     h("span", { class: "label" }, label),
     options.map(([value, text]) =>
-      h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => choose(value) }, text),
+      h(
+        "button",
+        { type: "button", "aria-pressed": String(value === chosen), onclick: () => choose(value) },
+        text,
+      ),
     ),
   );
 }
 
 const swatch = (run) =>
-  s("svg", { class: "swatch", viewBox: "0 0 22 10", "aria-hidden": "true" },
-    s("line", { x1: 1, x2: 21, y1: 5, y2: 5, stroke: runColour(run), "stroke-width": 3, "stroke-dasharray": DASHES[run % 6] }));
+  s(
+    "svg",
+    { class: "swatch", viewBox: "0 0 22 10", "aria-hidden": "true" },
+    s("line", {
+      x1: 1,
+      x2: 21,
+      y1: 5,
+      y2: 5,
+      stroke: runColour(run),
+      "stroke-width": 3,
+      "stroke-dasharray": DASHES[run % 6],
+    }),
+  );
 
 const unpacked = new Map();
 
