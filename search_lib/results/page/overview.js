@@ -309,6 +309,13 @@ function problemTable() {
         ),
       ),
       h(
+        "p",
+        { class: "quiet small" },
+        "✓ ✗ the vote over all trees · bar: share of right responses · ",
+        h("span", { class: "flagged" }, "⚑"),
+        " trees in which a right path was pruned",
+      ),
+      h(
         "table",
         { class: "problems" },
         h(
