@@ -14,7 +14,7 @@ from dvo_lib.trees import RecordedStep
 from scripts import report
 from search_lib.answer_rules import STRICT
 from search_lib.results.page import run_pages
-from search_lib.results.page.block_texts import BlockTokens
+from search_lib.results.page.block_texts import BlockReader, BlockTokens
 from search_lib.results.page.build import build_page
 from search_lib.results.page.packing import decompress
 from search_lib.results.page.run_pages import load_runs
@@ -84,14 +84,23 @@ def test_a_problem_has_its_trees_and_the_texts_of_responses(guided):
     assert parts["texts-0-0-0"] == {"responses": [whole("answer 1"), whole("answer 2")]}
 
 
+class Numbers:
+    """Tokens as numbers."""
+
+    def pieces(self, token_ids):
+        return [f"<{one}>" for one in token_ids]
+
+    def text(self, token_ids):
+        return "".join(self.pieces(token_ids))
+
+
 def test_blocks_whose_texts_were_saved_have_them_by_token_with_values(guided, monkeypatch):
     def saved(record):
         return [
-            BlockTokens([index, 99], [0.0, 0.5], lambda ids: [f"<{one}>" for one in ids])
-            for index in range(len(record.tree))
+            BlockTokens([index, 99], [0.0, 0.5], Numbers()) for index in range(len(record.tree))
         ]
 
-    monkeypatch.setattr(run_pages, "block_reader", lambda records, config: saved)
+    monkeypatch.setattr(run_pages, "block_reader", lambda records, config: BlockReader(saved, None))
     pages = pages_of(guided)
     assert pages[0].lacks() == []
     _, parts = parts_of(build_page(pages, "t"))
@@ -143,8 +152,8 @@ def test_older_runs_have_a_report_that_says_what_they_lack(tmp_path, capsys):
     assert first == f"{tmp_path}/report.html: 0.1 MB; runs: 1, problems: 1, trees: 2"
     assert lacks == [
         "old: Its records have no trees.",
-        "old: The texts of its blocks were not saved: there are only those of whole responses, and "
-        "none of dropped blocks.",
+        "old: The texts of its blocks were not saved: the page has whole responses instead, and no "
+        "dropped blocks.",
         "old: Its responses have no values: no WMV, no BoN.",
         "old: Its FLOPs are not known.",
         "old: Its time is not known.",

@@ -7,7 +7,7 @@ import pytest
 
 from search_lib.answer_rules import STRICT
 from search_lib.results.page import run_pages
-from search_lib.results.page.block_texts import BlockTokens
+from search_lib.results.page.block_texts import BlockReader, BlockTokens
 from search_lib.results.page.build import build_page
 from search_lib.results.page.run_pages import load_runs
 from search_lib.results.selection import parse_selections
@@ -59,16 +59,19 @@ def address(tmp_path_factory):
     for name in ("whole", "old"):
         write_records(folder / name, records, search_type="beam2", num_blocks=4)
 
-    def decode(token_ids):
-        return [f"block {one} {PLANTED}" if one >= 0 else " end" for one in token_ids]
+    class Texts:
+        def pieces(self, token_ids):
+            return [f"block {one} {PLANTED}" if one >= 0 else " end" for one in token_ids]
 
     def reader(records, config):
         def saved(record):
             return [
-                BlockTokens([index, -1], [0.1, 0.9], decode) for index in range(len(record.tree))
+                BlockTokens([index, -1], [0.1, 0.9], Texts()) for index in range(len(record.tree))
             ]
 
-        return saved if records.parent.name == "whole" else lambda record: None
+        if records.parent.name == "whole":
+            return BlockReader(saved, None)
+        return BlockReader(lambda record: None, "They were not saved")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_pages, "block_reader", reader)

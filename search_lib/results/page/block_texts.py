@@ -1,4 +1,4 @@
-"""The tokens of blocks and their values: what the page shows of a run that has them.
+"""The tokens of blocks and their values: what the page shows of a run that has saved them.
 
 `block_reader` is the one place that finds them; the rest of the page asks nothing else.
 """
@@ -6,11 +6,33 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import huggingface_hub
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
+from search_lib.results.blocks import RunBlocks
 from search_lib.results.records import Record
 from search_lib.results.run_config import RunConfig
+
+TokenIds = Sequence[int] | np.ndarray
+"""[tokens]."""
+
+TOKENIZER_NAME = "tokenizer.json"
+
+
+class TokenTexts(Protocol):
+    """Makes text of tokens, special ones included."""
+
+    def text(self, token_ids: TokenIds) -> str:
+        """Returns the text of tokens."""
+        ...
+
+    def pieces(self, token_ids: TokenIds) -> list[str]:
+        """Returns the text of each token. A character of several tokens is of the last one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -20,12 +42,12 @@ class BlockTokens:
     Attributes:
         token_ids: [tokens].
         values: [tokens], P(correct) after each; None if they were not saved.
-        decode: Token ids -> the text of each token, which together are that of all.
+        texts: Makes text of them.
     """
 
-    token_ids: Sequence[int]
-    values: Sequence[float] | None
-    decode: Callable[[Sequence[int]], list[str]]
+    token_ids: TokenIds
+    values: Sequence[float] | np.ndarray | None
+    texts: TokenTexts
 
     @property
     def key(self) -> bytes:
@@ -33,16 +55,76 @@ class BlockTokens:
         return np.asarray(self.token_ids, np.int64).tobytes()
 
 
-BlockReader = Callable[[Record], list[BlockTokens] | None]
-"""A record -> the tokens of each block of its tree, in order; None if they were not saved."""
+class BlockReader(NamedTuple):
+    """Finds the blocks of a run.
+
+    Attributes:
+        read: A record -> the tokens of each block of its tree, in order; None if they aren't there.
+        lack: Why there are none of any record; None if there may be some.
+    """
+
+    read: Callable[[Record], list[BlockTokens] | None]
+    lack: str | None
+
+
+class PolicyTexts:
+    """Makes text of a policy's tokens, without transformers.
+
+    Args:
+        path: Its `tokenizer.json`.
+    """
+
+    def __init__(self, path: Path):
+        self._tokenizer = Tokenizer.from_file(str(path))
+
+    def text(self, token_ids: TokenIds) -> str:
+        """See `TokenTexts`."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def pieces(self, token_ids: TokenIds) -> list[str]:
+        """See `TokenTexts`."""
+        stream = DecodeStream(skip_special_tokens=False)
+        return [stream.step(self._tokenizer, int(one)) or "" for one in token_ids]
 
 
 def block_reader(records: Path, config: RunConfig) -> BlockReader:
-    """Returns what finds the blocks of a run. Records alone have none.
+    """Returns what finds the blocks of a run: `blocks.jsonl`, and the policy's tokenizer.
+
+    Nothing is downloaded: a policy of the hub must be in its cache.
 
     Args:
         records: The run's file of records.
         config: Its configuration.
     """
-    del records, config
-    return lambda record: None
+    blocks = RunBlocks(records)
+    if not blocks.path.is_file():
+        return BlockReader(lambda record: None, "The texts of its blocks were not saved")
+    policy = config.flags["piref_model"]
+    path = Path(policy) / TOKENIZER_NAME
+    if not path.is_file():
+        found = None if Path(policy).exists() else _find_cached(policy)
+        if found is None:
+            lack = (
+                f"The texts of its blocks can't be read: there is no {TOKENIZER_NAME} of {policy}"
+            )
+            return BlockReader(lambda record: None, lack)
+        path = found
+    texts = PolicyTexts(path)
+
+    def read(record: Record) -> list[BlockTokens] | None:
+        found = blocks.of(record)
+        if found is None:
+            return None
+        return [BlockTokens(block.token_ids, block.token_values, texts) for block in found.blocks]
+
+    return BlockReader(read, None)
+
+
+def _find_cached(policy: str) -> Path | None:
+    """Returns the tokenizer of a policy in the hub's cache; None if it isn't there."""
+    try:
+        found = huggingface_hub.try_to_load_from_cache(policy, TOKENIZER_NAME)
+    except huggingface_hub.errors.HFValidationError:  # a folder that is gone
+        return None
+    return Path(found) if isinstance(found, str) else None

@@ -234,14 +234,14 @@ function responseTexts(tree, texts, block) {
       h(
         "p",
         { class: "note" },
-        "No response holds this block, and the run did not save the texts of its blocks.",
+        "No response holds this block, and the page has no texts of this run's blocks.",
       ),
     ];
   return [
     h(
       "p",
       { class: "note" },
-      "The run did not save the texts of its blocks. ",
+      "The page has no texts of this run's blocks. ",
       found.length === 1
         ? "This is the whole response that holds it."
         : "These are the whole responses that hold it.",

@@ -79,6 +79,7 @@ class RunPage:
         graded: Its complete problems by id.
         searches: Of each of these, its searches by repetition.
         samples: Values along the paths of responses.
+        blocks_lack: Why there are no tokens of blocks; None if there may be some.
     """
 
     selection: Selection
@@ -87,6 +88,7 @@ class RunPage:
     graded: dict[str, GradedProblem]
     searches: dict[str, list[SearchPage]]
     samples: ValueSamples = field(default_factory=ValueSamples.empty)
+    blocks_lack: str | None = None
 
     @classmethod
     def load(cls, selection: Selection, rules: AnswerRules = STRICT) -> "RunPage":
@@ -103,13 +105,14 @@ class RunPage:
         return page
 
     def _read(self, path: Path, config: RunConfig) -> None:
-        read_blocks = block_reader(path, config)
+        reader = block_reader(path, config)
+        self.blocks_lack = reader.lack
         for record in read_records(path):
             if record.problem_id not in self.graded:
                 continue
             check_tree(record, path)
             correct = self.graded[record.problem_id].correct[record.repetition]
-            blocks = read_blocks(record)
+            blocks = reader.read(record)
             tree, pruned = None, None
             if record.tree:
                 tree = SearchTree.of(record, correct, config.flags.get("max_length"))
@@ -149,10 +152,8 @@ class RunPage:
         if any(search.tree is None for search in searches):
             lines.append("Its records have no trees.")
         if any(search.blocks is None for search in searches):
-            lines.append(
-                "The texts of its blocks were not saved: there are only those of whole responses, "
-                "and none of dropped blocks."
-            )
+            lack = self.blocks_lack or "The blocks of some searches are not there"
+            lines.append(f"{lack}: the page has whole responses instead, and no dropped blocks.")
         elif all(block.values is None for search in searches for block in search.blocks or ()):
             lines.append("The values of single tokens were not saved.")
         if not self.run.has_values:
@@ -298,14 +299,14 @@ def _block(block: BlockTokens, longest: int | None) -> dict[str, Any]:
     What is left out is counted in tokens.
     """
     start, end = cut(len(block.token_ids), longest)
-    parts = []
+    parts: list[dict[str, Any]] = []
     for place in (slice(None, start), slice(end, None)):
-        pieces = block.decode(block.token_ids[place])
-        part: dict[str, Any] = {"text": "".join(pieces)}
-        if block.values is not None:
+        token_ids = block.token_ids[place]
+        if block.values is None:
+            parts.append({"text": block.texts.text(token_ids)})
+        else:
             values = [round(255 * float(value)) for value in block.values[place]]
-            part = {"pieces": pieces, "values": values}
-        parts.append(part)
+            parts.append({"pieces": block.texts.pieces(token_ids), "values": values})
     return {"parts": parts, "left_out": end - start}
 
 
