@@ -23,8 +23,11 @@ SCRIPTS = (
 )
 """Scripts in the order in which they run."""
 
-_SAMPLE = 16
+_SAMPLE = 5
 """Searches whose texts are compressed to learn how well the others will be."""
+
+_CAUTION = 0.8
+"""Share of the room that the first guess fills: texts without their middle compress worse."""
 
 _SNIPPET = 120
 """Characters of a question in the table."""
@@ -87,7 +90,7 @@ def _fitting_parts(
     some = searches[:: max(1, len(searches) // _SAMPLE)]
     packed = sum(len(compress(search.texts(None))) for search in some)
     ratio = packed / max(1, sum(sum(search.lengths) for search in some))
-    longest = longest_that_fits(lengths, ratio, budget)
+    longest = longest_that_fits(lengths, ratio, int(_CAUTION * budget))
     while True:
         parts = list(_parts(pages, longest))
         size = sum(len(content) for name, content in parts if name.startswith("texts"))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from run_lib.commands import InputError
 from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.results.answers import answers_name, read_answers
@@ -305,7 +307,7 @@ def _block(block: BlockTokens, longest: int | None) -> dict[str, Any]:
         if block.values is None:
             parts.append({"text": block.texts.text(token_ids)})
         else:
-            values = [round(255 * float(value)) for value in block.values[place]]
+            values = np.rint(255 * np.asarray(block.values[place])).astype(int).tolist()
             parts.append({"pieces": block.texts.pieces(token_ids), "values": values})
     return {"parts": parts, "left_out": end - start}
 
