@@ -15,6 +15,7 @@ from transformers.utils import is_flash_attn_2_available
 
 import classifier_lib
 from classifier_lib.modeling import Qwen2ForClassifier, terminal_class_loss
+from tests.support.tiny_models import build_tiny_config
 
 PUBLISHED_CONFIG = {
     "architectures": ["Qwen2ForClassifier"],
@@ -46,12 +47,12 @@ PUBLISHED_CONFIG = {
 
 @pytest.fixture(scope="module")
 def published(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config: Qwen2Config
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Qwen2Model, torch.Tensor, torch.Tensor]:
     """A checkpoint written by hand in the published layout, and the numbers in it."""
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
-    backbone = Qwen2Model(tiny_config).eval()
+    backbone = Qwen2Model(build_tiny_config()).eval()
     first, second = torch.randn(32, 32), torch.randn(3, 32)
     weights = {f"model.{name}": value for name, value in backbone.state_dict().items()}
     shards = [weights, {"score.0.weight": first, "score.2.weight": second}]
