@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from classifier_lib.training.uploads import HubFlags
-from run_lib.commands import InputError, at_least
+from run_lib.commands import InputError, at_least, positive
 from run_lib.settings import free
 
 
@@ -106,9 +106,9 @@ def check_flags(args: DvoArgs, world_size: int) -> None:
     for name in ("eval_every", "save_every"):
         if getattr(args, name) < 1 and getattr(args, name) != -1:
             raise InputError(f"--{name} must be at least 1, or -1, got {getattr(args, name)}")
-    for name in ("beta", "max_lr", "grad_norm_clip"):
-        if not getattr(args, name) > 0:
-            raise InputError(f"--{name} must be positive, got {getattr(args, name)}")
+    positive(beta=args.beta, max_lr=args.max_lr)
+    if not args.grad_norm_clip > 0:  # inf: no clipping
+        raise InputError(f"--grad_norm_clip must be positive, got {args.grad_norm_clip}")
     if not 0 <= args.warmup_ratio < 1:
         raise InputError(f"--warmup_ratio must be in [0, 1), got {args.warmup_ratio}")
     if args.total_batch_size < world_size:

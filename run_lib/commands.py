@@ -84,6 +84,21 @@ def at_least(least: int, **values: float | None) -> None:
             raise InputError(f"--{name} must be finite, got {value}")
 
 
+def positive(**values: float | None) -> None:
+    """Checks flags whose values must be larger than 0, and neither NaN nor infinite.
+
+    Args:
+        **values: Value by flag, without dashes; None for a flag that was left out.
+
+    Raises:
+        InputError: Naming the first flag that is not.
+    """
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            what = "finite" if value == math.inf else "positive"
+            raise InputError(f"--{name} must be {what}, got {value}")
+
+
 def check_installed(package: str, what: str, how: str) -> None:
     """Checks that an optional package is there, without importing it.
 

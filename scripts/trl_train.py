@@ -55,6 +55,7 @@ from run_lib.commands import (
     check_installed,
     naming,
     parse_command_line,
+    positive,
     run_command,
 )
 from run_lib.files import atomic_folder, read_json, write_files, write_json
@@ -130,9 +131,7 @@ class TrlArgs:
             save_every=self.save_every,
         )
         at_least(0, seed=self.seed)
-        for name in ("beta", "max_lr"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        positive(beta=self.beta, max_lr=self.max_lr)
         if not 0 <= self.warmup_ratio < 1:
             raise InputError(f"--warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
         if self.total_batch_size % (self.micro_batch_size * world_size):

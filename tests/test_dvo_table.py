@@ -6,6 +6,7 @@ import pytest
 
 from scripts import dvo_table, plot_training
 from tests.support.metrics import write_run
+from tests.support.refusals import refusal
 
 
 def write_lines(folder, lines):
@@ -55,17 +56,10 @@ def test_a_training_with_trl_says_its_tokens_itself(folder, capsys):
     assert dpo == ["dpo", "50.0 ± 10.0", "50.0 ± 10.0 @4", "2", "140"]
 
 
-def refused(main, arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line.partition("error: ")[2]
-
-
 def test_a_policy_without_an_evaluation_is_named(folder, capsys):
-    error = refused(dvo_table.main, ["--folder", str(folder), "--policies", "kto"], capsys)
-    assert error == f"--policies kto: there is no {folder}/evaluation/kto"
+    argv = ["--folder", str(folder), "--policies", "kto"]
+    line = refusal(dvo_table.main, "scripts.dvo_table", argv, capsys)
+    assert line.endswith(f": --policies kto: there is no {folder}/evaluation/kto")
 
 
 def test_metrics_are_plotted_over_the_passes(folder, tmp_path):
@@ -85,5 +79,5 @@ def test_metrics_are_plotted_over_the_passes(folder, tmp_path):
 )
 def test_curves_that_are_not_there_are_named(folder, curve, message, capsys):
     arguments = ["--output", "x.png", "--curves", curve.format(folder=folder)]
-    error = refused(plot_training.main, arguments, capsys)
-    assert error == f"--curves {message.format(folder=folder)}"
+    line = refusal(plot_training.main, "scripts.plot_training", arguments, capsys)
+    assert line.endswith(f"error: --curves {message.format(folder=folder)}")

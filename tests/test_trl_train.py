@@ -14,6 +14,7 @@ from data_prep.sampling import load_policy
 from run_lib.settings import free_flags
 from scripts import trl_train
 from tests.support.distributed import Job
+from tests.support.refusals import refusal
 from tests.support.tiny_models import save_tiny_policy
 from tests.support.token_lines import token_lines, write_token_lines
 from tests.support.training import check_equal, final_weights, read_metrics
@@ -141,17 +142,7 @@ def test_a_run_told_to_stop_saves_its_last_step(finished, flags, tmp_path, monke
 @pytest.fixture
 def error(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """Runs a command that is refused; returns the one line that says why."""
-
-    def run(argv: list[str]) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            trl_train.main(argv)
-        assert ended.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("scripts.trl_train: error: ")
-        return line
-
-    return run
+    return lambda argv: refusal(trl_train.main, "scripts.trl_train", argv, capsys)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tyro
 from classifier_lib.batches import BatchPlan
 from classifier_lib.losses import LOSSES, TrainingLoss
 from classifier_lib.training.uploads import HubFlags
-from run_lib.commands import InputError, at_least
+from run_lib.commands import InputError, at_least, positive
 from run_lib.settings import free
 
 NUM_STEPS = 4000
@@ -187,10 +187,9 @@ def check_flags(args: TrainArgs, world_size: int) -> None:
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise InputError(f"--{name} must be in [0, 1), got {getattr(args, name)}")
-    if not args.grad_norm_clip > 0:
+    positive(max_lr=args.max_lr)
+    if not args.grad_norm_clip > 0:  # inf: no clipping
         raise InputError(f"--grad_norm_clip must be positive, got {args.grad_norm_clip}")
-    if not args.max_lr > 0:
-        raise InputError(f"--max_lr must be positive, got {args.max_lr}")
     if not 0 <= args.attention_dropout < 1:
         raise InputError(f"--attention_dropout must be in [0, 1), got {args.attention_dropout}")
     for name in ("data_num_response", "total_batch_size"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from run_lib.commands import InputError, at_least
+from run_lib.commands import InputError, at_least, positive
 from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies.base import Limits, Value, check_blocks
@@ -48,8 +48,7 @@ class TreeSettings:
         at_least(1, iterations=self.iterations, breadth=self.breadth, depth=self.depth)
         if not 0 <= self.c_puct < math.inf:
             raise InputError(f"--c_puct must be finite and not negative, got {self.c_puct}")
-        if not 0 < self.beta < math.inf:
-            raise InputError(f"--beta must be positive and finite, got {self.beta}")
+        positive(beta=self.beta)
 
 
 @dataclass

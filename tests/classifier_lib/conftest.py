@@ -8,6 +8,7 @@ from tokenizers.processors import TemplateProcessing
 
 from classifier_lib import score
 from data_prep.toy.tokenizer import build_tokenizer
+from tests.support.refusals import refusal
 from tests.support.score_command import WINDOW, id_rows, make_args, write_rows
 
 
@@ -36,14 +37,4 @@ def finished(value_model_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def score_error(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """Runs a command line that is refused; returns the one line that says why."""
-
-    def run(argv: list[str]) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_info:
-            score.main(argv)
-        assert exit_info.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("classifier_lib.score: error: ")
-        return line
-
-    return run
+    return lambda argv: refusal(score.main, "classifier_lib.score", argv, capsys)

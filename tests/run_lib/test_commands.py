@@ -18,6 +18,7 @@ from run_lib.commands import (
     naming,
     parse_command_line,
     parse_shard,
+    positive,
     run_command,
 )
 from tests.support.paths import ROOT
@@ -30,6 +31,16 @@ def test_an_error_of_a_library_gets_the_name_of_the_flag():
         raise ValueError("no such\n   file:\tx")
     assert str(info.value) == "--model no such file: x"
     assert isinstance(info.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [(0, "positive"), (-1.5, "positive"), (float("nan"), "positive"), (float("inf"), "finite")],
+)
+def test_flags_that_must_be_positive(value, what):
+    positive(beta=0.1, max_lr=None)
+    with pytest.raises(InputError, match=f"--beta must be {what}, got {value}"):
+        positive(max_lr=1.0, beta=value)
 
 
 def test_an_error_that_names_its_flag_passes():

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, Qwen2ForCausalLM
 import train_dvo
 from dvo_lib.columns import REFERENCE
 from tests.support.dvo_paths import END, command_line, path_rows, step_logprobs, write_paths
+from tests.support.refusals import refusal
 from tests.support.tiny_models import tiny_config
 
 VOCAB_SIZE = 32
@@ -56,14 +57,4 @@ def flags(dvo_policy: Path, paths_file: Path, tmp_path: Path) -> Callable[..., l
 @pytest.fixture
 def train_error(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """Runs a command that is refused; returns the one line that says why."""
-
-    def run(argv: list[str]) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_info:
-            train_dvo.main(argv)
-        assert exit_info.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("train_dvo.py: error: ")
-        return line
-
-    return run
+    return lambda argv: refusal(train_dvo.main, "train_dvo.py", argv, capsys)
