@@ -1,5 +1,6 @@
 """What the tests of value servers share: questions to them, and values to compare with."""
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -9,6 +10,14 @@ import torch
 
 from classifier_lib.modeling import Qwen2ForClassifier
 from search_lib.engines.base import Block
+from search_lib.engines.http_service import HttpService
+from search_lib.scorers.sglang_server import SglangServerScorer
+
+VOCAB_SIZE = 291
+"""Of the tests' value models."""
+
+GOOD = [0.25, 0.5, 0.25]
+"""Probabilities of the classes, in a reply."""
 
 TOLERANCE = 1e-5
 """Of values in float32, between SGLang and transformers."""
@@ -61,3 +70,21 @@ class Tree:
                 self.num_tokens += sum(map(len, ids))
                 longer += [prefix + block for block in ids]
             prefixes = longer[-2:]
+
+
+def with_scorer(urls, body, **options):
+    """Runs `await body(scorer)` with a scorer over these URLs."""
+
+    async def run():
+        scorer = SglangServerScorer(HttpService(urls, **options), VOCAB_SIZE)
+        try:
+            return await body(scorer)
+        finally:
+            await scorer.close()
+
+    return asyncio.run(run())
+
+
+def rows(*embeddings):
+    """The reply of a server to as many paths."""
+    return {"data": [{"index": i, "embedding": row} for i, row in enumerate(embeddings)]}
