@@ -1,4 +1,4 @@
-"""The flags that name a problem set, the same for every command that asks a policy."""
+"""The flags that name a problem set, and those of every command that asks a policy."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -41,10 +41,6 @@ class ProblemFlags:
     repeated_ids: Literal["number"] | None = None
     """number: problems whose id has occurred are told apart by a number, as in 7, 7#2, 7#3. By
     default a benchmark with repeated ids is refused."""
-    answer_format: AnswerFormatName | None = None
-    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
-    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E). By
-    default choice for the benchmarks of multiple choice, and boxed for all others."""
 
     def find_source(self) -> BenchmarkSource:
         """Finds the benchmark, without reading it.
@@ -56,20 +52,6 @@ class ProblemFlags:
             return find_benchmark(
                 self.benchmark, self.split, self.problem_column, self.answer_column
             )
-
-    def find_format(self) -> AnswerFormat:
-        """Returns how answers are written.
-
-        Raises:
-            InputError: If they can't be compared with the benchmark's references.
-        """
-        known = self.find_source().answer_formats
-        if self.answer_format is not None and self.answer_format not in known:
-            raise InputError(
-                f"--answer_format {self.answer_format} is not for --benchmark {self.benchmark}, "
-                f"whose answers are written as {' or '.join(known)}"
-            )
-        return ANSWER_FORMATS[self.answer_format or known[0]]
 
     def load(self) -> tuple[BenchmarkSource, list[Problem]]:
         """Loads the problems.
@@ -99,6 +81,31 @@ class ProblemFlags:
                 f"of --benchmark {self.benchmark}"
             )
         return source, rest[: self.max_problems]
+
+
+@dataclass(frozen=True)
+class AskingFlags(ProblemFlags):
+    """Which problems, and how a policy is asked to answer them."""
+
+    _: KW_ONLY
+    answer_format: AnswerFormatName | None = None
+    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
+    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E). By
+    default choice for the benchmarks of multiple choice, and boxed for all others."""
+
+    def find_format(self) -> AnswerFormat:
+        """Returns how answers are written.
+
+        Raises:
+            InputError: If they can't be compared with the benchmark's references.
+        """
+        known = self.find_source().answer_formats
+        if self.answer_format is not None and self.answer_format not in known:
+            raise InputError(
+                f"--answer_format {self.answer_format} is not for --benchmark {self.benchmark}, "
+                f"whose answers are written as {' or '.join(known)}"
+            )
+        return ANSWER_FORMATS[self.answer_format or known[0]]
 
     def check_references(self, problems: Sequence[Problem], comparer: Comparer) -> None:
         """Prints which references no answer can be compared with, if there are any.

@@ -14,7 +14,7 @@ from search_lib.answer_rules import ANSWER_RULES, RulesName, check_answers
 from search_lib.benchmarks import BenchmarkSource, Problem
 from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
-from search_lib.problem_flags import ProblemFlags
+from search_lib.problem_flags import AskingFlags
 from search_lib.scorers.flags import ScorerFlags
 
 MAX_SEARCHES = 10_000_000
@@ -22,7 +22,7 @@ MAX_SEARCHES = 10_000_000
 
 
 @dataclass(frozen=True)
-class Args(ProblemFlags):
+class Args(AskingFlags):
     """Value-guided search on a benchmark. Budget = num_blocks x num_repetitions."""
 
     benchmark: str = "aime-24"
@@ -106,7 +106,7 @@ def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:
 
 
 def check_references(args: Args, problems: Sequence[Problem], answer_format: AnswerFormat) -> None:
-    """Prints which references can't be compared with an answer; see `ProblemFlags`."""
+    """Prints which references can't be compared with an answer; see `AskingFlags`."""
     comparison = ANSWER_RULES[args.answers].comparison
     with answer_format.open_comparer(comparison=comparison) as comparer:
         args.check_references(problems, comparer)

@@ -57,7 +57,7 @@ from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.steps import BLANK_LINE, StepEngine
-from search_lib.problem_flags import ProblemFlags
+from search_lib.problem_flags import AskingFlags, ProblemFlags
 from search_lib.progress import SearchProgress
 from search_lib.prompts import build_prompts
 from search_lib.results.cost import SearchCost
@@ -75,7 +75,7 @@ TreeJob = SearchJob[MonteCarloTreeSearch]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreesArgs(ProblemFlags):
+class TreesArgs(AskingFlags):
     """Monte Carlo tree search over reasoning steps, a tree a problem."""
 
     model: str

@@ -3,7 +3,7 @@
 import pytest
 
 from run_lib.commands import InputError
-from search_lib.problem_flags import ProblemFlags
+from search_lib.problem_flags import AskingFlags, ProblemFlags
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_what_leaves_no_problem_is_refused(benchmark, skip):
     ],
 )
 def test_a_benchmark_has_its_usual_answer_format(benchmark, name, answer_format, found):
-    flags = ProblemFlags(name.replace("FILE", benchmark), answer_format=answer_format)
+    flags = AskingFlags(name.replace("FILE", benchmark), answer_format=answer_format)
     assert flags.find_format().name == found
 
 
@@ -63,7 +63,7 @@ def test_a_benchmark_has_its_usual_answer_format(benchmark, name, answer_format,
 )
 def test_an_answer_format_that_fits_no_reference_is_refused(name, answer_format, message):
     with pytest.raises(InputError, match=f"^--answer_format {answer_format} .*{message}"):
-        ProblemFlags(name, answer_format=answer_format).find_format()
+        AskingFlags(name, answer_format=answer_format).find_format()
 
 
 def test_a_column_that_is_missing_may_be_that_of_a_known_benchmark(tmp_path):

@@ -137,7 +137,8 @@ def test_killed_at_any_moment_it_goes_on_and_the_trees_are_the_same(random_polic
 def test_problems_with_one_text_are_two_problems(random_policy, tmp_path):
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"problem": "start 1 +2", "answer": "3"}\n' * 2)
-    args = make_args(random_policy, tmp_path / "out", benchmark=str(problems))
+    flags = {"benchmark": str(problems), "instruction": ""}
+    args = make_args(random_policy, tmp_path / "out", **flags)
     assert grow_trees(args) == 0
     first, second = grown(args.output).values()
     assert first.problem == second.problem
@@ -174,6 +175,16 @@ def test_trees_of_other_settings_are_refused_by_flag(random_policy, tmp_path):
     (moved / "trees_settings.json").unlink()
     with pytest.raises(InputError, match=r"no trees_settings.json beside it says what it is of"):
         grow_trees(replace(args, output=moved))
+
+
+def test_trees_of_another_answer_format_are_refused(random_policy, tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"problem": "start 3 +4", "answer": "7"}\n')
+    flags = {"benchmark": str(problems), "instruction": ""}
+    args = make_args(random_policy, tmp_path / "out", **flags)
+    grow_trees(args)
+    with pytest.raises(InputError, match=r"--answer_format \(was 'boxed', now 'final_answer'\)"):
+        grow_trees(replace_flags(args, answer_format="final_answer"))
 
 
 def test_a_folder_takes_more_problems(random_policy, tmp_path):
