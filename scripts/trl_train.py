@@ -191,10 +191,14 @@ class RunLog(TrainerCallback):
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Has the trainer save and end, if a process was told to stop."""
+        """Has the trainer save and end, if a process was told to stop.
+
+        What is saved is logged before, and so checked.
+        """
         self._bar.update()
         if self._processes.start_any(self._stop.stop_requested)():
             control.should_save = control.should_training_stop = True
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -202,7 +206,7 @@ class RunLog(TrainerCallback):
         """Writes a line of metrics.
 
         Raises:
-            RunStopped: If the loss is not finite.
+            RunStopped: If the loss or gradient is not finite.
         """
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:  # the summary at the end
@@ -219,8 +223,9 @@ class RunLog(TrainerCallback):
                 f"step {step}/{state.max_steps} loss {logs['loss']:.4g} lr {metrics['lr']:.3g} "
                 f"grad norm {logs['grad_norm']:.3g} tokens {counts['trained']:,}"
             )
-        if not math.isfinite(logs["loss"]):
-            raise RunStopped(f"the loss of step {step} is {logs['loss']}: training diverges")
+        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            if not math.isfinite(logs[name]):
+                raise RunStopped(f"the {what} of step {step} is {logs[name]}: training diverges")
 
     def on_save(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any

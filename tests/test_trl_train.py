@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -188,12 +189,19 @@ def test_the_checkpoints_of_somebody_else_are_left_alone(flags, error, tmp_path)
     assert (tmp_path / "run" / "checkpoint-7").is_dir()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(flags, tmp_path, capsys):
+@pytest.mark.parametrize("settings", [{"log_every": 1}, {"log_every": 100, "save_every": 2}])
+def test_a_loss_that_is_not_finite_ends_the_run(flags, tmp_path, capsys, settings):
     with pytest.raises(SystemExit) as ended:
-        trl_train.main(flags(tmp_path, max_lr=1e30, save_every=100))
+        trl_train.main(flags(tmp_path, max_lr=1e30, **{"save_every": 100, **settings}))
     assert ended.value.code == 1
-    assert "stopped: the loss of step " in capsys.readouterr().err
+    assert re.search("stopped: the (loss|norm of the gradient) of step ", capsys.readouterr().err)
     assert not (tmp_path / "run" / "final").exists()
+    assert not list((tmp_path / "run").glob(f"*/{trl_train.COMPLETE_FILE}"))
+
+
+def test_the_last_step_has_a_line_of_metrics(flags, tmp_path):
+    trl_train.main(flags(tmp_path, log_every=100, save_every=100))
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [NUM_STEPS]
 
 
 def test_flags_that_train_other_weights_are_bound():
