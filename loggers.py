@@ -235,6 +235,34 @@ class Tracker:
                 service.close()
 
 
+def read_metrics(folder: Path) -> dict[int, dict[str, float | None]]:
+    """Reads the metrics of a run, in the order of their steps.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        By step, the values by name: the last one that was written, if a resumed run wrote several.
+        A last line that a killed run left torn is no part of it.
+
+    Raises:
+        ValueError: If there is no such file, or a whole line is damaged; begins with its path.
+    """
+    path = folder / METRICS_FILE
+    try:
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    steps: dict[int, dict[str, float | None]] = {}
+    for number, text in enumerate(whole.splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            steps.setdefault(line["step"], {}).update(line)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: no metrics: {one_line(error)}") from error
+    return dict(sorted(steps.items()))
+
+
 def open_trackers(
     output_dir: Path,
     config: dict[str, Any],

@@ -12,12 +12,11 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from loggers import METRICS_FILE, read_metrics
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.text import format_table
 from scripts.compare import format_point, load_run
@@ -48,24 +47,20 @@ def accuracy(run: Path, method: str) -> str:
 
 
 def training_cost(run: Path) -> tuple[str, str]:
-    """Returns the steps and the trained tokens of a training, empty for a folder without one."""
-    path = run / "metrics.jsonl"
-    if not path.exists():
+    """Returns the steps and the trained tokens of a training, empty for a folder without one.
+
+    Raises:
+        ValueError: If its metrics are damaged.
+    """
+    if not (run / METRICS_FILE).exists():
         return "", ""
-    lines: dict[int, dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        if line.keys() & {"train/tokens/trained", "train/loss_tokens"}:
-            lines[line["step"]] = line  # a resumed run writes some steps again
-    if not lines:
-        return "", ""
-    steps = sorted(lines)
-    if "train/tokens/trained" in lines[steps[-1]]:  # of TRL: since the start
-        tokens = lines[steps[-1]]["train/tokens/trained"]
-    else:  # a step's mean since the last line
-        intervals = zip([0, *steps], steps, strict=False)
-        tokens = sum(lines[end]["train/loss_tokens"] * (end - start) for start, end in intervals)
-    return f"{steps[-1]:,}", f"{tokens:,.0f}"
+    last, tokens = 0, 0.0
+    for step, line in read_metrics(run).items():
+        if (total := line.get("train/tokens/trained")) is not None:  # of TRL: since the start
+            last, tokens = step, total
+        elif (mean := line.get("train/loss_tokens")) is not None:  # of a step, since the last line
+            last, tokens = step, tokens + mean * (step - last)
+    return f"{last:,}", f"{tokens:,.0f}"
 
 
 def compare(args: Args) -> None:
@@ -82,7 +77,7 @@ def compare(args: Args) -> None:
         with naming(f"--policies {name}:"):
             plain = [accuracy(runs / "plain", method) for method in ("pass@1", "MV")]
             guided = accuracy(runs / "guided", "WMV") if (runs / "guided").is_dir() else ""
-        lines.append([name, *plain, guided, *training_cost(args.folder / name)])
+            lines.append([name, *plain, guided, *training_cost(args.folder / name)])
     print(format_table(["policy", "alone", "MV", "VGS", "steps", "trained tokens"], lines))
     print("accuracy in % ± 95 % interval over problems; @ budget")
 

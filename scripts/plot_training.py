@@ -12,13 +12,13 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from loggers import read_metrics
 from run_lib.commands import naming, parse_command_line, run_command
 from scripts.plots import check_plot_path, save_plot
 
@@ -48,16 +48,22 @@ def load_curve(specification: str) -> tuple[str, list[float], list[float]]:
     folder, _, metric = source.partition(":")
     if not (label and folder and metric):
         raise ValueError(f"{specification!r} is not of the form label=folder:metric")
-    path = Path(folder) / "metrics.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{label}: there is no {path}")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    # A resumed run writes some steps again: the later line counts.
-    by_step = {line["step"]: line for line in lines if metric in line and "train/epoch" in line}
-    if not by_step:
-        raise ValueError(f"{label}: {path} has no metric {metric!r}")
-    ordered = [by_step[step] for step in sorted(by_step)]
-    return label, [line["train/epoch"] for line in ordered], [line[metric] for line in ordered]
+    try:
+        steps = read_metrics(Path(folder))
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+    values = {
+        step: value for step, line in steps.items() if (value := line.get(metric)) is not None
+    }
+    # Evaluations have no epoch of their own: it grows with the steps.
+    epochs = [
+        epoch / step
+        for step, line in steps.items()
+        if (epoch := line.get("train/epoch")) is not None
+    ]
+    if not values or not epochs:
+        raise ValueError(f"{label}: {folder} has no metric {metric!r}")
+    return label, [step * epochs[-1] for step in values], list(values.values())
 
 
 def plot(args: Args) -> None:

@@ -254,3 +254,22 @@ def test_a_lost_connection_to_neptune_is_named_once(capsys):
     for last_seen in (None, 1.0, 2.0):
         loggers._warn_of_network(ConnectionError("no route"), last_seen)
     assert capsys.readouterr().err.count("warning: neptune has no connection") == 1
+
+
+def test_metrics_are_read_by_step_and_the_later_line_counts(tmp_path):
+    lines = [
+        '{"step": 2, "a": 1.0, "b": 3.0}',
+        '{"step": 1, "a": 5.0}',
+        '{"step": 2, "a": null}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "a']))
+    assert loggers.read_metrics(tmp_path) == {
+        1: {"step": 1, "a": 5.0},
+        2: {"step": 2, "a": None, "b": 3.0},
+    }
+
+
+def test_damaged_metrics_are_named_by_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"a": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: no metrics: "):
+        loggers.read_metrics(tmp_path)
