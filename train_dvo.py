@@ -43,6 +43,7 @@ from classifier_lib.training.progress import Progress
 from classifier_lib.training.run_folder import RunFolder, open_run
 from classifier_lib.training.step import learning_rate, train_step
 from classifier_lib.training.uploads import open_checkpointer, push_final
+from data_prep.dvo.reference import check_reference
 from dvo_lib.args import DvoArgs, check_flags
 from dvo_lib.card import policy_card
 from dvo_lib.learner import evaluate
@@ -109,6 +110,7 @@ def run(
     with naming("--model_path"):
         vocab_size = load_policy_config(source).vocab_size
         files = read_tokenizer(source) if is_main else {}
+    check_reference(args.data_path, args.model_path, folder.config["fingerprints"]["model_path"])
     data = load_data(args, vocab_size, state)
     num_trees = len(data.trees)
 

@@ -20,10 +20,11 @@
 #     ANSWER_FORMAT      boxed, final_answer or choice, final_answer by default
 #     INSTRUCTION        added to the question in training, instead of what the answer format asks for
 #     NPROC_PER_NODE     processes of a training, one a GPU, 1 by default
-#     PROBLEM_FLAGS, SAMPLE_FLAGS, SFT_DATA_FLAGS, SFT_FLAGS, TREE_FLAGS, PATH_FLAGS, TRAIN_FLAGS,
-#     EVALUATION_FLAGS   further flags of data_prep.dvo problems, data_prep.roll_in, data_prep.dvo sft,
-#                        scripts.trl_train, data_prep.dvo trees and paths, train_dvo.py and
-#                        inference_eval.py; where a flag is given twice, the last one counts
+#     PROBLEM_FLAGS, SAMPLE_FLAGS, SFT_DATA_FLAGS, SFT_FLAGS, TREE_FLAGS, PATH_FLAGS, REFERENCE_FLAGS,
+#     TRAIN_FLAGS, EVALUATION_FLAGS   further flags of data_prep.dvo problems, data_prep.roll_in,
+#                        data_prep.dvo sft, scripts.trl_train, data_prep.dvo trees, paths and reference,
+#                        train_dvo.py and inference_eval.py; the last one of a flag counts
+# Of each round's trees, the validation split of data_prep.dvo paths is evaluated and not trained on.
 set -euo pipefail
 program=dvo_rounds.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -88,9 +89,13 @@ evaluate() {
         "$python" -m data_prep.dvo paths --input "$out/${name}_trees" ${PATH_FLAGS:-} \
             --output "$out/${name}_paths"
         "$python" -m data_prep.dvo reference --input "$out/${name}_paths" --model "$policy" \
-            --output "$out/${name}_data"
+            ${REFERENCE_FLAGS:-} --output "$out/${name}_data"
+        held_out=()
+        if [ -d "$out/${name}_data/validation" ]; then
+            held_out=(--eval_data_path "$out/${name}_data/validation")
+        fi
         train train_dvo.py --data_path "$out/${name}_data" --model_path "$policy" \
-            ${TRAIN_FLAGS:-} --output_dir "$out" --run_name "$name"
+            "${held_out[@]}" ${TRAIN_FLAGS:-} --output_dir "$out" --run_name "$name"
         policy=$out/$name/final
         evaluate "$name" "$policy"
     done

@@ -29,7 +29,7 @@ from classifier_lib.layouts import count_laid_out
 from data_prep.columns import DVO_PATHS, DVO_REFERENCE
 from data_prep.dvo.rows import Row, TreeSplit, by_tree, check_prompts, name_of
 from data_prep.reports import RowReport
-from data_prep.stages import Chunk, FinishedStage, Stage
+from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
 from dvo_lib.batches import Path as StepPath
 from dvo_lib.batches import collate_paths
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
@@ -244,6 +244,30 @@ def make_chunks(
         print(
             f"log-probability {total / num_tokens:.3f} a token, mean of the {num_tokens:,} tokens "
             "of this run: far from 0 if the policy is not the one that made the trees"
+        )
+
+
+def check_reference(data: str, policy: str, digest: str | None) -> None:
+    """Checks that the policy to train is the one whose log-probabilities are in the data.
+
+    Args:
+        data: What the policy is trained on; checked if it is an output of this command.
+        policy: The policy, for the error.
+        digest: Digest of its files; None if that is not known, as on the Hub.
+
+    Raises:
+        InputError: If it is another one.
+    """
+    folder = Path(data)
+    if not (folder / STAGE_FILE).is_file():
+        return
+    with naming("--data_path"):
+        reference = FinishedStage(folder, DVO_REFERENCE).settings
+    known = reference.get("model_digest")
+    if known and digest and known != digest:
+        raise InputError(
+            f"--model_path {policy} is not the policy whose log-probabilities --data_path {data} "
+            f"has: that was {reference['model']}"
         )
 
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import train_dvo
 from data_prep.dvo import paths, reference
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
 from run_lib.commands import InputError
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.processes import StopRequest, distributed
 from tests.support.outputs import contents, read_report, read_rows
 from tests.support.tiny_models import save_tiny_policy
 from tests.support.trees import write_trees
@@ -136,6 +139,24 @@ def test_another_policy_is_refused_as_settings(data_folder, reference_args, tmp_
 
 
 # Bad input
+
+
+def test_a_policy_is_trained_on_its_own_log_probabilities(data_folder, tiny_policy, tmp_path):
+    flags = ["--data_path", str(data_folder), "--run_name", "run", "--output_dir", str(tmp_path)]
+    other = save_tiny_policy(tmp_path / "other", seed=5)
+    args = train_dvo.parse_args([*flags, "--model_path", str(other)])
+    with (
+        distributed() as processes,
+        StopRequest() as stop,
+        pytest.raises(InputError) as refused,
+    ):
+        train_dvo.train(args, processes, stop)
+    assert str(refused.value) == (
+        f"--model_path {other} is not the policy whose log-probabilities --data_path "
+        f"{data_folder} has: that was {tiny_policy}"
+    )
+    digest = fingerprint(str(tiny_policy), MODEL_FILES)
+    reference.check_reference(str(data_folder), str(tiny_policy), digest)
 
 
 def run_elsewhere(reference_args, tmp_path, **changes):
