@@ -129,7 +129,7 @@ class RollInFolders:
             if not same:
                 raise ValueError(
                     f"{folder}: {stage.folder.name} and {first.folder.name} differ in "
-                    f"their problems, or in the --instruction or --rows_per_file of {ROLL_IN}"
+                    f"their problems, or in the instruction or --rows_per_file of {ROLL_IN}"
                 )
         self.origin = {
             "roll_ins": [

@@ -14,7 +14,7 @@ from run_lib.hub import check_weights, load_config, loading
 
 FAMILIES = ("llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3")
 """Model types whose layers hand the layout of a row to their attention, whose logits are those of
-the head alone, and whose only dropout is that of attention: `tests/dvo_lib/test_families.py`."""
+the head alone, and whose only dropout is that of attention: `tests/dvo_lib/test_batches.py`."""
 
 CHUNK_TOKENS = 4096
 """Tokens whose logits are in memory at a time: 2.5 GB in float32 for a vocabulary of 150,000."""

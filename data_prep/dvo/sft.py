@@ -4,11 +4,9 @@ The paper's 64 samples for each of 10,000 problems, and the choice among them:
 
     python -m data_prep.roll_in --input problems.parquet --output outputs/sft/roll_ins \
         --models meta-llama/Meta-Llama-3-8B-Instruct:64 --max_length 2048 \
-        --instruction "$INSTRUCTION"
+        --answer_format final_answer
     python -m data_prep.dvo sft --output outputs/sft/sft.jsonl --answer_format final_answer \
         --input outputs/sft/roll_ins/meta-llama--Meta-Llama-3-8B-Instruct
-
-where INSTRUCTION is what `search_lib.answer_formats` adds to a question for the answer format.
 
 A response is taken if it ended by itself, if its answer equals the reference, and if a tree could
 hold it: it consists of `--min_steps` to `--max_steps` steps, of which the last one alone has an
