@@ -27,7 +27,7 @@ from run_lib.settings import read_document
 from run_lib.text import format_table
 from scripts.plots import check_plot_path, save_plot
 from search_lib.results.run_config import ProblemSet, RunConfig, check_same_problems
-from search_lib.results.selection import Selection, parse_selections
+from search_lib.results.selection import Selection, check_curve_names, parse_selections
 from search_lib.results.statistics import Estimate, bootstrap_interval, permutation_p_value
 
 PROGRAM = "scripts.compare"
@@ -212,11 +212,13 @@ def main(args: Args) -> None:
     with naming("RUNS"):
         runs = [load_run(selection) for selection in parse_selections(args.runs)]
         check_same_problems([run.problems for run in runs])
-    curves = {
-        run.selection.label_of(method): curve
-        for run in runs
-        for method, curve in run.curves.items()
-    }
+        named = [
+            (run.selection.label_of(method), curve)
+            for run in runs
+            for method, curve in run.curves.items()
+        ]
+        check_curve_names(name for name, _ in named)
+    curves = dict(named)
     num_problems = len(runs[0].problems.ids)
     print(format_curves(curves))
     print(f"accuracy in % ± 95 % interval over {num_problems} problems\n")

@@ -31,7 +31,7 @@ from search_lib.answer_rules import ANSWER_RULES, RulesName
 from search_lib.results.curves import Curve, Point, budget_curve, pareto_optimal, stopping_curve
 from search_lib.results.run_config import check_same_problems
 from search_lib.results.run_trees import COSTS, RunTrees
-from search_lib.results.selection import Selection, parse_selections
+from search_lib.results.selection import Selection, check_curve_names, parse_selections
 from search_lib.results.stopping import STOPPING_RULES
 
 PROGRAM = "scripts.frontier"
@@ -235,6 +235,7 @@ def main(args: Args) -> None:
             for selection in selections
             for curve in make_curves(selection, loaded[selection.path], args)
         ]
+        check_curve_names(curve.label for curve in curves)
     optimal = find_optimal(curves)
     print(format_curves(curves, optimal))
     print(

@@ -112,6 +112,12 @@ def test_other_problems_of_the_same_ids_are_refused(runs, capsys):
     assert refusal(capsys, *runs) == f"RUNS {line}"
 
 
+def test_two_curves_of_one_name_are_refused(runs, capsys):
+    low, high = runs
+    line = "RUNS 'low MV' names two curves: give one of them another label"
+    assert refusal(capsys, low, f"low MV={high}:MV") == line
+
+
 def test_bad_input_is_one_line(runs, tmp_path, capsys):
     low, high = runs
     assert refusal(capsys, low) == "RUNS needs at least two, to compare one with another"

@@ -85,6 +85,12 @@ def refusal(capsys, *argv, output="p.svg"):
     return line.removeprefix("scripts.frontier: error: ")
 
 
+def test_two_curves_of_one_name_are_refused(runs, capsys):
+    plain, guided = runs
+    line = "RUNS 'plain MV' names two curves: give one of them another label"
+    assert refusal(capsys, plain, f"plain MV={guided}:WMV") == line
+
+
 def test_bad_input_is_one_line(runs, tmp_path, capsys):
     plain, _ = runs
     write_run(tmp_path / "other", {"a": PLAIN["a"]})

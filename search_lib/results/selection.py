@@ -1,7 +1,7 @@
 """Which runs and methods a comparison is of, as the user names them: `label=folder:method`."""
 
-from collections import Counter
-from collections.abc import Sequence
+import os.path
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +41,8 @@ class Selection:
             raise ValueError(f"{text!r} is not of the form label=folder:method")
         if method and method not in VOTES:
             raise ValueError(f"{text!r}: there is no method {method!r}; known: {', '.join(VOTES)}")
-        return cls(label or Path(folder).name, Path(folder), method or None, bool(label and method))
+        path = Path(folder)
+        return cls(label or _name_of(path), path, method or None, bool(label and method))
 
     def label_of(self, method: str) -> str:
         """Returns the name of the curve of one method."""
@@ -57,10 +58,12 @@ def parse_selections(texts: Sequence[str]) -> list[Selection]:
         ValueError: See `Selection.parse`; or if two are the same.
     """
     selections = [Selection.parse(text) for text in texts]
-    labels = Counter((one.label, one.method) for one in selections)
+    paths: dict[str, set[Path]] = {}
+    for one in selections:
+        paths.setdefault(one.label, set()).add(one.path)
     told = [
         replace(one, label=str(one.path))
-        if labels[one.label, one.method] > 1 and one.label == one.path.name
+        if len(paths[one.label]) > 1 and one.label == _name_of(one.path)
         else one
         for one in selections
     ]
@@ -68,3 +71,17 @@ def parse_selections(texts: Sequence[str]) -> list[Selection]:
         if any((one.label, one.method) == (other.label, other.method) for other in told[:index]):
             raise ValueError(f"{texts[index]!r} is there twice: give one of them another label")
     return told
+
+
+def check_curve_names(names: Iterable[str]) -> None:
+    """Raises ValueError if two curves have one name; begins with it."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{name!r} names two curves: give one of them another label")
+        seen.add(name)
+
+
+def _name_of(path: Path) -> str:
+    """Returns the last part of a path, also of `.`, which has none of its own."""
+    return os.path.basename(os.path.abspath(path)) or str(path)

@@ -29,6 +29,14 @@ def test_a_label_names_one_curve_if_a_method_is_given():
 
 def test_runs_of_one_folder_name_are_told_apart_by_their_paths():
     assert [label for label, _, _ in named("a/run", "b/run", "c")] == ["a/run", "b/run", "c"]
+    assert [label for label, _, _ in named("a/run", "b/run:MV", "c")] == ["a/run", "b/run", "c"]
+
+
+def test_the_folder_of_the_command_is_called_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert [label for label, _, _ in named(".", "x")] == ["here", "x"]
+    assert [label for label, _, _ in named(".", "../here:MV")] == [".", "../here"]
 
 
 def test_signs_in_paths_that_exist_are_part_of_them(tmp_path, monkeypatch):
