@@ -59,26 +59,40 @@ def credit(winning: Sequence[int], ballots: Ballots) -> float:
 
 def majority_vote(ballots: Ballots, rules: AnswerRules) -> float:
     """Returns the accuracy of the most frequent answer (MV). Values play no part."""
-    return credit(winners(ballots.classes, [1.0] * len(ballots.classes), rules), ballots)
+    return credit(winning_classes("MV", ballots, rules), ballots)
 
 
 def weighted_majority_vote(ballots: Ballots, rules: AnswerRules) -> float:
     """Returns the accuracy of the answer with the largest summed value (WMV)."""
-    return credit(winners(ballots.classes, ballots.values, rules), ballots)
+    return credit(winning_classes("WMV", ballots, rules), ballots)
+
+
+def best_responses(ballots: Ballots, rules: AnswerRules) -> list[int]:
+    """Returns the places of the highest-valued responses that take part in votes.
+
+    They are several in a tie, unless the rules take the first; none without answers.
+    """
+    taking_part = [place for place, one in enumerate(ballots.classes) if one is not None]
+    if not taking_part:
+        return []
+    top = max(ballots.values[place] for place in taking_part)
+    best = [place for place in taking_part if ballots.values[place] == top]
+    return best[:1] if rules.best_is_first else best
+
+
+def winning_classes(method: str, ballots: Ballots, rules: AnswerRules) -> list[int]:
+    """Returns the classes that win by MV, WMV or BoN, several in a tie."""
+    if method == "BoN":
+        best = (ballots.classes[place] for place in best_responses(ballots, rules))
+        return list(dict.fromkeys(one for one in best if one is not None))
+    weights = ballots.values if method == "WMV" else [1.0] * len(ballots.classes)
+    return winners(ballots.classes, weights, rules)
 
 
 def best_of_n(ballots: Ballots, rules: AnswerRules) -> float:
     """Returns the accuracy of the highest-valued response that takes part in votes (BoN)."""
-    candidates = [
-        (value, is_right)
-        for answer_class, value, is_right in zip(*ballots, strict=True)
-        if answer_class is not None
-    ]
-    if not candidates:
-        return 0.0
-    top = max(value for value, _ in candidates)
-    best = [is_right for value, is_right in candidates if value == top]
-    return float(best[0]) if rules.best_is_first else sum(best) / len(best)
+    best = [ballots.correct[index] for index in best_responses(ballots, rules)]
+    return sum(best) / len(best) if best else 0.0
 
 
 def pass_at_1(ballots: Ballots, rules: AnswerRules) -> float:

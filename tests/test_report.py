@@ -84,6 +84,17 @@ def test_a_problem_has_its_trees_and_the_texts_of_responses(guided):
     assert parts["texts-0-0-0"] == {"responses": [whole("answer 1"), whole("answer 2")]}
 
 
+def test_the_winners_of_a_vote_are_those_of_the_table(tmp_path):
+    trees = [[("1", 0.30004), ("2", 0.30001)], [("3", 0.1), (None, 0.9)]]
+    plain = {"b": ("1", [[("1", None)], [("2", None)]])}
+    write_run(tmp_path / "run", {"a": ("1", trees)})
+    write_run(tmp_path / "plain", plain)
+    (page,), (other,) = pages_of(tmp_path / "run"), pages_of(tmp_path / "plain")
+    assert page.row("a")["votes"] == {"MV": 0.3333, "WMV": 1, "BoN": 1, "pass@k": 1}
+    assert page.problem("a")["winners"] == {"MV": [0, 1, 2], "WMV": [0], "BoN": [0]}
+    assert other.problem("b")["winners"] == {"MV": [0, 1]}
+
+
 class Numbers:
     """Tokens as numbers."""
 

@@ -131,6 +131,9 @@ def test_the_pruned_block_is_flagged_and_the_vote_has_its_members(opened):
         assert flagged.get_attribute("data-block") == "5"
         assert "right path pruned here" in flagged.get_attribute("aria-label")
         assert page.locator("#vote .classes > li").count() == 2
+        badges = page.locator("#vote li:first-child .badge").all_inner_texts()
+        assert badges == ["wins MV", "wins WMV", "wins BoN"]
+        assert page.locator("#vote li:nth-child(2) .badge").all_inner_texts() == ["wins BoN"]
         page.click("#vote li:nth-child(2) summary")
         page.click("#vote li:nth-child(2) .members button")
         page.wait_for_selector("#block h3:has-text('Block 8')")

@@ -50,14 +50,17 @@ class GradedProblem:
         """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
         scores = []
         for start in range(0, len(self.classes) - trees + 1, trees):
-            group = slice(start, start + trees)
-            ballots = Ballots(
-                list(chain.from_iterable(self.classes[group])),
-                list(chain.from_iterable(self.values[group])),
-                list(chain.from_iterable(self.correct[group])),
-            )
+            ballots = self.ballots(slice(start, start + trees))
             scores.append(VOTES[method](ballots, self.rules))
         return scores
+
+    def ballots(self, group: slice) -> Ballots:
+        """Returns the responses of some repetitions."""
+        return Ballots(
+            list(chain.from_iterable(self.classes[group])),
+            list(chain.from_iterable(self.values[group])),
+            list(chain.from_iterable(self.correct[group])),
+        )
 
 
 @dataclass(frozen=True)

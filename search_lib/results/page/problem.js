@@ -68,7 +68,7 @@ async function showProblem(main, place, isCurrent) {
       "div",
       { class: "columns" },
       h("section", { class: "panel", id: "block", "aria-live": "polite" }),
-      h("section", { class: "panel", id: "vote" }, votePanel(content.trees, place, go)),
+      h("section", { class: "panel", id: "vote" }, votePanel(content, place, go)),
     ),
   );
   main.replaceChildren(view);
@@ -267,7 +267,7 @@ function responseText(tree, texts, index, isOpen) {
 }
 
 /** The vote over all trees of the run: a class of answers a line, with its members. */
-function votePanel(trees, place, go) {
+function votePanel({ trees, winners }, place, go) {
   const classes = new Map();
   let unanswered = 0;
   trees.forEach((tree, treeIndex) => {
@@ -278,10 +278,10 @@ function votePanel(trees, place, go) {
       }
       if (!classes.has(response.class))
         classes.set(response.class, {
+          number: response.class,
           answers: new Map(),
           members: [],
           weight: 0,
-          best: -1,
           right: false,
         });
       const one = classes.get(response.class);
@@ -289,7 +289,6 @@ function votePanel(trees, place, go) {
       one.answers.set(answer, (one.answers.get(answer) ?? 0) + 1);
       one.members.push({ tree: treeIndex, ...response });
       one.weight += response.value ?? 0;
-      one.best = Math.max(one.best, response.value ?? -1);
       one.right ||= response.right;
     }
   });
@@ -298,14 +297,10 @@ function votePanel(trees, place, go) {
   );
   const mostMembers = Math.max(0, ...ordered.map((one) => one.members.length));
   const mostWeight = Math.max(0, ...ordered.map((one) => one.weight));
-  const best = Math.max(-1, ...ordered.map((one) => one.best));
   const hasValues = mostWeight > 0;
+  // Looked up: values are rounded here, and the rules of ties are the run's.
   const wins = (one) =>
-    [
-      one.members.length === mostMembers && "MV",
-      hasValues && one.weight >= mostWeight * (1 - 1e-9) && "WMV",
-      hasValues && one.best === best && "BoN",
-    ].filter(Boolean);
+    Object.keys(winners).filter((method) => winners[method].includes(one.number));
   const bar = (kind, share, text) =>
     h(
       "div",

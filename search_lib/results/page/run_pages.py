@@ -20,6 +20,7 @@ from search_lib.results.records import Record, read_records
 from search_lib.results.run_config import RunConfig
 from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
+from search_lib.voting import winning_classes
 
 CHARACTERS_A_TOKEN = 3
 """About."""
@@ -226,7 +227,7 @@ class RunPage:
         }
 
     def problem(self, problem_id: str) -> dict[str, Any]:
-        """Returns the trees of one problem, as JSON types."""
+        """Returns the trees of one problem and the classes that win their vote, as JSON types."""
         problem = self.graded[problem_id]
         trees = []
         for search in self.searches[problem_id]:
@@ -258,7 +259,13 @@ class RunPage:
                 }
             )
         question = self.searches[problem_id][0].record.problem
-        return {"question": question, "trees": trees}
+        ballots = problem.ballots(slice(None))
+        winning = {
+            method: winning_classes(method, ballots, self.rules)
+            for method in ("MV", "WMV", "BoN")
+            if method in self.run.methods
+        }
+        return {"question": question, "trees": trees, "winners": winning}
 
 
 def check_tree(record: Record, path: Path) -> None:
