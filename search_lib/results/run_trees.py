@@ -38,12 +38,13 @@ class Counted:
     Attributes:
         policy: Size of the policy; None if it is not known.
         value_model: Size of the value model; None if it is not known, or there was none.
-        wall_seconds: Of the whole run; None if they are not known.
+        seconds_per_token: Wall time over generated tokens, of all searches, also those of
+            incomplete problems; None if it is not known.
     """
 
     policy: ModelSize | None
     value_model: ModelSize | None
-    wall_seconds: float | None
+    seconds_per_token: float | None
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> "Counted":
@@ -51,7 +52,9 @@ class Counted:
         cost = document["cost"]
         sizes = cost["policy_size"], cost["value_model_size"]
         policy, value_model = (size and ModelSize(**size) for size in sizes)
-        return cls(policy, value_model, cost["wall_seconds"])
+        wall_seconds, tokens = cost["wall_seconds"], cost["tokens_generated"]
+        is_known = wall_seconds is not None and tokens
+        return cls(policy, value_model, wall_seconds / tokens if is_known else None)
 
     def costs(self, cost: SearchCost) -> list[float]:
         """Returns [tokens, FLOPs of the policy, of the value model]; NaN where not known."""
@@ -76,7 +79,7 @@ class RunTrees:
         tokens: [problems, trees], generated tokens.
         policy_flops: [problems, trees]; NaN where they are not known.
         value_flops: [problems, trees], of the value model; NaN where they are not known.
-        wall_seconds: Of the whole run; None if they are not known.
+        seconds_per_token: See `Counted`.
     """
 
     name: str
@@ -87,7 +90,7 @@ class RunTrees:
     tokens: np.ndarray
     policy_flops: np.ndarray
     value_flops: np.ndarray
-    wall_seconds: float | None
+    seconds_per_token: float | None
 
     @classmethod
     def load(cls, run: Path, rules: AnswerRules = STRICT) -> "RunTrees":
@@ -134,7 +137,7 @@ class RunTrees:
             tokens=costs[:, :, 0],
             policy_flops=costs[:, :, 1],
             value_flops=costs[:, :, 2],
-            wall_seconds=counted.wall_seconds,
+            seconds_per_token=counted.seconds_per_token,
         )
 
     @property
@@ -160,6 +163,6 @@ class RunTrees:
         if not np.isnan(flops).any():
             costs["flops"] = flops
         costs["tokens"] = self.tokens
-        if self.wall_seconds is not None and self.tokens.sum():
-            costs["seconds"] = self.tokens * (self.wall_seconds / self.tokens.sum())
+        if self.seconds_per_token is not None:
+            costs["seconds"] = self.tokens * self.seconds_per_token
         return costs

@@ -47,6 +47,15 @@ def test_each_tree_has_its_own_cost_in_order_of_problems(tmp_path):
     assert costs["flops"].tolist() == [expected] * 2
 
 
+def test_incomplete_problems_took_their_share_of_the_time(tmp_path):
+    write_run(tmp_path / "run", SEARCHES)
+    answers = tmp_path / "run" / "answers.jsonl"
+    answers.write_bytes(answers.read_bytes().splitlines(keepends=True)[0])
+    run = RunTrees.load(tmp_path / "run")
+    # 20 seconds over the 120 tokens of both problems.
+    assert run.costs("MV")["seconds"] == pytest.approx(np.array([[10, 20, 30]]) / 6)
+
+
 @pytest.mark.parametrize(
     ("search_type", "method", "is_charged"),
     [
