@@ -106,9 +106,10 @@ def stopping_curve(selection: Selection, run: RunTrees, rule: str, seed: int = 0
 def pareto_optimal(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Returns for each (cost, accuracy) whether no other is at least as cheap and as accurate.
 
-    Of equal points, each is. Accuracies within 1e-9 of each other are equal.
+    Of equal points, each is. Equal are accuracies that agree to 9 decimals, and costs that agree to
+    9 significant digits: sums of the same trees in another order differ by rounding.
     """
-    rounded = [(cost, round(accuracy, 9)) for cost, accuracy in points]
+    rounded = [(float(f"{cost:.9g}"), round(accuracy, 9)) for cost, accuracy in points]
     best_below: float = -1.0
     optimal = set()
     for cost, accuracy in sorted(set(rounded), key=lambda point: (point[0], -point[1])):

@@ -69,3 +69,10 @@ def test_points_are_optimal_unless_another_is_as_cheap_and_as_good_and_better_in
             for point in points
         ]
         assert pareto_optimal(points) == expected
+
+
+def test_costs_and_accuracies_that_differ_by_rounding_are_equal():
+    tokens = 0.1 + 0.2  # more than 0.3 in floating point
+    assert pareto_optimal([(0.3, 0.5), (tokens, 0.5)]) == [True, True]
+    assert pareto_optimal([(3e20, 0.5), (tokens * 1e21, 0.6)]) == [False, True]
+    assert pareto_optimal([(0.5, 0.3), (0.5, tokens)]) == [True, True]
