@@ -6,7 +6,7 @@ answer that leads, the others count as never searched.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +27,12 @@ def beta_confidence(counts: np.ndarray) -> np.ndarray:
         counts: [..., classes], responses of each class.
     """
     first, second = _two_largest(counts).astype(int)
-    most = int((first + second).max(initial=0)) + 1
-    return _fair_coins(1 << most.bit_length())[first + second + 1, first]
+    coins = first + second + 1
+    # Equal states are computed once, those of so many coins one after the other.
+    base = int(coins.max(initial=0)) + 1
+    states, place = np.unique(coins * base + first, return_inverse=True)
+    found = [_fair_coins(state // base)[state % base] for state in states.tolist()]
+    return np.array(found)[place].reshape(first.shape)
 
 
 def dirichlet_confidence(counts: np.ndarray) -> np.ndarray:
@@ -142,12 +146,12 @@ def _two_largest(totals: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.partition(padded, -2, axis=-1)[..., :-3:-1], -1, 0)
 
 
-@cache
-def _fair_coins(most: int) -> np.ndarray:
-    """Returns [coins, heads], the probability of at most so many heads of up to `most` coins."""
-    exactly = np.zeros((most + 1, most + 1))
-    exactly[0, 0] = 1.0
-    for coins in range(1, most + 1):
-        exactly[coins] = exactly[coins - 1] / 2
-        exactly[coins, 1:] += exactly[coins - 1, :-1] / 2
-    return exactly.cumsum(1)
+@lru_cache(maxsize=1024)
+def _fair_coins(coins: int) -> np.ndarray:
+    """Returns [coins + 1], the probability of at most 0, 1, ... heads of so many coins."""
+    log_factorials = np.concatenate([[0.0], np.log(np.arange(1, coins + 1)).cumsum()])
+    log_ways = log_factorials[-1] - log_factorials - log_factorials[::-1]
+    exactly = np.exp(log_ways - coins * np.log(2))
+    # The rest is taken from 1, so that rounding makes none of them larger than that.
+    more = np.append(exactly[:0:-1].cumsum()[::-1], 0.0)
+    return np.asarray(1 - more)

@@ -1,6 +1,7 @@
 """Early stopping against a replay step by step, and its probabilities against other ways."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -75,6 +76,18 @@ def test_the_beta_probability_is_the_integral(first, second):
     # A third answer plays no part, and the order of answers none.
     counts = np.array([[second, first, 0], [0, second, first]])
     assert beta_confidence(counts) == pytest.approx([expected, expected], abs=1e-8)
+
+
+def test_thousands_of_responses_take_little_memory():
+    tracemalloc.start()
+    found = beta_confidence(np.array([[2100, 2100], [2001, 0], [2150, 2050]]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # At most 2150 heads of 4201 coins: 50 above their mean, with half a head for continuity.
+    normal = 0.5 * (1 + math.erf(50 / math.sqrt(4201 / 2)))
+    assert found == pytest.approx([0.5, 1.0, normal], abs=1e-4)
+    assert found.max() <= 1
+    assert peak < 4_000_000
 
 
 def test_one_answer_alone_is_sure_by_powers_of_two():
