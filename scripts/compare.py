@@ -39,7 +39,7 @@ class Args:
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """folder, folder:method, label=folder or label=folder:method; the first is what the others are
-    compared with. A file in place of a folder may be another one, such as
+    compared with. In place of a folder may stand its file of records, or of other metrics, such as
     metrics.published.json."""
     output: Path | None = None
     """A plot of accuracy against budget, a .png, .pdf or .svg file."""
@@ -90,7 +90,8 @@ def load_run(selection: Selection) -> LoadedRun:
         InputError: If its metrics are damaged.
     """
     path = selection.path
-    metrics_path = path if path.suffix == ".json" else path / "metrics.json"
+    folder = path.parent if path.suffix == ".jsonl" else path  # of its file of records
+    metrics_path = path if path.suffix == ".json" else folder / "metrics.json"
     found = read_document(metrics_path, _parse_metrics)
     if found is None:
         raise ValueError(f"{selection.label}: there is no {metrics_path}; has the run ended?")

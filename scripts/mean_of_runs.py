@@ -100,6 +100,13 @@ def check_runs(runs: Sequence[Run]) -> None:
         if seed in of_seed:
             raise InputError(f"--runs {of_seed[seed].path} and {run.path} have one --seed, {seed}")
         of_seed[seed] = run
+    cells = [cell for run in runs for cell in run.accuracies]
+    for run in runs:
+        for method, budget in cells:
+            if (method, budget) not in run.accuracies:
+                raise InputError(
+                    f"--runs {run.path}: its metrics.json has no {method} at budget {budget}"
+                )
 
 
 def format_runs(runs: Sequence[Run]) -> str:

@@ -87,6 +87,12 @@ def test_a_plot_is_drawn_and_other_metrics_are_read(runs, tmp_path, capsys):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_may_be_named_by_its_records(runs, capsys):
+    low, high = runs
+    of_records = printed(capsys, f"low={low}/r.jsonl", f"high={high}/r.jsonl")
+    assert of_records == printed(capsys, low, high)
+
+
 def refusal(capsys, *argv):
     with pytest.raises(SystemExit) as ended:
         compare.run([*map(str, argv)])

@@ -94,6 +94,16 @@ def test_a_run_that_has_not_ended_is_named(runs, tmp_path, capsys):
     assert "absent: there is no such file of records" in refusal(capsys, tmp_path / "absent")
 
 
+def test_a_run_that_lacks_a_cell_of_another_is_named(runs, tmp_path, capsys):
+    rows = [{"method": "MV", "budget": 1, "per_problem": [1.0] * 4}]
+    for seed in (3, 1):  # the first run lacks what the second has, too
+        write_json(tmp_path / str(seed) / "metrics.json", {"problem_ids": IDS, "metrics": rows})
+        line = refusal(capsys, *runs)
+        assert line.endswith(
+            f"--runs {tmp_path}/{seed}/{seed}.jsonl: its metrics.json has no pass@1 at budget 1"
+        )
+
+
 def test_it_imports_no_torch():
     program = "import sys, scripts.mean_of_runs; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
