@@ -31,7 +31,10 @@ class TokenTexts(Protocol):
         ...
 
     def pieces(self, token_ids: TokenIds) -> list[str]:
-        """Returns the text of each token. A character of several tokens is of the last one."""
+        """Returns the text of each token; all of them together are `text`.
+
+        A character of several tokens is of the last one, also one whose end is missing.
+        """
         ...
 
 
@@ -85,7 +88,10 @@ class PolicyTexts:
     def pieces(self, token_ids: TokenIds) -> list[str]:
         """See `TokenTexts`."""
         stream = DecodeStream(skip_special_tokens=False)
-        return [stream.step(self._tokenizer, int(one)) or "" for one in token_ids]
+        pieces = [stream.step(self._tokenizer, int(one)) or "" for one in token_ids]
+        if pieces:  # the stream holds back a character that has not ended
+            pieces[-1] += self.text(token_ids)[len("".join(pieces)) :]
+        return pieces
 
 
 def block_reader(records: Path, config: RunConfig) -> BlockReader:

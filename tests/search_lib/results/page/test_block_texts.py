@@ -44,6 +44,13 @@ def test_a_character_of_two_tokens_is_of_the_second(policy):
     assert texts.text([0, 1, 2, 0]) == "aéa"
 
 
+def test_a_character_that_is_cut_is_of_the_last_token(policy):
+    texts = PolicyTexts(policy / "tokenizer.json")
+    assert texts.pieces([0, 1]) == ["a", "\ufffd"] == list(texts.text([0, 1]))
+    assert "".join(texts.pieces([2, 0, 1, 1])) == texts.text([2, 0, 1, 1]) == "\ufffda\ufffd\ufffd"
+    assert texts.pieces([]) == []
+
+
 def test_saved_blocks_have_their_tokens_values_and_text(tmp_path, policy):
     record, reader = run_of(tmp_path, policy, [np.full(10, 0.2)])
     (block,) = reader.read(record)
