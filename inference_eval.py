@@ -95,9 +95,9 @@ def main(args: Args) -> int:
         if damaged := records.recover(searches.keys()):
             print(f"{damaged} damaged lines were moved aside; their searches run again")
         blocks = BlocksFile(args.output_path)
-        if args.save_blocks and (damaged := blocks.recover()):
-            print(f"{damaged} damaged lines of {blocks.path} were moved aside")
         missing = [search for key, search in searches.items() if key not in records.finished]
+        if missing and args.save_blocks and (damaged := blocks.recover()):
+            print(f"{damaged} damaged lines of {blocks.path} were moved aside")
         print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
 
         # Run the others.

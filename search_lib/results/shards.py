@@ -169,7 +169,10 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
                     f"--output_path {output_path} holds other records; remove it to merge anew"
                 )
         print(f"{len(order)} searches of {len(shards)} shards")
-        if blocks.num_missing:
+        # Those of runs with --no_save_blocks lack nothing.
+        has_blocks = any(shard.config.flags.get("save_blocks", True) for shard in shards)
+        has_blocks |= output_path.with_name(BLOCKS_NAME).is_file()
+        if blocks.num_missing and has_blocks:
             print(f"{blocks.num_missing} of them lack their blocks: no {BLOCKS_NAME} has them")
         report(output_path, config)
 

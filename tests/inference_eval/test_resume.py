@@ -12,7 +12,7 @@ import pytest
 
 import inference_eval
 from run_lib.commands import InputError, RunStopped
-from search_lib.results.blocks import RunBlocks
+from search_lib.results.blocks import BlocksFile, RunBlocks
 from search_lib.results.records import RecordFile, parse_record, read_records
 from search_lib.results.shards import merge
 from tests.support.flags import replace_flags
@@ -55,6 +55,14 @@ def test_a_search_stopped_between_its_blocks_and_its_record_runs_again(
     assert sorted(lines) == sorted(
         {*path.read_bytes().splitlines(keepends=True)} - {written.splitlines(keepends=True)[2]}
     )
+
+
+def test_a_run_that_is_whole_does_not_read_its_blocks(models, tmp_path, monkeypatch):
+    few = {"max_problems": 1, "num_repetitions": 1}
+    args = make_args(models, tmp_path, search_type="bon", **few, **PLAIN)
+    assert inference_eval.main(args) == 0
+    monkeypatch.setattr(BlocksFile, "recover", None)
+    assert inference_eval.main(args) == 0
 
 
 def test_runs_with_values_and_without_are_not_mixed(models, tmp_path, monkeypatch, capsys):

@@ -184,6 +184,15 @@ def test_shards_without_blocks_make_a_run_without_them(tmp_path, capsys):
     assert not (tmp_path / "blocks.jsonl").exists()
 
 
+@pytest.mark.parametrize("num_lost", [1, 2])
+def test_blocks_that_were_not_to_be_saved_are_missed_only_beside_others(tmp_path, capsys, num_lost):
+    paths = write_run(tmp_path, 2, save_blocks=False)
+    for path in paths[:num_lost]:
+        path.with_name("blocks.jsonl").unlink()
+    merge_run(paths, tmp_path / "out.jsonl")
+    assert ("lack their blocks" in capsys.readouterr().out) == (num_lost == 1)
+
+
 def test_a_run_is_not_merged_into_one_that_goes_on(tmp_path):
     paths = write_run(tmp_path, 2)
     held = RecordFile(tmp_path / "out.jsonl")
