@@ -155,6 +155,31 @@ def test_texts_without_room_lose_their_middle_and_the_page_says_so(tmp_path):
     assert len(re.search('id="texts-0-0-0">([^<]*)', page)[1]) <= 20_000
 
 
+def test_texts_that_compress_worse_than_the_sample_are_shortened_again(tmp_path, monkeypatch):
+    rng = random.Random(0)
+    plain = record_of(PARENTS, {4: "1"})
+    noise = ["".join(rng.choices("abcdefgh", k=20_000)) for _ in range(5)]
+    # Of ten searches every second one is in the sample.
+    records = [
+        replace(plain, repetition=tree, responses=[replace(plain.responses[0], text=text)])
+        for tree, text in enumerate(text for one in noise for text in ("a" * 20_000, one))
+    ]
+    write_records(tmp_path / "run", records)
+    packed_problems = []
+    problem = run_pages.RunPage.problem
+    monkeypatch.setattr(
+        run_pages.RunPage,
+        "problem",
+        lambda page, name: packed_problems.append(name) or problem(page, name),
+    )
+    page = build_page(pages_of(tmp_path / "run"), "t", budget=20_000)
+    texts = re.findall('id="texts-[^"]+">([^<]*)', page)
+    assert 10_000 < sum(map(len, texts)) <= 20_000
+    data, _ = parts_of(page)
+    assert data["shortened"] < 20_000
+    assert packed_problems == ["a"]  # once, whatever the length of texts
+
+
 def test_older_runs_have_a_report_that_says_what_they_lack(tmp_path, capsys):
     plain = {"a": ("1", [[("1", None)], [("2", None)]])}
     write_run(tmp_path / "old", plain, contexts_generated=None, session_seconds=None)

@@ -72,11 +72,13 @@ def overview_data(
     }
 
 
-def _parts(pages: Sequence[RunPage], longest: int | None) -> Iterator[tuple[str, str]]:
+def _parts(
+    pages: Sequence[RunPage], problems: Sequence[Sequence[str]], longest: int | None
+) -> Iterator[tuple[str, str]]:
     """Yields the (id, content) of what is unpacked when opened: problems, and texts of trees."""
     for run, page in enumerate(pages):
         for number, problem_id in enumerate(page.graded):
-            yield f"problem-{run}-{number}", compress(page.problem(problem_id))
+            yield f"problem-{run}-{number}", problems[run][number]
             for tree, search in enumerate(page.searches[problem_id]):
                 yield f"texts-{run}-{number}-{tree}", compress(search.texts(longest))
 
@@ -91,8 +93,9 @@ def _fitting_parts(
     packed = sum(len(compress(search.texts(None))) for search in some)
     ratio = packed / max(1, sum(sum(search.lengths) for search in some))
     longest = longest_that_fits(lengths, ratio, int(_CAUTION * budget))
+    problems = [[compress(page.problem(name)) for name in page.graded] for page in pages]
     while True:
-        parts = list(_parts(pages, longest))
+        parts = list(_parts(pages, problems, longest))
         size = sum(len(content) for name, content in parts if name.startswith("texts"))
         if size <= budget or longest == 0:
             return parts, longest

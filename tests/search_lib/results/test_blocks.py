@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from run_lib.commands import InputError
-from search_lib.results.blocks import BlocksFile, RecordedBlocks, RunBlocks
+from search_lib.answer_rules import ANSWER_RULES
+from search_lib.results.answers import answers_name
+from search_lib.results.blocks import BLOCKS_NAME, BlocksFile, RecordedBlocks, RunBlocks
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import (
-    OTHER_NAMES,
     Record,
     RecordedResponse,
     RecordFile,
@@ -186,7 +187,7 @@ def test_the_size_of_a_token_is_bounded():
     assert len(packed.token_values) < 1.4 * 8 * 4096
 
 
-@pytest.mark.parametrize("name", OTHER_NAMES)
+@pytest.mark.parametrize("name", [BLOCKS_NAME, *map(answers_name, ANSWER_RULES.values())])
 def test_records_do_not_take_the_name_of_another_file_of_the_run(tmp_path, name):
     with pytest.raises(InputError, match=f"--output_path .*: a run writes {name} beside its rec"):
         RecordFile(tmp_path / name)
