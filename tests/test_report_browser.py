@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,9 @@ def address(tmp_path_factory):
         record_of(PARENTS, {4: "2", 7: "2"}, "b", 0),
         record_of(PARENTS, {4: "3", 7: None}, "b", 1),
     ]
+    # By less than the page shows, the best response of `a` is a right one.
+    best = replace(records[1].responses[1], value=0.08001)
+    records[1] = replace(records[1], responses=[records[1].responses[0], best])
     for name in ("whole", "old"):
         write_records(folder / name, records, search_type="beam2", num_blocks=4)
 
@@ -133,7 +137,7 @@ def test_the_pruned_block_is_flagged_and_the_vote_has_its_members(opened):
         assert page.locator("#vote .classes > li").count() == 2
         badges = page.locator("#vote li:first-child .badge").all_inner_texts()
         assert badges == ["wins MV", "wins WMV", "wins BoN"]
-        assert page.locator("#vote li:nth-child(2) .badge").all_inner_texts() == ["wins BoN"]
+        assert page.locator("#vote li:nth-child(2) .badge").count() == 0
         page.click("#vote li:nth-child(2) summary")
         page.click("#vote li:nth-child(2) .members button")
         page.wait_for_selector("#block h3:has-text('Block 8')")
