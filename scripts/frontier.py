@@ -239,7 +239,7 @@ def main(args: Args) -> None:
     optimal = find_optimal(curves)
     print(format_curves(curves, optimal))
     print(
-        f"accuracy in % ± 95 % interval over {len(next(iter(loaded.values())).problem_ids)} "
+        f"accuracy in % ± 95 % interval over {len(next(iter(loaded.values())).graded)} "
         "problems; costs a problem, FLOPs with the value model where it takes part, seconds at the "
         "run's throughput\noptimal in: costs at which no other point of the plot is as cheap and "
         "as accurate"

@@ -3,7 +3,8 @@
     python -m scripts.report outputs/quickstart/bon outputs/quickstart/beam2 --out report.html
 
 Each is a run of inference_eval.py on the same problems: `folder`, with `label=` in front of it to
-call it otherwise. The page opens offline and loads nothing.
+call it otherwise. The page opens offline and loads nothing. With `--classifier_ckpt_path` a value
+model adds the value after every token, where `--token_values` of the run saved none.
 """
 
 if __name__ == "__main__":  # ahead of imports that take seconds
@@ -37,6 +38,9 @@ class Args:
     """folder or label=folder."""
     out: Path
     """The page, a .html file."""
+    classifier_ckpt_path: str | None = None
+    """Value model, Hub id or folder, that adds values of tokens to the blocks of runs that saved
+    none. It needs their blocks.jsonl."""
     dvo_trees: Path | None = None
     """Output of `data_prep.dvo trees`: also shows paths of its trees with the credits of steps."""
     answers: RulesName = "strict"
@@ -53,8 +57,15 @@ def main(args: Args) -> None:
     """
     if args.out.suffix != ".html":
         raise InputError(f"--out {args.out} does not end in .html")
+    values = None
+    if args.classifier_ckpt_path is not None:
+        from search_lib.token_values import TreeValues  # needs torch, as nothing else here
+
+        with naming("--classifier_ckpt_path"):
+            values = TreeValues(args.classifier_ckpt_path)
     with naming("RUNS"):
-        pages = load_runs(parse_selections(args.runs), ANSWER_RULES[args.answers])
+        selections = parse_selections(args.runs)
+        pages = load_runs(selections, ANSWER_RULES[args.answers], values.of if values else None)
         check_same_problems([page.run.problem_set for page in pages])
     with naming("--dvo_trees"):
         dvo_trees = load_paths(args.dvo_trees) if args.dvo_trees else []
@@ -69,6 +80,8 @@ def main(args: Args) -> None:
     for page in pages:
         for line in page.lacks():
             print(f"{page.selection.label}: {line}")
+    if values is not None:
+        print(values.close())
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -111,7 +111,9 @@ def test_blocks_whose_texts_were_saved_have_them_by_token_with_values(guided, mo
             BlockTokens([index, 99], [0.0, 0.5], Numbers()) for index in range(len(record.tree))
         ]
 
-    monkeypatch.setattr(run_pages, "block_reader", lambda records, config: BlockReader(saved, None))
+    monkeypatch.setattr(
+        run_pages, "block_reader", lambda records, config, values_of: BlockReader(saved, None)
+    )
     pages = pages_of(guided)
     assert pages[0].lacks() == []
     _, parts = parts_of(build_page(pages, "t"))

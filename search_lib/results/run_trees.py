@@ -13,7 +13,7 @@ from run_lib.settings import read_document
 from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.results.answers import answers_name, read_answers
 from search_lib.results.cost import SearchCost, forward_flops
-from search_lib.results.metrics import metrics_name
+from search_lib.results.metrics import GradedProblem, metrics_name
 from search_lib.results.records import read_records
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.run_config import ProblemSet, RunConfig
@@ -72,9 +72,10 @@ class RunTrees:
 
     Attributes:
         name: The run, as the user named it.
+        path: Its file of records.
         config: Its configuration.
-        problem_ids: Ids of the complete problems.
-        votes: Their votes.
+        graded: The complete problems by id, with the values of their responses.
+        votes: Their votes, in this order.
         has_values: Whether every response has a value.
         tokens: [problems, trees], generated tokens.
         policy_flops: [problems, trees]; NaN where they are not known.
@@ -83,8 +84,9 @@ class RunTrees:
     """
 
     name: str
+    path: Path
     config: RunConfig
-    problem_ids: list[str]
+    graded: dict[str, GradedProblem]
     votes: list[TreeVotes]
     has_values: bool
     tokens: np.ndarray
@@ -130,8 +132,9 @@ class RunTrees:
             raise InputError(f"{run}: there are answers of searches without a record; {again}")
         return cls(
             name=str(run),
+            path=path,
             config=config,
-            problem_ids=list(graded),
+            graded=graded,
             votes=[TreeVotes(problem) for problem in graded.values()],
             has_values=all(problem.has_values for problem in graded.values()),
             tokens=costs[:, :, 0],
@@ -143,7 +146,7 @@ class RunTrees:
     @property
     def problem_set(self) -> ProblemSet:
         """The problems, for comparison with those of another run."""
-        return ProblemSet(self.name, self.problem_ids, self.config.fingerprints.get("benchmark"))
+        return ProblemSet(self.name, list(self.graded), self.config.fingerprints.get("benchmark"))
 
     @property
     def methods(self) -> list[str]:

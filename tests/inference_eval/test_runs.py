@@ -1,6 +1,7 @@
 """Evaluations from start to end."""
 
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ import inference_eval
 from classifier_lib.loading import load_value_model
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
+from scripts import report
 from search_lib.answer_formats import ANSWER_FORMATS
 from search_lib.results.blocks import RunBlocks
+from search_lib.results.page.packing import decompress
 from search_lib.results.records import read_records
 from search_lib.search_args import Args
 from tests.support.flags import replace_flags
@@ -125,6 +128,26 @@ def test_plain_sampling_keeps_its_blocks_without_values(models, tmp_path):
         assert {block.token_values for block in search.blocks} == {None}
         for response in record.responses:
             assert len(search.response_ids(response.node)) == response.num_tokens
+
+
+def test_a_report_adds_the_values_of_tokens_to_a_run_that_had_no_value_model(
+    models, tmp_path, capsys
+):
+    args = make_args(models, tmp_path, search_type="random", max_problems=1, **PLAIN)
+    assert inference_eval.main(args) == 0
+    value_model, out = str(models / "value_model"), tmp_path / "report.html"
+    report.run([str(tmp_path), "--out", str(out), "--classifier_ckpt_path", value_model])
+    printed = capsys.readouterr().out
+    assert f"{value_model}: values of tokens of 2 trees; the searches had no values" in printed
+    record = next(read_records(args.output_path))
+    search = RunBlocks(args.output_path).of(record)
+    packed = re.search(f'id="texts-0-0-{record.repetition}">([^<]*)', out.read_text())[1]
+    path = search.prompt_ids + search.response_ids(0).tolist()
+    args = replace(args, classifier_ckpt_path=value_model)
+    (expected,) = valued_directly(args, [path])
+    shown = decompress(packed)["blocks"][0]["parts"][0]["values"]
+    of_block = expected[len(search.prompt_ids) :]
+    assert shown == pytest.approx([255 * value for value in of_block], abs=0.6)
 
 
 def test_a_run_without_its_blocks_goes_on_and_says_that_it_lacks_them(models, tmp_path, capsys):

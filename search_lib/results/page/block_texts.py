@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from search_lib.results.blocks import RunBlocks
+from search_lib.results.blocks import RunBlocks, SearchBlocks
 from search_lib.results.records import Record
 from search_lib.results.run_config import RunConfig
 
@@ -21,6 +21,9 @@ TokenIds = Sequence[int] | np.ndarray
 """[tokens]."""
 
 TOKENIZER_NAME = "tokenizer.json"
+
+ValuesOf = Callable[[SearchBlocks], Sequence[np.ndarray]]
+"""The blocks of a search -> P(correct) after each token of each, [tokens of the block]."""
 
 
 class TokenTexts(Protocol):
@@ -94,7 +97,9 @@ class PolicyTexts:
         return pieces
 
 
-def block_reader(records: Path, config: RunConfig) -> BlockReader:
+def block_reader(
+    records: Path, config: RunConfig, values_of: ValuesOf | None = None
+) -> BlockReader:
     """Returns what finds the blocks of a run: `blocks.jsonl`, and the policy's tokenizer.
 
     Nothing is downloaded: a policy of the hub must be in its cache.
@@ -102,6 +107,7 @@ def block_reader(records: Path, config: RunConfig) -> BlockReader:
     Args:
         records: The run's file of records.
         config: Its configuration.
+        values_of: Gives the values of tokens where none were saved.
     """
     blocks = RunBlocks(records)
     if not blocks.path.is_file():
@@ -122,7 +128,13 @@ def block_reader(records: Path, config: RunConfig) -> BlockReader:
         found = blocks.of(record)
         if found is None:
             return None
-        return [BlockTokens(block.token_ids, block.token_values, texts) for block in found.blocks]
+        values: Sequence[np.ndarray | None] = [block.token_values for block in found.blocks]
+        if values_of is not None and any(of_block is None for of_block in values):
+            values = values_of(found)
+        return [
+            BlockTokens(block.token_ids, of_block, texts)
+            for block, of_block in zip(found.blocks, values, strict=True)
+        ]
 
     return BlockReader(read, None)
 

@@ -9,15 +9,13 @@ import numpy as np
 
 from run_lib.commands import InputError
 from search_lib.answer_rules import STRICT, AnswerRules
-from search_lib.results.answers import answers_name, read_answers
 from search_lib.results.curves import budget_curve
 from search_lib.results.metrics import GradedProblem
-from search_lib.results.page.block_texts import BlockTokens, block_reader
+from search_lib.results.page.block_texts import BlockTokens, ValuesOf, block_reader
 from search_lib.results.page.calibration import ValueSamples, summarize
 from search_lib.results.page.packing import cut
 from search_lib.results.page.trees import SearchTree, layout, path_to, right_path_pruned
 from search_lib.results.records import Record, read_records
-from search_lib.results.run_config import RunConfig
 from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
 from search_lib.voting import winning_classes
@@ -79,7 +77,6 @@ class RunPage:
         selection: How the user named it.
         run: Its votes and costs.
         rules: How its answers were counted.
-        graded: Its complete problems by id.
         searches: Of each of these, its searches by repetition.
         samples: Values along the paths of responses.
         blocks_lack: Why there are no tokens of blocks; None if there may be some.
@@ -88,27 +85,40 @@ class RunPage:
     selection: Selection
     run: RunTrees
     rules: AnswerRules
-    graded: dict[str, GradedProblem]
     searches: dict[str, list[SearchPage]]
     samples: ValueSamples = field(default_factory=ValueSamples.empty)
     blocks_lack: str | None = None
 
     @classmethod
-    def load(cls, selection: Selection, rules: AnswerRules = STRICT) -> "RunPage":
+    def load(
+        cls,
+        selection: Selection,
+        rules: AnswerRules = STRICT,
+        values_of: ValuesOf | None = None,
+    ) -> "RunPage":
         """Reads a run that has ended.
+
+        Args:
+            selection: How the user named it.
+            rules: Rules by which its answers were counted.
+            values_of: Gives the values of tokens where none were saved.
 
         Raises:
             InputError: If it can't be read, or has not been counted by these rules.
         """
-        path, config = RunConfig.find(selection.path)
         run = RunTrees.load(selection.path, rules)
-        graded = read_answers(path.with_name(answers_name(rules)), rules) or {}
-        page = cls(selection, run, rules, graded, {name: [] for name in graded})
-        page._read(path, config)
+        page = cls(selection, run, rules, {name: [] for name in run.graded})
+        page._read(values_of)
         return page
 
-    def _read(self, path: Path, config: RunConfig) -> None:
-        reader = block_reader(path, config)
+    @property
+    def graded(self) -> dict[str, GradedProblem]:
+        """The complete problems by id."""
+        return self.run.graded
+
+    def _read(self, values_of: ValuesOf | None) -> None:
+        path, max_length = self.run.path, self.run.config.flags.get("max_length")
+        reader = block_reader(path, self.run.config, values_of)
         self.blocks_lack = reader.lack
         for record in read_records(path):
             if record.problem_id not in self.graded:
@@ -118,15 +128,13 @@ class RunPage:
             blocks = reader.read(record)
             tree, pruned = None, None
             if record.tree:
-                tree = SearchTree.of(record, correct, config.flags.get("max_length"))
+                tree = SearchTree.of(record, correct, max_length)
                 pruned = right_path_pruned(tree, blocks and [block.key for block in blocks])
             search = SearchPage(record, tree, blocks, pruned)
             self.searches[record.problem_id].append(search)
             self._add_values(record, correct)
-        for name, searches in self.searches.items():
+        for searches in self.searches.values():
             searches.sort(key=lambda search: search.record.repetition)
-            values = [[r.value for r in s.record.responses] for s in searches]
-            self.graded[name].values = [[v for v in of if v is not None] for of in values]
 
     def _add_values(self, record: Record, correct: Sequence[bool]) -> None:
         for response, is_right in zip(record.responses, correct, strict=True):
@@ -319,8 +327,10 @@ def _block(block: BlockTokens, longest: int | None) -> dict[str, Any]:
     return {"parts": parts, "left_out": end - start}
 
 
-def load_runs(selections: Sequence[Selection], rules: AnswerRules) -> list[RunPage]:
-    """Reads the runs of a page.
+def load_runs(
+    selections: Sequence[Selection], rules: AnswerRules, values_of: ValuesOf | None = None
+) -> list[RunPage]:
+    """Reads the runs of a page; see `RunPage.load`.
 
     Raises:
         InputError: If a run can't be read.
@@ -330,7 +340,7 @@ def load_runs(selections: Sequence[Selection], rules: AnswerRules) -> list[RunPa
     for selection in selections:
         if selection.method is not None:
             raise ValueError(f"{selection.label}: a report shows all methods; name the folder only")
-        pages.append(RunPage.load(selection, rules))
+        pages.append(RunPage.load(selection, rules, values_of))
     if not pages:
         raise InputError("RUNS: there are none")
     return pages

@@ -24,7 +24,7 @@ def flops(size, tokens, contexts):
 def test_the_votes_of_all_trees_are_those_of_the_metrics(tmp_path):
     write_run(tmp_path / "run", SEARCHES, num_blocks=2)
     run = RunTrees.load(tmp_path / "run")
-    assert run.problem_ids == ["a", "b"]
+    assert list(run.graded) == ["a", "b"]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
     single = {row["method"]: row["per_problem"] for row in metrics if row["trees"] == 1}
     assert run.methods == list(single)
