@@ -16,7 +16,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,9 +26,10 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import read_document
 from run_lib.text import format_table
 from scripts.plots import check_plot_path, save_plot
+from search_lib.results.metrics import MetricRow, parse_metrics
 from search_lib.results.run_config import ProblemSet, RunConfig, check_same_problems
 from search_lib.results.selection import Selection, check_curve_names, parse_selections
-from search_lib.results.statistics import Estimate, bootstrap_interval, permutation_p_value
+from search_lib.results.statistics import bootstrap_interval, permutation_p_value
 
 PROGRAM = "scripts.compare"
 
@@ -47,16 +48,8 @@ class Args:
     """Above the plot."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """Accuracy at one budget."""
-
-    estimate: Estimate
-    per_problem: np.ndarray
-
-
-Curve = dict[int, Point]
-"""Points by budget."""
+Curve = dict[int, MetricRow]
+"""Accuracies of one method by budget."""
 
 
 class LoadedRun(NamedTuple):
@@ -73,15 +66,6 @@ class LoadedRun(NamedTuple):
     problems: ProblemSet
 
 
-def _parse_metrics(document: dict[str, Any]) -> tuple[dict[str, Curve], list[str]]:
-    """Returns the curves of a metrics.json by method, and the ids of its problems."""
-    curves: dict[str, Curve] = {}
-    for row in document["metrics"]:
-        point = Point(Estimate(**row["estimate"]), np.array(row["per_problem"]))
-        curves.setdefault(row["method"], {})[row["budget"]] = point
-    return curves, list(document["problem_ids"])
-
-
 def load_run(selection: Selection) -> LoadedRun:
     """Reads the curves of a run.
 
@@ -92,10 +76,13 @@ def load_run(selection: Selection) -> LoadedRun:
     path = selection.path
     folder = path.parent if path.suffix == ".jsonl" else path  # of its file of records
     metrics_path = path if path.suffix == ".json" else folder / "metrics.json"
-    found = read_document(metrics_path, _parse_metrics)
+    found = read_document(metrics_path, parse_metrics)
     if found is None:
         raise ValueError(f"{selection.label}: there is no {metrics_path}; has the run ended?")
-    curves, problem_ids = found
+    problem_ids, rows = found
+    curves: dict[str, Curve] = {}
+    for row in rows:
+        curves.setdefault(row.method, {})[row.budget] = row
     if not curves:
         raise ValueError(f"{selection.label}: {metrics_path} has no complete problem")
     if selection.method is not None:
@@ -123,7 +110,7 @@ def format_curves(curves: dict[str, Curve]) -> str:
     return format_table(["budget", *map(str, budgets)], lines)
 
 
-def format_point(point: Point | None) -> str:
+def format_point(point: MetricRow | None) -> str:
     """Returns the cell of a point; an empty one where a curve has no such budget."""
     if point is None:
         return ""
@@ -151,9 +138,9 @@ def format_differences(runs: Sequence[LoadedRun]) -> str:
     return format_table(header, lines)
 
 
-def compare(point: Point, baseline: Point) -> list[str]:
+def compare(point: MetricRow, baseline: MetricRow) -> list[str]:
     """Returns the cells of a difference: points, interval, p-value, problems, better and worse."""
-    ours, theirs = point.per_problem[:, None], baseline.per_problem[:, None]
+    ours, theirs = (np.array(row.per_problem)[:, None] for row in (point, baseline))
     differences = (ours - theirs)[:, 0]
     interval = bootstrap_interval(ours - theirs)
     p_value = permutation_p_value(ours, theirs)

@@ -14,14 +14,13 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from run_lib.commands import InputError, parse_command_line, run_command
 from run_lib.settings import free_flags, read_document
 from run_lib.text import format_table
-from search_lib.results.metrics import format_estimate
+from search_lib.results.metrics import format_estimate, parse_metrics
 from search_lib.results.run_config import FORMER_FLAGS, RunConfig
 from search_lib.results.statistics import estimate_mean
 from search_lib.search_args import Args as SearchArgs
@@ -65,22 +64,16 @@ class Run:
             InputError: If there is no such run, or it lacks metrics or problems.
         """
         path, config = RunConfig.find(folder)
-        found = read_document(path.with_name("metrics.json"), _parse_metrics)
+        found = read_document(path.with_name("metrics.json"), parse_metrics)
         if found is None:
             raise InputError(f"{folder}: there is no metrics.json; has the run ended?")
-        num_complete, accuracies = found
-        if num_complete != len(config.problem_ids):
+        complete, rows = found
+        if len(complete) != len(config.problem_ids):
             raise InputError(
-                f"{folder}: {num_complete} of {len(config.problem_ids)} problems are complete; the "
-                "command of this run goes on with the others"
+                f"{folder}: {len(complete)} of {len(config.problem_ids)} problems are complete; "
+                "the command of this run goes on with the others"
             )
-        return cls(path, config, accuracies)
-
-
-def _parse_metrics(document: dict[str, Any]) -> tuple[int, dict[Cell, list[float]]]:
-    """Returns the number of complete problems, and the accuracies."""
-    accuracies = {(row["method"], row["budget"]): row["per_problem"] for row in document["metrics"]}
-    return len(document["problem_ids"]), accuracies
+        return cls(path, config, {(row.method, row.budget): row.per_problem for row in rows})
 
 
 def check_runs(runs: Sequence[Run]) -> None:

@@ -10,10 +10,9 @@ import pytest
 
 from run_lib.files import write_json
 from scripts import compare
-from scripts.compare import Point
 from search_lib.results.run_config import CONFIG_NAME
-from search_lib.results.statistics import Estimate, bootstrap_interval
-from tests.support.metrics import write_run
+from search_lib.results.statistics import bootstrap_interval
+from tests.support.metrics import metric_row, write_run
 from tests.support.paths import ROOT
 
 
@@ -65,11 +64,10 @@ def test_one_method_of_the_first_is_compared_with_all_others(runs, capsys):
 
 
 def test_a_curve_is_a_line_and_a_budget_a_column():
-    curves = {
-        "baseline": {4: Point(Estimate(0.25, 0.1, None, 4, 1), None)},
-        "ours": {4: Point(Estimate(0.5, 0.1, None, 4, 1), None)},
-    }
-    curves["baseline"][16] = Point(Estimate(1.0, 0.1, None, 4, 1), None)
+    def row(mean, budget):
+        return metric_row("MV", budget, [mean] * 4)
+
+    curves = {"baseline": {4: row(0.25, 4), 16: row(1.0, 16)}, "ours": {4: row(0.5, 4)}}
     assert compare.format_curves(curves).splitlines() == [
         "budget              4            16",
         "--------  -----------  ------------",

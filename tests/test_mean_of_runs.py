@@ -11,6 +11,7 @@ from run_lib.settings import as_json
 from scripts import mean_of_runs
 from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.search_args import Args
+from tests.support import metrics
 from tests.support.paths import ROOT
 
 IDS = ["a", "b", "c", "d"]
@@ -24,12 +25,7 @@ def write_run(folder, seed, problem_ids=IDS, **flags):
     named = {"output_path": f"{seed}.jsonl", "classifier_ckpt_path": None}
     write_json(folder / CONFIG_NAME, RunConfig(as_json(args) | named | flags, {}, IDS).document())
     (folder / f"{seed}.jsonl").touch()
-    rows = [
-        {"method": method, "budget": 1, "per_problem": [float(right) for right in RIGHT[seed]]}
-        for method in ("MV", "pass@1")
-    ]
-    write_json(folder / "metrics.json", {"problem_ids": problem_ids, "metrics": rows})
-    return str(folder)
+    return metrics.write_run(folder, {1: RIGHT[seed]}, ("MV", "pass@1"), problem_ids)
 
 
 @pytest.fixture
@@ -95,9 +91,8 @@ def test_a_run_that_has_not_ended_is_named(runs, tmp_path, capsys):
 
 
 def test_a_run_that_lacks_a_cell_of_another_is_named(runs, tmp_path, capsys):
-    rows = [{"method": "MV", "budget": 1, "per_problem": [1.0] * 4}]
     for seed in (3, 1):  # the first run lacks what the second has, too
-        write_json(tmp_path / str(seed) / "metrics.json", {"problem_ids": IDS, "metrics": rows})
+        metrics.write_run(tmp_path / str(seed), {1: [1.0] * 4})
         line = refusal(capsys, *runs)
         assert line.endswith(
             f"--runs {tmp_path}/{seed}/{seed}.jsonl: its metrics.json has no pass@1 at budget 1"

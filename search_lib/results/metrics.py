@@ -299,3 +299,12 @@ def metrics_document(
         "problem_ids": list(graded),
         "metrics": [asdict(row) for row in rows],
     }
+
+
+def parse_metrics(document: dict[str, Any]) -> tuple[list[str], list[MetricRow]]:
+    """Returns the ids of the problems and the rows of a `metrics.json`."""
+    rows = [
+        MetricRow(**(row | {"estimate": Estimate(**row["estimate"])}))
+        for row in document["metrics"]
+    ]
+    return list(document["problem_ids"]), rows
