@@ -26,12 +26,8 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-
-import torch
 
 from loggers import open_trackers
 from run_lib.commands import naming, parse_command_line, parse_shard, run_command
@@ -41,9 +37,9 @@ from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
-from search_lib.engines.factory import open_engine
 from search_lib.kept_blocks import KeptBlocks
 from search_lib.model_checks import check_models
+from search_lib.open_models import OpenModels
 from search_lib.progress import SearchProgress
 from search_lib.prompts import build_prompts, stop_token_ids
 from search_lib.recording import Recorder
@@ -55,16 +51,20 @@ from search_lib.results.run_config import RunConfig
 from search_lib.results.shards import searches_of, shard_path
 from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
-from search_lib.scorers.factory import Place, open_scorer
 from search_lib.search_args import Args, check_references, load_benchmark
 from search_lib.strategies import Limits, Strategy, StrategyFactory, strategy_factory
 
 PROGRAM = "inference_eval.py"
-SERVER_LOG_NAME = "value_server.log"
 
 
 def main(args: Args) -> int:
     """Runs or resumes an evaluation. Returns the exit status; 1 if searches failed."""
+    with OpenModels() as models:
+        return evaluate(args, models)
+
+
+def evaluate(args: Args, models: OpenModels) -> int:
+    """Runs or resumes an evaluation with models that other ones may share; see `main`."""
     # Check the flags, and read everything but the weights.
     engine_flags, answer_format = settle_engine(args.engine_flags), args.find_format()
     args = replace(args, engine_flags=engine_flags, answer_format=answer_format.name)
@@ -112,7 +112,7 @@ def main(args: Args) -> int:
         failures: list[SearchFailure] = []
         if missing:
             jobs = make_jobs(args, missing, prompts, new_strategy)
-            failures = asyncio.run(search(args, jobs, len(missing), record))
+            failures = models.run(search(args, models, jobs, len(missing), record))
 
         # Vote, and report.
         if not records.finished:
@@ -158,36 +158,22 @@ def make_jobs(
 
 async def search(
     args: Args,
+    models: OpenModels,
     jobs: Iterator[SearchJob[Strategy]],
     num_jobs: int,
     record: Callable[[SearchJob[Strategy], SearchCost], None],
 ) -> list[SearchFailure]:
-    """Loads the models and runs the searches; each is recorded the moment it ends."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # On a CPU the two models take turns in one thread, on a GPU they overlap.
-    shared = ThreadPoolExecutor(1) if device.type == "cpu" else None
-    with naming("--piref_model"):
-        engine = open_engine(args.engine_flags, args.piref_model, device, shared)
-    log_path = args.output_path.with_name(SERVER_LOG_NAME)
-    flags = args.engine_flags
-    place = Place(device, flags.attention_impl, log_path, shared, flags.api_key)
-    with naming("--classifier_ckpt_path"):
-        scorer = open_scorer(args.scorer_flags, args.classifier_ckpt_path, place)
-
+    """Opens the models and runs the searches; each is recorded the moment it ends."""
+    engine, scorer = await models.open(args)
     with SearchProgress(num_jobs, "search") as progress:
 
         def on_finished(job: SearchJob[Strategy], cost: SearchCost) -> None:
             record(job, cost)
             progress.add(cost)
 
-        try:
-            return await run_searches(
-                jobs, engine, scorer, args.sampling, args.max_concurrent, on_finished
-            )
-        finally:
-            await engine.close()
-            if scorer is not None:
-                await scorer.close()
+        return await run_searches(
+            jobs, engine, scorer, args.sampling, args.max_concurrent, on_finished
+        )
 
 
 def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:

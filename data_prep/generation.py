@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -128,9 +127,8 @@ async def _generate(
         return
     print(f"{name}: {done} files are there, {len(pending)} to make", flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
     with naming(policy.flag):
-        engine = open_engine(args.engine_flags, policy.name, device, executor)
+        engine = open_engine(args.engine_flags, policy.name, device)
     sampler = Sampler(engine, policy, args.sampling)
     progress = _Progress(name, sum(chunk.num_rows for chunk in pending), sampler)
     files = _FilesInTheMaking(stage, recipe, sampler, progress)

@@ -155,6 +155,7 @@ class HfEngine:
         self._max_batch_rows = max_batch_rows
         self._max_batch_tokens = max_batch_tokens
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
+        self._owns_executor = executor is None
         self._batcher: Batcher[GenerationRequest, list[Block]] = Batcher(
             self._generate_batch,
             self._executor,
@@ -237,9 +238,10 @@ class HfEngine:
         return [block for part in blocks for block in part]
 
     async def close(self) -> None:
-        """Fails the waiting requests and lets the worker thread end."""
+        """Fails the waiting requests and lets the worker thread end, if it is its own."""
         await self._batcher.close()
-        self._executor.shutdown(wait=False)
+        if self._owns_executor:
+            self._executor.shutdown(wait=False)
 
     @torch.inference_mode()
     def _generate_batch(

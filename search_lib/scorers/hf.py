@@ -18,6 +18,7 @@ class HfScorer:
 
     def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-scorer")
+        self._owns_executor = executor is None
         self._batcher: Batcher[ScoringRequest, Scores] = Batcher(
             lambda requests: enumerate(values.score(requests)),
             self._executor,
@@ -38,6 +39,7 @@ class HfScorer:
         )
 
     async def close(self) -> None:
-        """Fails the waiting requests and lets the worker thread end."""
+        """Fails the waiting requests and lets the worker thread end, if it is its own."""
         await self._batcher.close()
-        self._executor.shutdown(wait=False)
+        if self._owns_executor:
+            self._executor.shutdown(wait=False)

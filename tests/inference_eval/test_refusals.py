@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import inference_eval
 from run_lib.commands import InputError
+from search_lib import open_models
 from tests.support.flags import replace_flags
 from tests.support.searches import (
     as_command,
@@ -82,7 +83,7 @@ from tests.support.tiny_models import add_code, save_tiny_classifier
 def test_bad_flags_are_refused_before_any_model_loads(
     models, tmp_path, monkeypatch, changes, message
 ):
-    monkeypatch.setattr(inference_eval, "open_engine", None)
+    monkeypatch.setattr(open_models, "open_engine", None)
     with pytest.raises(InputError, match=message):
         inference_eval.main(make_args(models, tmp_path, **changes))
     assert not list(tmp_path.glob("*.jsonl"))
@@ -142,7 +143,7 @@ def test_a_damaged_config_is_refused(models, tmp_path, content):
 
 
 def test_a_model_that_needs_its_own_code_is_refused(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference_eval, "open_engine", None)
+    monkeypatch.setattr(open_models, "open_engine", None)
     for flag, folder in (("piref_model", "policy"), ("classifier_ckpt_path", "value_model")):
         copy = shutil.copytree(models / folder, tmp_path / folder)
         add_code(copy, tmp_path / "ran", model_type="mystery")
@@ -165,7 +166,7 @@ def test_a_benchmark_with_repeated_ids_names_the_flag(models, tmp_path):
 def test_references_that_cannot_be_read_are_named_before_any_model_loads(
     models, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(inference_eval, "open_engine", None)
+    monkeypatch.setattr(open_models, "open_engine", None)
     path = tmp_path / "mine.jsonl"
     path.write_text('{"problem": "start 1 +2", "answer": "N/A"}\n')
     message = rf"^--benchmark {path}: 1 of 1 references can't be compared with an answer: 0: 'N/A'$"

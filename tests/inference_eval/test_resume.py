@@ -12,6 +12,7 @@ import pytest
 
 import inference_eval
 from run_lib.commands import InputError, RunStopped
+from search_lib import open_models
 from search_lib.results.blocks import BlocksFile, RunBlocks
 from search_lib.results.records import RecordFile, parse_record, read_records
 from search_lib.results.shards import merge
@@ -74,7 +75,7 @@ def test_runs_with_values_and_without_are_not_mixed(models, tmp_path, monkeypatc
         inference_eval.main(replace_flags(args, **valued))
     assert args.output_path.read_bytes() == before
     # The value model that isn't there plays no part.
-    monkeypatch.setattr(inference_eval, "open_engine", None)
+    monkeypatch.setattr(open_models, "open_engine", None)
     assert inference_eval.main(replace_flags(args, classifier_ckpt_path="another")) == 0
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
 
@@ -92,7 +93,7 @@ def test_a_finished_run_loads_no_model_and_reports_again(models, tmp_path, monke
     args = make_args(models, tmp_path)
     inference_eval.main(args)
     before = args.output_path.read_bytes()
-    monkeypatch.setattr(inference_eval, "open_engine", None)
+    monkeypatch.setattr(open_models, "open_engine", None)
     assert inference_eval.main(replace_flags(args, max_concurrent=1)) == 0
     assert args.output_path.read_bytes() == before
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
@@ -138,7 +139,7 @@ def test_shards_merged_are_the_run_of_one_machine(models, tmp_path, monkeypatch,
         )
     assert documents[0] == documents[1]
     # The one machine's command takes it for its own.
-    monkeypatch.setattr(inference_eval, "open_engine", None)
+    monkeypatch.setattr(open_models, "open_engine", None)
     assert inference_eval.main(args) == 0
     assert "6 searches are there, 0 to run" in capsys.readouterr().out
 

@@ -14,7 +14,9 @@ from classifier_lib.loading import load_value_model
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
 from scripts import report
+from search_lib import open_models
 from search_lib.answer_formats import ANSWER_FORMATS
+from search_lib.open_models import OpenModels
 from search_lib.results.blocks import RunBlocks
 from search_lib.results.page.packing import decompress
 from search_lib.results.records import read_records
@@ -228,3 +230,24 @@ def test_a_run_of_which_no_search_ends_well_says_so_and_reports_nothing(models, 
     assert "6 searches failed; the same command tries them again" in output.out
     assert "Traceback" not in output.err
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_runs_that_share_models_are_those_of_each_alone(models, tmp_path, monkeypatch):
+    opened = []
+
+    def recorded(open_one):
+        return lambda *arguments: opened.append(open_one.__name__) or open_one(*arguments)
+
+    for name in ("open_engine", "open_scorer"):
+        monkeypatch.setattr(open_models, name, recorded(getattr(open_models, name)))
+    settings = [{"num_blocks": 4}, {"num_blocks": 2}, {"search_type": "bon", **PLAIN}]
+    with OpenModels() as shared:
+        for number, changes in enumerate(settings):
+            args = make_args(models, tmp_path / f"shared{number}", max_problems=1, **changes)
+            assert inference_eval.evaluate(args, shared) == 0
+    assert opened == ["open_engine", "open_scorer", "open_scorer"]
+    for number, changes in enumerate(settings):
+        args = make_args(models, tmp_path / f"alone{number}", max_problems=1, **changes)
+        assert inference_eval.main(args) == 0
+        shared_path = tmp_path / f"shared{number}" / args.output_path.name
+        assert responses(shared_path) == responses(args.output_path)

@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 import inference_eval
 from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier
 from run_lib.commands import InputError
+from search_lib import open_models
 from search_lib.engines.base import Block, EngineUnavailable, Sampling
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.http_service import HttpService
@@ -130,7 +131,7 @@ def run_recorded(args, folder, monkeypatch, **changes):
         recorders.append(Recorder(open_scorer(*arguments)))
         return recorders[-1]
 
-    monkeypatch.setattr(inference_eval, "open_scorer", open_recorded)
+    monkeypatch.setattr(open_models, "open_scorer", open_recorded)
     args = replace_flags(args, output_path=folder / "records.jsonl", **changes)
     assert inference_eval.main(args) == 0
     return {record.key: record for record in read_records(args.output_path)}, recorders[0].calls

@@ -1,0 +1,93 @@
+"""The two models of a run, opened when a search first needs them and kept for the next run."""
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+
+from run_lib.commands import naming
+from search_lib.engines.base import Engine
+from search_lib.engines.factory import open_engine
+from search_lib.scorers.base import Scorer
+from search_lib.scorers.factory import Place, open_scorer
+from search_lib.search_args import Args
+
+SERVER_LOG_NAME = "value_server.log"
+
+Result = TypeVar("Result")
+
+
+class _Opened(NamedTuple):
+    """An engine or a scorer, and the flags that it was opened with."""
+
+    flags: tuple[object, ...]
+    model: Any
+
+
+class OpenModels:
+    """Opens the engine and the scorer of runs, one of each at a time.
+
+    Runs in a row with the same models find them loaded; others replace them. All use one event
+    loop: an SGLang engine belongs to the first one that it serves.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.Runner()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # On a CPU the two models take turns in one thread, on a GPU they overlap.
+        self._shared = ThreadPoolExecutor(1) if self._device.type == "cpu" else None
+        self._engine: _Opened | None = None
+        self._scorer: _Opened | None = None
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Runs work that uses the models to its end."""
+        return self._loop.run(work)
+
+    async def open(self, args: Args) -> tuple[Engine, Scorer | None]:
+        """Returns the engine and the scorer of a run; None where nothing scores.
+
+        Raises:
+            InputError: Naming the flag of a model that can't be opened.
+        """
+        of_engine = (args.engine_flags, args.piref_model)
+        of_scorer = (args.scorer_flags, args.value_model)
+        if self._engine is None or self._engine.flags != of_engine:
+            # The scorer first: SGLang's engine ends every child of this process with it.
+            await self.close()
+            with naming("--piref_model"):
+                engine = open_engine(
+                    args.engine_flags, args.piref_model, self._device, self._shared
+                )
+            self._engine = _Opened(of_engine, engine)
+        if self._scorer is None or self._scorer.flags != of_scorer:
+            await self._close_scorer()
+            log_path = args.output_path.with_name(SERVER_LOG_NAME)
+            flags = args.engine_flags
+            place = Place(self._device, flags.attention_impl, log_path, self._shared, flags.api_key)
+            with naming("--classifier_ckpt_path"):
+                scorer = open_scorer(args.scorer_flags, args.classifier_ckpt_path, place)
+            self._scorer = _Opened(of_scorer, scorer)
+        return self._engine.model, self._scorer.model
+
+    async def close(self) -> None:
+        """Frees both models; requests still waiting fail."""
+        await self._close_scorer()
+        opened, self._engine = self._engine, None
+        if opened is not None:
+            await opened.model.close()
+
+    async def _close_scorer(self) -> None:
+        opened, self._scorer = self._scorer, None
+        if opened is not None and opened.model is not None:
+            await opened.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._loop:
+            self.run(self.close())
+        if self._shared is not None:
+            self._shared.shutdown(wait=False)
