@@ -124,6 +124,9 @@ def format_curves(curves: Sequence[Curve], optimal: Optimal) -> str:
     return format_table(header, lines)
 
 
+Colour = tuple[float, float, float, float]
+"""Red, green, blue, opacity."""
+
 _MARKERS = {"MV": "o", "WMV": "s", "BoN": "^", "pass@1": "v", "pass@k": "D"}
 _DASHES = {"beta": (4, 1.5), "dirichlet": (1.5, 1.5), "value mass": (7, 1.5, 1.5, 1.5)}
 
@@ -132,7 +135,8 @@ def plot(curves: Sequence[Curve], optimal: Optimal, title: str, output: Path) ->
     """Plots accuracy against each cost. A colour is a run, a marker a method, dashes stop early."""
     figure, panels = plt.subplots(2, 2, figsize=(9, 7.2), sharey=True, layout="constrained")
     runs = list(dict.fromkeys(curve.run for curve in curves))
-    colours = {run: f"C{number}" for number, run in enumerate(runs)}
+    cycle = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20")
+    colours = {run: cycle(number % cycle.N) for number, run in enumerate(runs)}
     for axes, cost in zip(panels.flat, COSTS, strict=True):
         for curve in curves:
             _draw(axes, curve, cost, colours[curve.run])
@@ -180,7 +184,7 @@ def _scale(axes: Axes, cost: str) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw(axes: Axes, curve: Curve, cost: str, colour: str) -> None:
+def _draw(axes: Axes, curve: Curve, cost: str, colour: Colour) -> None:
     points = [point for point in curve.points if cost in point.costs]
     costs = [point.costs[cost] for point in points]
     accuracies = [100 * point.per_problem.mean() for point in points]

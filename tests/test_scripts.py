@@ -23,7 +23,7 @@ from data_prep.dvo import export, paths, reference, sft, trees
 from data_prep.toy import problems
 from dvo_lib import args as dvo_args
 from run_lib.commands import parse_command_line
-from scripts import compare, frontier, mean_of_runs, report, trl_train
+from scripts import compare, frontier, mean_of_runs, report, sweep, trl_train
 from scripts.bench import scheduling
 from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
@@ -170,6 +170,7 @@ OTHERS = {
     "scripts.frontier": frontier.Args,
     "scripts.mean_of_runs": mean_of_runs.Args,
     "scripts.report": report.Args,
+    "scripts.sweep": sweep.Args,
     "scripts.trl_train": trl_train.TrlArgs,
     "search_lib.results.summary": summary.Args,
 }
