@@ -3,7 +3,7 @@
 import asyncio
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from classifier_lib.scoring import Scores
@@ -97,10 +97,11 @@ async def run_search(
     """
     clock = clock or SessionClock()
     meter = SearchMeter(clock)
+    greedy = replace(sampling, temperature=0.0)
 
     async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], Scores | None]:
         with clock.request():
-            blocks = await engine.generate(expansion, sampling)
+            blocks = await engine.generate(expansion, greedy if expansion.greedy else sampling)
         if scorer is None:
             return expansion, blocks, None
         return expansion, blocks, await scorer.score(expansion.prefix_ids, blocks)

@@ -16,9 +16,15 @@ from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
 from search_lib.problem_flags import AskingFlags
 from search_lib.scorers.flags import ScorerFlags
+from search_lib.strategies import describe_strategies
+from search_lib.strategies.base import StrategySettings
 
 MAX_SEARCHES = 10_000_000
 """A run holds the keys of all its searches in memory."""
+
+SEARCH_TYPES = "How a tree grows, N being --num_blocks. " + " ".join(
+    f"{form}: {rule}" for form, rule in describe_strategies().items()
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,8 @@ class Args(AskingFlags):
     output_path: Path = Path("inference_outputs.jsonl")
     """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json,
     answers.jsonl and blocks.jsonl."""
-    search_type: str = "beam2"
-    """beam<w> (width w), bfs (one beam), bon (independent full samples), random<w> (ablation:
-    survivors drawn at random, w = 2 if left out)."""
+    search_type: Annotated[str, tyro.conf.arg(help=SEARCH_TYPES)] = "beam2"
+    strategy_settings: StrategySettings = StrategySettings()
     num_blocks: int = 8
     """Blocks (or samples, for bon) of one tree: the budget N."""
     num_repetitions: int = 1

@@ -40,6 +40,7 @@ class Expansion:
         seed: Seed of these samples. The random numbers of sample `i` depend on `(seed, i)` alone,
             not on what else the engine works on; its tokens then do, up to rounding.
         logprobs: Whether the blocks shall have log-probabilities.
+        greedy: Whether the blocks are decoded greedily, whatever the sampling of the run.
     """
 
     path_id: int
@@ -49,6 +50,7 @@ class Expansion:
     stop_token_ids: tuple[int, ...]
     seed: int
     logprobs: bool = False
+    greedy: bool = False
 
 
 @dataclass(frozen=True)

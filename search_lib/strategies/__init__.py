@@ -3,7 +3,17 @@
 import re
 
 from run_lib.commands import InputError, at_least
-from search_lib.strategies import beam, best_of_n
+from search_lib.strategies import (
+    adaptive,
+    beam,
+    best_of_n,
+    dvts,
+    lookahead,
+    particles,
+    prune,
+    reject,
+    stochastic,
+)
 from search_lib.strategies.base import (
     BlockSource,
     Expansion,
@@ -14,6 +24,7 @@ from search_lib.strategies.base import (
     SearchSpec,
     Strategy,
     StrategyFactory,
+    StrategySettings,
     Value,
 )
 from search_lib.strategies.beam import BeamSearch
@@ -32,7 +43,9 @@ __all__ = [
     "SearchSpec",
     "Strategy",
     "StrategyFactory",
+    "StrategySettings",
     "Value",
+    "describe_strategies",
     "strategy_factory",
 ]
 
@@ -41,26 +54,49 @@ STRATEGIES = {
     "bfs": beam.one_beam,
     "random": beam.at_random,
     "bon": best_of_n.independent_samples,
+    "lookahead": lookahead.looking_ahead,
+    "dvts": dvts.independent_subtrees,
+    "stochastic": stochastic.drawn_by_value,
+    "adaptive": adaptive.by_disagreement,
+    "particles": particles.resampled,
+    "entropic": particles.entropic,
+    "prune": prune.pruned_once,
+    "reject": reject.lowest_rejected,
 }
-"""Strategies by name: each takes a `SearchSpec` and returns what starts a search with it."""
+"""Strategies by name: each takes a `SearchSpec` and returns what starts a search with it. Its
+docstring begins with the name's form and the rule: `` `beam<w>`: the rule. ``"""
 
 MAX_BLOCKS = 1_000_000
 """A slip of the keyboard would fill the memory."""
 
-KNOWN = "beam<w> (beam2, beam4, ...), bfs, bon, random, random<w>"
+
+def describe_strategies() -> dict[str, str]:
+    """Returns the rule of each strategy, a sentence, by the form of its name (`beam<w>`)."""
+    described = {}
+    for name, factory in STRATEGIES.items():
+        lines = (factory.__doc__ or "").strip().splitlines()
+        match = re.fullmatch(r"`(.*?)`: (.*)", lines[0]) if lines else None
+        form, rule = match.groups() if match else (name, "")
+        described[form] = rule
+    return described
 
 
 def strategy_factory(
-    search_type: str, num_blocks: int, limits: Limits, has_values: bool = True
+    search_type: str,
+    num_blocks: int,
+    limits: Limits,
+    has_values: bool = True,
+    settings: StrategySettings = StrategySettings(),
 ) -> StrategyFactory:
     """Checks the search settings once and returns what starts a search with them.
 
     Args:
-        search_type: Name of a strategy, with a width behind it where it takes one: `beam2`, `bfs`,
+        search_type: Name of a strategy, with a number behind it where it takes one: `beam2`, `bfs`,
             `bon`, `random`, `random4`.
         num_blocks: The budget N of one tree.
         limits: Lengths and stop tokens.
         has_values: Whether blocks will have values.
+        settings: What some strategies need beside.
 
     Raises:
         InputError: Naming the flags that don't fit together.
@@ -68,8 +104,14 @@ def strategy_factory(
     at_least(1, num_blocks=num_blocks, block_size=limits.block_size, max_length=limits.max_length)
     if num_blocks > MAX_BLOCKS:
         raise InputError(f"--num_blocks must be at most {MAX_BLOCKS}, got {num_blocks}")
-    name, width = re.fullmatch(r"(.*?)([0-9]*)", search_type, re.DOTALL).groups()  # type: ignore[union-attr]
+    settings.check()
+    name, number = re.fullmatch(r"(.*?)([0-9]*)", search_type, re.DOTALL).groups()  # type: ignore[union-attr]
     if name not in STRATEGIES:
-        raise InputError(f"unknown --search_type {search_type!r}; known: {KNOWN}")
-    spec = SearchSpec(search_type, num_blocks, limits, int(width) if width else None, has_values)
+        raise InputError(
+            f"unknown --search_type {search_type!r}; known: {', '.join(describe_strategies())}; "
+            "--help tells what each does"
+        )
+    spec = SearchSpec(
+        search_type, num_blocks, limits, int(number) if number else None, has_values, settings
+    )
     return STRATEGIES[name](spec)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from run_lib.commands import InputError
+from run_lib.commands import InputError, at_least, positive
 from search_lib.engines.base import Block, Expansion
 
 Value = float | None
@@ -28,6 +28,27 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class StrategySettings:
+    """What some strategies need beside the number in their name. None stands for the default."""
+
+    value_temperature: float | None = None
+    """Of particles, entropic and stochastic<w>: T in softmax(logit(value) / T), by which survivors
+    are drawn; 1 by default. Larger values draw more evenly."""
+    lookahead: int | None = None
+    """Of lookahead<w>: blocks by which each candidate is continued greedily before it is valued; 1
+    by default. They count in the budget: there are num_blocks / (w * (lookahead + 1)) beams."""
+    min_block_size: int | None = None
+    """Of adaptive<w>: fewest tokens of a block, where values disagree; a quarter of --block_size by
+    default."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no search can have."""
+        positive(value_temperature=self.value_temperature)
+        at_least(0, lookahead=self.lookahead)
+        at_least(1, min_block_size=self.min_block_size)
+
+
+@dataclass(frozen=True)
 class SearchSpec:
     """A search type with its settings, as the flags give them.
 
@@ -35,22 +56,71 @@ class SearchSpec:
         search_type: Value of `--search_type`, for messages.
         num_blocks: The budget N of one tree.
         limits: Lengths and stop tokens.
-        width: Number behind the strategy's name; None if there is none.
+        number: Number behind the strategy's name; None if there is none.
         has_values: Whether blocks have values.
+        settings: Further settings.
     """
 
     search_type: str
     num_blocks: int
     limits: Limits
-    width: int | None
+    number: int | None
     has_values: bool = True
+    settings: StrategySettings = StrategySettings()
 
-    def require_values(self) -> None:
-        """Raises InputError if there are no values for a strategy that can't do without."""
-        if not self.has_values:
+    @property
+    def name(self) -> str:
+        """The search type without its number."""
+        return self.search_type.rstrip("0123456789")
+
+    def check(self, *settings: str, takes_number: bool = False, needs_values: bool = True) -> None:
+        """Raises InputError for flags that the strategy doesn't have, or values that it lacks.
+
+        Args:
+            *settings: The settings that it has.
+            takes_number: Whether a number may stand behind its name.
+            needs_values: Whether it selects by values.
+        """
+        if self.number is not None and not takes_number:
+            raise InputError(f"--search_type {self.search_type}: {self.name} takes no number")
+        if needs_values and not self.has_values:
             raise InputError(
                 f"--search_type {self.search_type} selects blocks by their values, and "
                 "--scorer none gives none; bon and random<w> do without"
+            )
+        for name, value in vars(self.settings).items():
+            if value is not None and name not in settings:
+                raise InputError(f"--{name} plays no part in --search_type {self.search_type}")
+
+    def require_number(self, what: str, examples: str) -> int:
+        """Returns the number behind the name; raises InputError, with examples, without one."""
+        if self.number is None:
+            raise InputError(
+                f"--search_type {self.search_type} needs {what} behind it: {examples}, ..."
+            )
+        return self.number
+
+    def require_width(self) -> int:
+        """Returns the number behind the name as the width of beams that share the budget.
+
+        Raises:
+            InputError: If there is none, or it does not divide the budget.
+        """
+        width = self.require_number("a width", f"{self.name}2, {self.name}4")
+        self.check_width(width)
+        return width
+
+    def check_width(self, width: int) -> None:
+        """Raises InputError unless beams of this width share the budget, and blocks the length."""
+        limits = self.limits
+        if width < 1 or self.num_blocks % width:
+            raise InputError(
+                f"--num_blocks {self.num_blocks} is not divisible by the width {width} "
+                f"of --search_type {self.search_type}"
+            )
+        if limits.max_length % limits.block_size:
+            raise InputError(
+                f"--block_size {limits.block_size} does not divide --max_length {limits.max_length}"
             )
 
 
@@ -62,7 +132,8 @@ class Node:
         parent: Index of the node that it continues; None at the prompt.
         num_tokens: Tokens of this block.
         value: P(correct) of the path up to the end of this block; None if nothing scored it.
-        finish_reason: `"stop"` or `"length"`.
+        finish_reason: `"stop"`, `"length"`, or `"lookahead"` of tokens that were generated only to
+            value the block before them, and thrown away.
     """
 
     parent: int | None

@@ -1,8 +1,11 @@
-"""Independent full samples: the baseline that search must beat."""
+"""Independent full samples: the baseline that search must beat.
+
+Rule: sample N responses, each in one piece.
+Budget: N responses.
+"""
 
 from collections.abc import Sequence
 
-from run_lib.commands import InputError
 from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies.base import (
@@ -86,7 +89,6 @@ class BestOfN:
 
 
 def independent_samples(spec: SearchSpec) -> StrategyFactory:
-    """`bon`: N independent full samples."""
-    if spec.width is not None:
-        raise InputError(f"--search_type {spec.search_type}: bon takes no width")
+    """`bon`: N independent full samples (the baseline of MV, BoN and WMV)."""
+    spec.check(needs_values=False)
     return lambda prompt_ids, seed: BestOfN(prompt_ids, spec.limits, seed, spec.num_blocks)

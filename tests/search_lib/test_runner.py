@@ -250,7 +250,29 @@ def test_some_generate_while_others_are_scored():
     assert sum(count > 0 for count in generated_meanwhile) > 0.9 * len(generated_meanwhile)
 
 
-@pytest.mark.parametrize("search_type", ["beam2", "bfs", "bon", "random2"])
+def test_what_is_ahead_is_greedy_and_its_tokens_are_costs():
+    greedy = []
+
+    class Engine(CountingEngine):
+        async def generate(self, expansion, sampling):
+            greedy.append((expansion.greedy, sampling.temperature))
+            return await super().generate(expansion, sampling)
+
+    (job,) = make_jobs(1, "lookahead2")
+    cost = asyncio.run(run_search(job.strategy, Engine(), HalfScorer(), SAMPLING))
+    assert set(greedy) == {(False, SAMPLING.temperature), (True, 0.0)}
+    # One beam of two blocks of two tokens, in three rounds; as much ahead, in all but the last.
+    assert cost.tokens_generated == cost.tokens_scored == 3 * 2 * 2 + 2 * 2 * 2
+    assert sum(node.num_tokens for node in job.strategy.nodes) == cost.tokens_generated
+
+
+@pytest.mark.parametrize(
+    "search_type",
+    [
+        *("beam2", "bfs", "bon", "random2", "lookahead2", "dvts2", "stochastic2"),
+        *("particles", "entropic", "prune2", "reject50"),
+    ],
+)
 def test_no_block_is_scored_twice_and_a_response_has_its_last_blocks_value(search_type):
     rng = random.Random(0)
     scored = []

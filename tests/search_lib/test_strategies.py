@@ -1,8 +1,5 @@
 """Strategies against small references; no model, no I/O."""
 
-import random
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,41 +10,13 @@ from search_lib.strategies import (
     STRATEGIES,
     BeamSearch,
     BestOfN,
-    Expansion,
     Limits,
-    Response,
-    Strategy,
+    StrategySettings,
+    describe_strategies,
     strategy_factory,
 )
-
-STOP = 9
-LIMITS = Limits(max_length=12, block_size=4, stop_token_ids=(STOP,))
-PROMPT = [1, 2, 3]
-
-
-def sample_blocks(expansion: Expansion) -> tuple[list[Block], list[float]]:
-    """A fake engine and scorer whose answers depend on the expansion's seed alone."""
-    rng = random.Random(expansion.seed)
-    blocks, values = [], []
-    for _ in range(expansion.n):
-        tokens = [rng.randrange(STOP) for _ in range(expansion.max_new_tokens)]
-        if rng.random() < 0.25:
-            tokens = [*tokens[: rng.randrange(len(tokens))], STOP]
-        reason = "stop" if tokens[-1] == STOP else "length"
-        blocks.append(Block(tokens, reason))
-        values.append(rng.choice([0.1, 0.3, 0.3, 0.5, 0.9]))  # ties occur
-    return blocks, values
-
-
-def run(strategy: Strategy, pick: Callable[[int], int] = lambda n: 0) -> list[Response]:
-    """Runs a search; `pick` chooses which of the open requests is answered next."""
-    waiting: list[Expansion] = []
-    while not strategy.done:
-        waiting += strategy.ask()
-        expansion = waiting.pop(pick(len(waiting)))
-        strategy.tell(expansion.path_id, *sample_blocks(expansion))
-    assert not waiting
-    return strategy.result()
+from search_lib.strategies.beam import RandomBeams
+from tests.support.fake_searches import LIMITS, PROMPT, STOP, run, sample_blocks, tell_round
 
 
 def reference_beam_search(num_blocks: int, width: int, seed: int) -> list[tuple[list[int], float]]:
@@ -79,18 +48,6 @@ def test_beam_search_equals_the_written_out_algorithm(num_blocks, width, seed):
     expected = reference_beam_search(num_blocks, width, seed)
     assert [(response.token_ids, response.value) for response in responses] == expected
     assert len(responses) == num_blocks // width
-
-
-def tell_round(
-    search: BeamSearch, answers: list[tuple[list[list[int]], list[float]]]
-) -> list[Expansion]:
-    """Answers all that a search asks for now, and returns it."""
-    expansions = search.ask()
-    assert len(expansions) == len(answers)
-    for expansion, (token_lists, values) in zip(expansions, answers, strict=True):
-        blocks = [Block(ids, "stop" if ids[-1] == STOP else "length") for ids in token_lists]
-        search.tell(expansion.path_id, blocks, values)
-    return expansions
 
 
 def test_two_children_of_one_parent_may_survive_and_a_finished_beam_keeps_its_slot():
@@ -131,10 +88,15 @@ def test_the_tree_leads_from_every_response_back_to_the_prompt():
         assert length == len(response.token_ids)
 
 
-FACTORIES = {
-    search_type: strategy_factory(search_type, 8, LIMITS)
-    for search_type in ("beam2", "beam4", "bfs", "bon", "random", "random4")
-}
+PLAIN = ("bon", "random", "random4")
+"""Searches that need no values."""
+
+GUIDED = (
+    *("beam2", "beam4", "bfs", "lookahead2", "dvts2", "stochastic2", "adaptive2"),
+    *("particles", "entropic", "prune3", "reject0", "reject40"),
+)
+
+FACTORIES = {name: strategy_factory(name, 8, LIMITS) for name in (*PLAIN, *GUIDED)}
 
 
 @pytest.mark.parametrize("search_type", FACTORIES)
@@ -146,6 +108,45 @@ def test_the_order_of_the_answers_changes_nothing(search_type, seed, data):
     expected = run(in_order)
     assert run(shuffled, lambda n: data.draw(st.integers(0, n - 1))) == expected
     assert shuffled.nodes == in_order.nodes
+
+
+@pytest.mark.parametrize("search_type", FACTORIES)
+@given(seed=st.integers(0, 50), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_the_budget_is_never_exceeded(search_type, seed, data):
+    in_flight = [0]
+
+    def counted(expansion):
+        in_flight[0] -= expansion.n
+        return sample_blocks(expansion)
+
+    search = FACTORIES[search_type](PROMPT, seed)
+    ask = search.ask
+
+    def counting():
+        asked = ask()
+        in_flight[0] += sum(expansion.n for expansion in asked)
+        assert in_flight[0] <= 8
+        return asked
+
+    search.ask = counting
+    responses = run(search, lambda n: data.draw(st.integers(0, n - 1)), counted)
+    assert 1 <= len(responses) <= 8
+
+
+@pytest.mark.parametrize("search_type", [name for name in FACTORIES if name != "bon"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_path_that_has_ended_is_left_as_it_is(search_type, seed):
+    search = FACTORIES[search_type](PROMPT, seed)
+    closed = {}
+    while not search.done:
+        for expansion in search.ask():
+            search.tell(expansion.path_id, *sample_blocks(expansion))
+            now = {slot: path for slot, path in search.paths.items() if not path.open}
+            assert closed.items() <= now.items()
+            closed = now
+    assert [r.token_ids for r in search.result()] == [path.token_ids for path in closed.values()]
+    assert all(r.finished or len(r.token_ids) == LIMITS.max_length for r in search.result())
 
 
 @pytest.mark.parametrize("search_type", FACTORIES)
@@ -170,7 +171,7 @@ def test_every_node_names_the_block_that_it_stands_for(search_type):
 
 def test_random_selection_ignores_values_and_differs_by_seed():
     def survivors(seed: int, values: list[float]) -> list[int]:
-        search = BeamSearch(PROMPT, LIMITS, seed, 4, 2, random_selection=True)
+        search = RandomBeams(PROMPT, LIMITS, seed, 4, 2)
         tell_round(search, [([[1] * 4, [2] * 4], values[:2]), ([[3] * 4, [4] * 4], values[2:])])
         return [expansion.prefix_ids[-1] for expansion in search.ask()]
 
@@ -190,7 +191,7 @@ def test_best_of_n_asks_once_for_whole_responses():
     assert [response.finished for response in search.result()] == [True, False, True]
 
 
-@pytest.mark.parametrize("search_type", ["beam2", "bon"])
+@pytest.mark.parametrize("search_type", FACTORIES)
 def test_answers_that_do_not_fit_are_refused(search_type):
     search = FACTORIES[search_type](PROMPT, 0)
     expansion = search.ask()[0]
@@ -222,7 +223,7 @@ def test_a_search_that_needs_no_values_is_the_same_without(search_type):
     assert {part.value for part in [*plain.result(), *plain.nodes]} == {None}
 
 
-@pytest.mark.parametrize("search_type", ["beam2", "bfs"])
+@pytest.mark.parametrize("search_type", GUIDED)
 def test_a_search_by_values_refuses_to_do_without(search_type):
     search = FACTORIES[search_type](PROMPT, 0)
     (expansion, *_) = search.ask()
@@ -241,11 +242,20 @@ def test_a_search_by_values_refuses_to_do_without(search_type):
         ("random", 7, LIMITS, "--num_blocks 7 is not divisible by the width 2"),
         ("beam2", 8, Limits(10, 4, (STOP,)), "--block_size 4 does not divide --max_length 10"),
         ("beam", 8, LIMITS, "--search_type beam needs a width behind it: beam2, beam4"),
-        ("mcts", 8, LIMITS, "unknown --search_type 'mcts'; known: beam<w>"),
+        ("mcts", 8, LIMITS, "unknown --search_type 'mcts'; known: beam<w>, bfs, .*particles, "),
         ("2", 8, LIMITS, "unknown --search_type '2'"),
         ("beam2 ", 8, LIMITS, "unknown --search_type 'beam2 '"),
-        ("bfs2", 8, LIMITS, "--search_type bfs2: bfs takes no width"),
-        ("bon2", 8, LIMITS, "--search_type bon2: bon takes no width"),
+        ("bfs2", 8, LIMITS, "--search_type bfs2: bfs takes no number"),
+        ("bon2", 8, LIMITS, "--search_type bon2: bon takes no number"),
+        ("particles8", 8, LIMITS, "--search_type particles8: particles takes no number"),
+        ("dvts", 8, LIMITS, "--search_type dvts needs a width behind it: dvts2, dvts4"),
+        ("stochastic3", 8, LIMITS, "--num_blocks 8 is not divisible by the width 3"),
+        ("lookahead4", 12, LIMITS, "12 is not divisible by 8: the width 4 of --search_type look"),
+        ("prune", 8, LIMITS, "prune needs the number of prefixes to finish behind it: prune2"),
+        ("prune9", 8, LIMITS, "prune9 finishes 9 of --num_blocks 8 prefixes: at least 1, and at"),
+        ("prune0", 8, LIMITS, "prune0 finishes 0 of --num_blocks 8 prefixes"),
+        ("reject", 8, LIMITS, "reject needs the percentage to drop behind it: reject25"),
+        ("reject100", 8, LIMITS, "reject100 would drop every path: it takes 0 to 99 %"),
         ("bon", 0, LIMITS, "--num_blocks must be at least 1, got 0"),
         ("beam2", 2, Limits(4, 0, (STOP,)), "--block_size must be at least 1"),
     ],
@@ -255,5 +265,27 @@ def test_settings_that_do_not_fit_name_their_flags(search_type, num_blocks, limi
         strategy_factory(search_type, num_blocks, limits)
 
 
+@pytest.mark.parametrize(
+    ("search_type", "settings", "message"),
+    [
+        ("beam2", {"lookahead": 1}, "--lookahead plays no part in --search_type beam2"),
+        ("bon", {"value_temperature": 2.0}, "--value_temperature plays no part in .* bon"),
+        ("particles", {"value_temperature": 0.0}, "--value_temperature must be positive"),
+        ("lookahead2", {"lookahead": -1}, "--lookahead must be at least 0"),
+        ("adaptive2", {"min_block_size": 0}, "--min_block_size must be at least 1"),
+        ("adaptive2", {"min_block_size": 5}, "--min_block_size 5 is larger than --block_size 4"),
+    ],
+)
+def test_further_settings_that_do_not_fit_name_their_flags(search_type, settings, message):
+    with pytest.raises(InputError, match=message):
+        strategy_factory(search_type, 8, LIMITS, settings=StrategySettings(**settings))
+
+
 def test_every_registered_strategy_is_tested():
     assert {name.rstrip("0123456789") for name in FACTORIES} == STRATEGIES.keys()
+
+
+def test_every_registered_strategy_has_a_form_and_a_rule():
+    described = describe_strategies()
+    assert [form.partition("<")[0] for form in described] == list(STRATEGIES)
+    assert all(rule.endswith(".") for rule in described.values())

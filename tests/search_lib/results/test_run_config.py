@@ -10,6 +10,7 @@ from run_lib.files import write_json
 from run_lib.settings import as_json, free_flags
 from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.search_args import Args
+from search_lib.strategies import StrategySettings
 
 ADVICE = "Give this run a folder of its own with --output_path"
 ARGS = Args("toy", "policy", "value_model", seed=0, answer_format="boxed")
@@ -112,8 +113,12 @@ def test_records_of_an_unknown_configuration_are_left_alone(records):
 def test_a_run_of_an_earlier_version_goes_on(records):
     flags = as_json(ARGS) | {"output_path": "records.jsonl"}
     del flags["gpu_util"], flags["skip_problems"]
+    for setting in vars(StrategySettings()):  # of strategies that there were not
+        del flags[setting]
     flags |= {"batch_size": 64, "piref_gpu_util": 0.5}
     rest = {"fingerprints": DIGESTS, "problem_ids": ["a", "b"]}
     write_json(records.with_name(CONFIG_NAME), flags | rest)
     make_config().bind(records, FREE)
     assert json.loads(records.with_name(CONFIG_NAME).read_text())["batch_size"] == 64
+    with pytest.raises(InputError, match=r"--value_temperature \(was None, now 0.5\)"):
+        make_config(value_temperature=0.5).bind(records, FREE)

@@ -65,6 +65,8 @@ def test_incomplete_problems_took_their_share_of_the_time(tmp_path):
         ("bon", "BoN", True),
         ("beam2", "MV", True),
         ("bfs", "pass@1", True),
+        ("particles", "MV", True),
+        ("reject50", "pass@k", True),
     ],
 )
 def test_the_value_model_is_charged_where_it_takes_part(tmp_path, search_type, method, is_charged):
