@@ -3,7 +3,8 @@
 const KEPT = 1,
   DROPPED = 2,
   FINISHED = 4,
-  TRUNCATED = 8;
+  TRUNCATED = 8,
+  LOOKAHEAD = 16;
 const CELL = { width: 44, height: 22, gapY: 10, left: 10, top: 30, leastStep: 64, mostStep: 128 };
 
 const CHECK = "M-4 0 L-1 3.5 L4.5 -4";
@@ -15,7 +16,8 @@ const FLAG = "M0 8 V-8 L9 -4.5 L0 -1";
 /** Says what became of a block, in words. */
 function describeState(tree, block) {
   const state = tree.state[block];
-  const words = [state & KEPT ? "kept" : "dropped"];
+  const unkept = state & LOOKAHEAD ? "lookahead, thrown away" : "dropped";
+  const words = [state & KEPT ? "kept" : unkept];
   if (state & FINISHED) words.push("finished");
   if (state & TRUNCATED) words.push("truncated at the length limit");
   const response = tree.responses.find((one) => one.node === block);

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from search_lib.results.records import Record
 from search_lib.strategies.base import Node
 
-KEPT, DROPPED, FINISHED, TRUNCATED = 1, 2, 4, 8
-"""Bits of a block's state: kept or dropped, and at its end finished, truncated, or neither."""
+KEPT, DROPPED, FINISHED, TRUNCATED, LOOKAHEAD = 1, 2, 4, 8, 16
+"""Bits of a block's state: kept, dropped, or a lookahead; at its end finished, truncated, or
+neither."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class SearchTree:
         """Finds out what became of each block.
 
         A block is kept if another continues it, or a response ends with it; else it was dropped.
-        It is finished if the policy ended it, and truncated if the length limit did.
+        It is finished if the policy ended it, and truncated if the length limit did. A lookahead
+        stood for nobody's choice: it is none of these, and does not keep the block before it.
 
         Args:
             record: The search.
@@ -48,10 +50,13 @@ class SearchTree:
             before = 0 if node.parent is None else lengths[node.parent]
             lengths.append(before + node.num_tokens)
         ends = {response.node for response in record.responses}
-        kept = {node.parent for node in nodes} | ends
+        kept = {node.parent for node in nodes if node.finish_reason != "lookahead"} | ends
         unfinished = {response.node for response in record.responses if not response.finished}
         states = []
         for index, node in enumerate(nodes):
+            if node.finish_reason == "lookahead":
+                states.append(LOOKAHEAD)
+                continue
             state = KEPT if index in kept else DROPPED
             if node.finish_reason == "stop":
                 state |= FINISHED

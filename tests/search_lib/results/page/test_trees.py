@@ -9,6 +9,7 @@ from search_lib.results.page.trees import (
     DROPPED,
     FINISHED,
     KEPT,
+    LOOKAHEAD,
     TRUNCATED,
     SearchTree,
     layout,
@@ -44,6 +45,26 @@ def test_blocks_at_the_length_limit_are_truncated():
     states = tree_of(replace(record, tree=nodes), max_length=20).states
     assert states[:4] == [KEPT, DROPPED, KEPT, DROPPED]
     assert [bool(state & TRUNCATED) for state in states[4:]] == [True] * 4
+
+
+def test_a_lookahead_is_neither_kept_nor_dropped_and_keeps_nothing():
+    # Blocks 0 and 1 of the prompt have a lookahead each, 2 and 3; block 1 is dropped.
+    record = record_of([None, None, 0, 1, 0, 0], {4: "1"})
+    nodes = list(record.tree)
+    for index in (2, 3):
+        nodes[index] = replace(nodes[index], finish_reason="lookahead")
+    tree = tree_of(replace(record, tree=nodes), max_length=20)
+    rest = [KEPT | FINISHED, DROPPED | TRUNCATED]
+    assert tree.states == [KEPT, DROPPED, LOOKAHEAD, LOOKAHEAD, *rest]
+    assert tree.dropped == [1, 5]
+
+
+def test_a_particle_with_several_continuations_is_kept_once_and_ends_several_responses():
+    record = record_of([None, None, 0, 0], {2: "1", 3: "2"})
+    twice = replace(record, responses=[*record.responses, record.responses[0]])
+    tree = tree_of(twice)
+    assert tree.states == [KEPT, DROPPED, KEPT | FINISHED, KEPT | FINISHED]
+    assert (tree.right, tree.wrong) == ({0, 2}, {3})
 
 
 def test_a_sibling_of_a_right_block_was_dropped_for_a_wrong_path():
