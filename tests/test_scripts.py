@@ -27,6 +27,7 @@ from scripts import compare, frontier, mean_of_runs, report, sweep, trl_train
 from scripts.bench import scheduling
 from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
+from search_lib.strategies import describe_strategies
 from tests.support.documentation import DOCUMENTATION, PAGES, README, commands, joined
 from tests.support.paths import ROOT
 from tests.support.tiny_models import save_tiny_classifier
@@ -220,6 +221,11 @@ def test_a_page_opens_with_a_command_for_the_models_of_the_quickstart(page):
     first_block = re.search(r"```(\w*)\n(.*?)```", PAGES[page], re.DOTALL)
     assert first_block[1] == "bash"
     assert "quickstart" in first_block[2]
+
+
+def test_the_table_of_strategies_is_whole():
+    forms = re.findall(r"^\| `([a-z]+(?:<\w>)?)` \|", PAGES["search.md"], re.MULTILINE)
+    assert set(describe_strategies()) <= set(forms)
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])

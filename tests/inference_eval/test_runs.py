@@ -16,10 +16,14 @@ from run_lib.hub import load_tokenizer
 from scripts import report
 from search_lib import open_models
 from search_lib.answer_formats import ANSWER_FORMATS
+from search_lib.answer_rules import STRICT
 from search_lib.open_models import OpenModels
 from search_lib.results.blocks import RunBlocks
 from search_lib.results.page.packing import decompress
+from search_lib.results.page.run_pages import load_runs
+from search_lib.results.page.trees import KEPT, LOOKAHEAD
 from search_lib.results.records import read_records
+from search_lib.results.selection import parse_selections
 from search_lib.search_args import Args
 from tests.support.flags import replace_flags
 from tests.support.searches import (
@@ -62,6 +66,41 @@ def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, ca
     table = capsys.readouterr().out
     assert "3 of 3 problems complete" in table
     assert ["budget", "4", "8"] in [line.split() for line in table.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("search_type", "num_responses"),
+    [
+        ("lookahead2", {1}),
+        ("dvts2", {2}),
+        ("stochastic2", {2}),
+        ("adaptive2", {2}),
+        ("particles", {4}),
+        ("entropic", {4}),
+        ("prune2", {2}),
+        ("reject50", {1, 2, 3, 4}),
+    ],
+)
+def test_every_strategy_leads_from_flags_to_the_page(models, tmp_path, search_type, num_responses):
+    args = make_args(models, tmp_path, search_type=search_type, max_problems=2)
+    assert inference_eval.main(args) == 0
+    run = RunBlocks(args.output_path)
+    for record in read_records(args.output_path):
+        assert len(record.responses) in num_responses
+        # Lookaheads, too.
+        assert sum(node.num_tokens for node in record.tree) == record.cost.tokens_generated
+        assert 0 <= record.cost.tokens_scored - record.cost.tokens_generated < 100
+        search = run.of(record)
+        for response in record.responses:
+            assert len(search.response_ids(response.node)) == response.num_tokens
+    (page,) = load_runs(parse_selections([str(tmp_path)]), STRICT)
+    assert page.lacks() == ["The values of single tokens were not saved."]
+    trees = [tree for name in page.graded for tree in page.problem(name)["trees"]]
+    for tree in trees:
+        ends = {response["node"] for response in tree["responses"]}
+        assert all(tree["state"][node] & KEPT for node in ends)
+    has_lookaheads = any(state & LOOKAHEAD for tree in trees for state in tree["state"])
+    assert has_lookaheads == (search_type == "lookahead2")
 
 
 @pytest.mark.parametrize("search_type", ["bon", "random"])
