@@ -64,7 +64,7 @@ def score_of(value: Value) -> float:
 class Rounds(ABC):
     """Slots with a path each. A round continues every open one; `select` says which paths follow.
 
-    Subclasses are `select`, and what they set up for it. A closed path (finished, or at the length
+    A subclass is its `select`, and what that needs. A closed path (finished, or at the length
     limit) is not continued, and nothing takes its slot.
 
     Args:
@@ -167,9 +167,17 @@ class Rounds(ABC):
         )
 
     def end_round(self, candidates: list[Candidate]) -> None:
-        """Puts the paths that the rule selects into their slots."""
+        """Puts the paths that the rule selects into their slots.
+
+        Raises:
+            ValueError: If it selects for a slot that is not open, or leaves no path at all.
+        """
         selected = self.select(candidates)
         closed = {slot: path for slot, path in self.paths.items() if not path.open}
+        if wrong := selected.keys() - set(self.open_slots):
+            raise ValueError(f"{type(self).__name__} selects for the slot {min(wrong)}, not open")
+        if not selected and not closed:
+            raise ValueError(f"{type(self).__name__} gives up every path")
         self.paths = dict(sorted((selected | closed).items()))
         self._told = {}
         self.round += 1

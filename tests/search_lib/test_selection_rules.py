@@ -17,6 +17,7 @@ from search_lib.strategies.lookahead import LookaheadBeams
 from search_lib.strategies.particles import EntropicParticles, Particles, systematic_draw
 from search_lib.strategies.prune import PruneOnce
 from search_lib.strategies.reject import LowestRejected
+from search_lib.strategies.rounds import Rounds
 from search_lib.strategies.stochastic import StochasticBeams
 from search_lib.strategies.weights import log_weights, normalized
 from tests.support.fake_searches import (
@@ -273,3 +274,20 @@ def test_a_particle_may_go_on_in_several_slots_with_blocks_of_their_own():
     first, second = search.ask()
     assert first.prefix_ids == second.prefix_ids
     assert first.seed != second.seed
+
+
+@pytest.mark.parametrize(
+    ("selected", "message"),
+    [
+        ([], "Selecting gives up every path"),
+        ([0, 2], "Selecting selects for the slot 2, not open"),
+    ],
+)
+def test_a_rule_that_breaks_the_rules_is_named(selected, message):
+    class Selecting(Rounds):
+        def select(self, candidates):
+            return dict.fromkeys(selected, candidates[0].path)
+
+    search = Selecting(PROMPT, LIMITS, 0, 2)
+    with pytest.raises(ValueError, match=message):
+        tell_round(search, [([[1] * 4], [0.5])] * 2)
