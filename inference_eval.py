@@ -28,6 +28,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from loggers import open_trackers
 from run_lib.commands import naming, parse_command_line, parse_shard, run_command
@@ -51,6 +52,8 @@ from search_lib.results.run_config import RunConfig
 from search_lib.results.shards import searches_of, shard_path
 from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
+from search_lib.scorers.base import Scorer
+from search_lib.scorers.texts import ProblemScorer, TextScorer
 from search_lib.search_args import Args, check_references, load_benchmark
 from search_lib.strategies import Limits, Strategy, StrategyFactory, strategy_factory
 
@@ -112,7 +115,12 @@ def evaluate(args: Args, models: OpenModels) -> int:
         failures: list[SearchFailure] = []
         if missing:
             jobs = make_jobs(args, missing, prompts, new_strategy)
-            failures = models.run(search(args, models, jobs, len(missing), record))
+
+            def reading(scorer: TextScorer, problem: Problem) -> ProblemScorer:
+                prompt_length = len(prompts[problem.id])
+                return ProblemScorer(scorer, problem.problem, prompt_length, tokenizer)
+
+            failures = models.run(search(args, models, jobs, len(missing), record, reading))
 
         # Vote, and report.
         if not records.finished:
@@ -162,18 +170,40 @@ async def search(
     jobs: Iterator[SearchJob[Strategy]],
     num_jobs: int,
     record: Callable[[SearchJob[Strategy], SearchCost], None],
+    reading: Callable[[TextScorer, Problem], ProblemScorer],
 ) -> list[SearchFailure]:
-    """Opens the models and runs the searches; each is recorded the moment it ends."""
+    """Opens the models and runs the searches; each is recorded the moment it ends.
+
+    Args:
+        args: The flags.
+        models: Opens the models.
+        jobs: The searches.
+        num_jobs: How many there are.
+        record: Records a search that has ended.
+        reading: Makes a scorer of texts one of the searches on a problem.
+    """
     engine, scorer = await models.open(args)
+    if isinstance(scorer, TextScorer):
+        jobs = own_scorers(jobs, partial(reading, scorer))
+
     with SearchProgress(num_jobs, "search") as progress:
 
         def on_finished(job: SearchJob[Strategy], cost: SearchCost) -> None:
             record(job, cost)
             progress.add(cost)
 
+        shared = None if isinstance(scorer, TextScorer) else scorer
         return await run_searches(
-            jobs, engine, scorer, args.sampling, args.max_concurrent, on_finished
+            jobs, engine, shared, args.sampling, args.max_concurrent, on_finished
         )
+
+
+def own_scorers(
+    jobs: Iterator[SearchJob[Strategy]], scorer_of: Callable[[Problem], Scorer]
+) -> Iterator[SearchJob[Strategy]]:
+    """Yields the searches, each with a scorer that knows its problem."""
+    for job in jobs:
+        yield replace(job, scorer=scorer_of(job.problem))
 
 
 def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:

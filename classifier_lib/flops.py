@@ -64,6 +64,39 @@ class ModelSize:
         return 2.0 * self.num_matmul_parameters * computed + 4.0 * self.attention_width * attended
 
 
+def scorer_size(model: str) -> ModelSize | None:
+    """Returns the size of what a scorer runs; None if it has none that can be read here.
+
+    Of a step PRM or a reward model it is the backbone with its head. The head of a language model
+    that scores is two rows of its output matrix.
+
+    Args:
+        model: Folder or Hub id of the scorer's model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        architecture, hidden = (config.architectures or [""])[0], config.hidden_size
+        heads = {
+            "Qwen2ForProcessRewardModel": hidden * hidden + 2 * hidden,
+            "Qwen2ForPrmModel": hidden,
+            "ForSequenceClassification": config.num_labels * hidden,
+            "ForCausalLM": 2 * hidden,
+        }
+        head = next((size for end, size in heads.items() if architecture.endswith(end)), None)
+        if head is None:
+            return model_size(model)
+        import torch
+        from transformers import AutoModel
+
+        with torch.device("meta"):
+            size = ModelSize.of(AutoModel.from_config(config, trust_remote_code=False))
+        return ModelSize(size.num_matmul_parameters + head, size.attention_width)
+    except Exception:  # an absent, damaged or foreign config raises anything
+        return None
+
+
 def model_size(model: str) -> ModelSize | None:
     """Returns the size of a model from its config; None if it has none that can be read here.
 

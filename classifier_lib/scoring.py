@@ -29,6 +29,18 @@ class ScoringRequest(NamedTuple):
     last: Sequence[bool] = ()
 
 
+class Work(NamedTuple):
+    """What a model computed.
+
+    Attributes:
+        tokens: Tokens that went through it, without padding.
+        contexts: Tokens that each of them attends to, itself included, summed.
+    """
+
+    tokens: int
+    contexts: int
+
+
 class Scores(NamedTuple):
     """The values of one request's blocks, and their cost.
 
@@ -39,11 +51,14 @@ class Scores(NamedTuple):
             blocks; None if that is not known.
         token_values: P(correct) after each token of each block, float32 [tokens of the block]; None
             from a scorer that isn't asked for them, or can't give them.
+        work: What was computed, of a scorer that has a tokenizer of its own: it does not follow
+            from the policy's tokens. Its `tokens_cached` are of its own tokens, too.
     """
 
     values: Sequence[float | None]
     tokens_cached: int | None
     token_values: Sequence[np.ndarray] | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True, eq=False)

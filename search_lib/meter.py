@@ -41,13 +41,17 @@ class SearchMeter:
         if scores.tokens_cached is None or self._tokens_scored is None:
             self._tokens_scored = None
             return
+        self._tokens_cached += scores.tokens_cached
+        if scores.work is not None:
+            self._tokens_scored += scores.work.tokens
+            self._contexts_scored += scores.work.contexts
+            return
         # A cache lacks the end of a prefix, whichever of the blocks it was computed for.
         again = prefix_length * len(blocks) - scores.tokens_cached
         whole, part = divmod(max(again, 0), prefix_length)
         contexts += whole * context_sum(0, prefix_length) + context_sum(prefix_length - part, part)
         self._tokens_scored += sum(lengths) + again
         self._contexts_scored += contexts
-        self._tokens_cached += scores.tokens_cached
 
     def cost(self) -> SearchCost:
         """Returns the cost so far."""

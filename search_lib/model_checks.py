@@ -8,6 +8,7 @@ from classifier_lib.loading import load_value_config
 from run_lib.commands import InputError, naming
 from run_lib.hub import check_vocabulary, load_config, load_tokenizer
 from run_lib.text import some_of
+from search_lib.scorers.factory import check_text_scorer
 from search_lib.search_args import Args
 
 
@@ -29,12 +30,19 @@ def check_models(
                 f"{policy.vocab_size} tokens, its tokenizer a token {largest}"
             )
     contexts = {"policy": policy.max_position_embeddings}
-    if args.value_model is not None:
+    flags = args.scorer_flags
+    if flags.has_value_model:
         with naming("--classifier_ckpt_path"):
-            classifier = load_value_config(args.value_model)
-            check_tokens(args.value_model, classifier.vocab_size, tokenizer)
-        scored = args.scorer_flags.max_path_length(classifier.max_position_embeddings)
-        contexts["value model"] = scored
+            classifier = load_value_config(args.classifier_ckpt_path)
+            check_tokens(args.classifier_ckpt_path, classifier.vocab_size, tokenizer)
+        contexts["value model"] = flags.max_path_length(classifier.max_position_embeddings)
+    elif flags.has_values:
+        with naming("--classifier_ckpt_path"):
+            context = check_text_scorer(flags, args.classifier_ckpt_path)
+        # Its tokens are others than the policy's, and about as many: a path that is too long for it
+        # after all ends its search.
+        if context is not None:
+            contexts["scorer"] = context
     for role, context in contexts.items():
         too_long = [
             f"{problem_id} ({len(prompt)} tokens)"

@@ -12,6 +12,7 @@ from search_lib.engines.base import Engine
 from search_lib.engines.factory import open_engine
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.factory import Place, open_scorer
+from search_lib.scorers.texts import TextScorer
 from search_lib.search_args import Args
 
 SERVER_LOG_NAME = "value_server.log"
@@ -45,7 +46,7 @@ class OpenModels:
         """Runs work that uses the models to its end."""
         return self._loop.run(work)
 
-    async def open(self, args: Args) -> tuple[Engine, Scorer | None]:
+    async def open(self, args: Args) -> tuple[Engine, Scorer | TextScorer | None]:
         """Returns the engine and the scorer of a run; None where nothing scores.
 
         Raises:

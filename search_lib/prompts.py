@@ -56,9 +56,9 @@ class PromptTemplate:
         self._tokenizer = tokenizer
         self._instruction = instruction
         self._fill = _find_template(tokenizer)
-        self._control = _control_tokens(tokenizer)
+        self._control = control_tokens(tokenizer)
         stand_in = f"problem{secrets.token_hex(8)}"
-        frame = _try_template(self._fill, stand_in + instruction, tokenizer.name_or_path)
+        frame = try_template(self._fill, stand_in + instruction, tokenizer.name_or_path)
         # The prompt around the problem: the parts before, between and after its occurrences.
         self._frame = frame.split(stand_in)
         if len(self._frame) == 1:
@@ -146,7 +146,7 @@ def _find_template(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
     return fill
 
 
-def _try_template(fill: Callable[[str], str], question: str, name: str) -> str:
+def try_template(fill: Callable[[str], str], question: str, name: str) -> str:
     """Fills a template for the first time; ValueError if it doesn't end or its text is immense."""
     outcome: Future[str] = Future()
 
@@ -169,7 +169,7 @@ def _try_template(fill: Callable[[str], str], question: str, name: str) -> str:
     return text
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Returns the texts of the tokens that no problem may hold, by id.
 
     They are the special tokens, and role tokens and tags that aren't declared as such. Further
@@ -209,7 +209,7 @@ def _encode_plainly(
     longest_first = sorted(names, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
     parts = [pattern.sub(lambda match: names[match[0]], part) for part in frame]
-    renamed = _rename_tokens(backend.to_str(), names)
+    renamed = rename_tokens(backend.to_str(), names)
     return renamed.encode(problem.join(parts), add_special_tokens=False).ids
 
 
@@ -230,7 +230,7 @@ def _find_problem(text: str, frame: list[str]) -> str | None:
     return found[1] if found else None
 
 
-def _rename_tokens(backend: str, names: dict[str, str]) -> Tokenizer:
+def rename_tokens(backend: str, names: dict[str, str]) -> Tokenizer:
     """Returns a tokenizer in which tokens have other texts and the same ids.
 
     Args:

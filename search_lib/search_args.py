@@ -35,8 +35,8 @@ class Args(AskingFlags):
     piref_model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
     """The policy that generates: Hub id or folder."""
     classifier_ckpt_path: str = "VGS-AI/DeepSeek-VM-1.5B"
-    """The value model that guides and weighs: Hub id or folder. With --scorer none there is
-    none."""
+    """The model of --scorer that guides and weighs: Hub id or folder of a value model, a step PRM
+    or a reward model, or any name for --scorer http. With --scorer none there is none."""
     output_path: Path = Path("inference_outputs.jsonl")
     """Records go here, one JSON line a search. Its folder also gets run_config.json, metrics.json,
     answers.jsonl and blocks.jsonl."""
@@ -75,7 +75,7 @@ class Args(AskingFlags):
 
     @property
     def value_model(self) -> str | None:
-        """The value model; None with `--scorer none`."""
+        """The model of the scorer; None with `--scorer none`."""
         return self.classifier_ckpt_path if self.scorer_flags.has_values else None
 
     def check(self) -> None:
@@ -90,6 +90,12 @@ class Args(AskingFlags):
         )
         if self.scorer_flags.token_values and not self.save_blocks:
             raise InputError("--token_values are saved with the blocks, not with --no_save_blocks")
+        own_name = self.classifier_ckpt_path != Args.classifier_ckpt_path
+        if self.scorer_flags.scorer == "http" and not own_name:
+            raise InputError(
+                "--scorer http needs --classifier_ckpt_path: a name for the scorer, by which the "
+                "run is recorded"
+            )
         if self.output_path.suffix != ".jsonl":
             raise InputError(f"--output_path must end in .jsonl, got {self.output_path}")
         parse_shard(self.shard or "0/1")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from run_lib.commands import InputError
 from run_lib.settings import Settings, SettingsFile, read_document
+from search_lib.scorers.registry import family_of
 
 CONFIG_NAME = "run_config.json"
 
@@ -71,6 +72,7 @@ class RunConfig:
         if document.pop("use_sglang_server", False):  # in earlier versions beside `engine`
             document["engine"] = "sglang_server"
         document.setdefault("answer_format", "boxed")  # earlier versions knew no other
+        document.setdefault("step_aggregation", "last")
         problem_ids = list(document.pop("problem_ids"))
         settings = Settings.load(document)
         return cls(dict(settings.flags), dict(settings.contents), problem_ids)
@@ -104,8 +106,8 @@ class RunConfig:
         earlier = RunConfig.load(folder)
         records = folder / earlier.flags["output_path"] if earlier else output_path
         free = FORMER_FLAGS | set(free)
-        if earlier and earlier.has_values != self.has_values:
-            free -= {"scorer"}  # any two that give values are equal
+        if earlier and family_of(earlier.flags) != family_of(self.flags):
+            free -= {"scorer"}  # any two of a family are equal
         file = SettingsFile(
             folder / CONFIG_NAME,
             records,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from classifier_lib.flops import model_size
+from classifier_lib.flops import model_size, scorer_size
 from run_lib.commands import parse_command_line, run_command
 from run_lib.files import write_json
 from run_lib.text import printable
@@ -76,7 +76,7 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
     policy = model_size(flags["piref_model"])
-    value_model = model_size(flags["classifier_ckpt_path"]) if config.has_values else None
+    value_model = scorer_size(flags["classifier_ckpt_path"]) if config.has_values else None
     write_json(path, metrics_document(graded, rows, summary, rules, policy, value_model))
     write_answers(answers_path, graded)
     title = (

@@ -17,3 +17,8 @@ class Scorer(Protocol):
     async def close(self) -> None:
         """Frees the scorer's workers. Requests still waiting fail."""
         ...
+
+
+def ids_of_text(block: Block) -> list[int]:
+    """Returns the tokens of a block but for the one that ended the response."""
+    return block.token_ids[:-1] if block.finish_reason == "stop" else block.token_ids

@@ -1,9 +1,11 @@
-"""Scorers by the name that `--scorer` gives them."""
+"""Scorers by the name that `--scorer` gives them: what is checked of each, and how it is opened."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,13 +13,33 @@ from classifier_lib.loading import load_value_config, load_value_model
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer
 from run_lib.commands import InputError
+from run_lib.hub import load_tokenizer
 from search_lib.engines.base import EngineUnavailable
 from search_lib.engines.http_service import HttpService, get_json
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.hf import HfScorer
+from search_lib.scorers.http_scorer import HttpScorer
+from search_lib.scorers.inputs import ConversationReader, TextReader
+from search_lib.scorers.pooling_servers import (
+    CrossEncoderScorer,
+    PoolingServerScorer,
+    read_class_probabilities,
+    read_rewards,
+    read_step_rows,
+)
+from search_lib.scorers.registry import REWARD_MODEL, SCORERS, STEP_PRM
 from search_lib.scorers.sglang import SglangScorer
 from search_lib.scorers.sglang_server import SglangServerScorer
+from search_lib.scorers.step_layouts import AGGREGATIONS, StepReader, find_layout
+from search_lib.scorers.text_model_scorer import TextModelScorer
+from search_lib.scorers.text_models import (
+    load_reward_config,
+    load_reward_model,
+    load_step_config,
+    load_step_model,
+)
+from search_lib.scorers.texts import TextScorer
 from search_lib.scorers.value_server import ValueServer
 
 
@@ -26,11 +48,11 @@ class Place:
     """Where a scorer runs.
 
     Attributes:
-        device: Device of an hf scorer.
-        attention_impl: transformers' `attn_implementation` of an hf scorer.
+        device: Device of a scorer in this process.
+        attention_impl: transformers' `attn_implementation` of a scorer in this process.
         log_path: Output of the server that the sglang scorer starts.
-        executor: The thread that runs an hf scorer, where it shares one.
-        api_key: Key of the servers of sglang_server.
+        executor: The thread that runs a scorer in this process, where it shares one.
+        api_key: Key of the servers at `--scorer_url`.
     """
 
     device: torch.device
@@ -39,28 +61,69 @@ class Place:
     executor: ThreadPoolExecutor | None = None
     api_key: str | None = field(default=None, repr=False)
 
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of one forward pass: a CPU is fastest on batches that fit its caches."""
+        return 16_384 if self.device.type == "cpu" else 65_536
 
-def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer | None:
-    """Opens the scorer of a value model; returns None where nothing is to be scored.
+
+def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer | TextScorer | None:
+    """Opens a scorer; returns None where nothing is to be scored.
 
     Args:
         flags: Which scorer, and its settings; checked.
-        model: Folder or Hub id of the value model.
+        model: Folder or Hub id of the scorer's model; of `http` any name.
         place: Where it runs.
+
+    Returns:
+        A `TextScorer` for a scorer that reads text, else a `Scorer`.
 
     Raises:
         ValueError: If there is no such model, its files are damaged or no server starts with it;
             begins with its name.
         InputError: If the servers don't serve it.
     """
-    return SCORERS[flags.scorer](flags, model, place) if flags.has_values else None
+    return OPENERS[flags.scorer](flags, model, place) if flags.has_values else None
+
+
+def check_text_scorer(flags: ScorerFlags, model: str) -> int | None:
+    """Checks what can be checked of a scorer of texts before anything is loaded.
+
+    Returns:
+        Most tokens that it reads, of its own tokenizer; None if that is not known.
+
+    Raises:
+        ValueError: If its files are those of another kind of model; begins with its name.
+    """
+    reader = READERS.get(SCORERS[flags.scorer].family)
+    return reader(flags, model).context if reader else None
+
+
+def step_reader(flags: ScorerFlags, model: str) -> StepReader:
+    """Returns how a step PRM reads; raises ValueError, beginning with its name, if it is none."""
+    config = load_step_config(model)
+    layout = find_layout(model, config.architectures or [], flags.prm_layout)
+    return StepReader(layout, load_tokenizer(model), config.max_position_embeddings)
+
+
+def conversation_reader(flags: ScorerFlags, model: str) -> ConversationReader:
+    """Returns how a reward model reads; raises ValueError as `step_reader` does."""
+    config = load_reward_config(model)
+    return ConversationReader(load_tokenizer(model), config.max_position_embeddings)
+
+
+READERS: dict[str, Callable[[ScorerFlags, str], TextReader]] = {
+    STEP_PRM: step_reader,
+    REWARD_MODEL: conversation_reader,
+}
+"""How models read texts whose token ids are made here, by the scorer's family."""
 
 
 def _open_hf(flags: ScorerFlags, model: str, place: Place) -> Scorer:
     classifier = load_value_model(model, place.attention_impl, device=place.device)
-    # A CPU is fastest on batches that fit its caches.
-    max_batch_tokens = 16_384 if place.device.type == "cpu" else 65_536
-    values = ValueScorer(classifier, max_batch_tokens, flags.value_cache_tokens, flags.token_values)
+    values = ValueScorer(
+        classifier, place.max_batch_tokens, flags.value_cache_tokens, flags.token_values
+    )
     return HfScorer(values, place.executor)
 
 
@@ -79,16 +142,98 @@ def _open_sglang_server(flags: ScorerFlags, model: str, place: Place) -> Scorer:
     return SglangServerScorer(service, vocab_size)
 
 
-SCORERS = {"hf": _open_hf, "sglang": _open_sglang, "sglang_server": _open_sglang_server}
-"""How each scorer is opened."""
+def _open_prm(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    reader = step_reader(flags, model)
+    prm = load_step_model(model, reader, place.attention_impl, place.device)
+    aggregate = AGGREGATIONS[flags.step_aggregation]
+    return TextModelScorer(prm, reader, aggregate, place.max_batch_tokens, place.executor)
+
+
+def _open_reward(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    reader = conversation_reader(flags, model)
+    rewards = load_reward_model(model, place.attention_impl, place.device)
+    aggregate = AGGREGATIONS["last"]  # of one
+    return TextModelScorer(rewards, reader, aggregate, place.max_batch_tokens, place.executor)
+
+
+def _open_vllm_pooling(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    reader = step_reader(flags, model)
+    aggregate = AGGREGATIONS[flags.step_aggregation]
+    # The one logit of Skywork's head is squashed here: vLLM itself knows no such head.
+    options = {"task": "token_classify", "use_activation": reader.layout.labels == 2}
+    return PoolingServerScorer(
+        _open_service(flags, model, place),
+        "/pooling",
+        {"model": model, **options},
+        reader,
+        lambda reply, inputs: list(map(aggregate, read_step_rows(reply, inputs, reader))),
+    )
+
+
+def _open_vllm_classify(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    reader, service = conversation_reader(flags, model), _open_service(flags, model, place)
+    payload = {"model": model, "use_activation": True}
+    return PoolingServerScorer(service, "/classify", payload, reader, read_class_probabilities)
+
+
+def _open_sglang_reward(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    reader, service = conversation_reader(flags, model), _open_service(flags, model, place)
+    return PoolingServerScorer(service, "/v1/embeddings", {"model": model}, reader, read_rewards)
+
+
+def _open_vllm_score(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    return CrossEncoderScorer(_open_service(flags, model, place), model)
+
+
+def _open_http(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
+    service = HttpService(flags.scorer_url, api_key=place.api_key)
+    for url in service.urls:
+        _ask(f"{url}/", place.api_key)  # whether anything listens
+    return HttpScorer(service, model)
+
+
+OPENERS: dict[str, Callable[[ScorerFlags, str, Place], Scorer | TextScorer]] = {
+    "hf": _open_hf,
+    "sglang": _open_sglang,
+    "sglang_server": _open_sglang_server,
+    "prm": _open_prm,
+    "vllm_pooling": _open_vllm_pooling,
+    "reward": _open_reward,
+    "vllm_classify": _open_vllm_classify,
+    "sglang_reward": _open_sglang_reward,
+    "vllm_score": _open_vllm_score,
+    "http": _open_http,
+}
+"""How each scorer of `registry.SCORERS` is opened."""
+
+
+def _open_service(flags: ScorerFlags, model: str, place: Place) -> HttpService:
+    """Opens the servers at --scorer_url; raises InputError unless they serve a model."""
+    service = HttpService(flags.scorer_url, api_key=place.api_key)
+    for url in service.urls:
+        listed = _ask(f"{url}/v1/models", place.api_key)
+        try:
+            served = [str(entry["id"]) for entry in listed["data"]]
+        except (TypeError, KeyError) as error:
+            raise InputError(f"--scorer_url {url} lists no models at /v1/models") from error
+        if model not in served:
+            raise InputError(
+                f"--scorer_url {url} serves {', '.join(served)}, not {model}; if they are the "
+                "same, name it as the server does (--served-model-name)"
+            )
+    return service
+
+
+def _ask(url: str, api_key: str | None) -> Any:
+    try:
+        return get_json(url, api_key)
+    except EngineUnavailable as error:
+        raise InputError(f"--scorer_url {error}") from error
 
 
 def check_served_model(url: str, model: str, api_key: str | None = None) -> None:
     """Raises InputError unless a server, or the servers of a router, serve this value model."""
-    try:
-        served = get_json(f"{url}/get_model_info", api_key)
-    except EngineUnavailable as error:
-        raise InputError(f"--scorer_url {error}") from error
+    served = _ask(f"{url}/get_model_info", api_key)
     if not isinstance(served, dict) or "model_path" not in served:
         raise InputError(f"--scorer_url {url} is no SGLang server, nor its router")
     architectures = served.get("architectures") or []

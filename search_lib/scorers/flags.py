@@ -1,28 +1,34 @@
 """The flags of the scorer that values blocks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from run_lib.commands import GPU_REQUIREMENTS, InputError, at_least, check_installed, naming
 from run_lib.settings import free
 from search_lib.engines.http_service import check_url
+from search_lib.scorers.registry import SCORERS, STEP_PRM, VALUE_MODEL, describe_scorers
 
-ScorerName = Literal["hf", "sglang", "sglang_server", "none"]
+LayoutName = Literal["qwen", "shepherd", "skywork", "rlhflow"]
+AggregationName = Literal["last", "min", "mean", "product"]
+
+SCORER_HELP = f"What values blocks, with the model of --classifier_ckpt_path. {describe_scorers()}."
 
 
 @dataclass(frozen=True)
 class ScorerFlags:
     """How blocks are valued, whatever the value model."""
 
-    scorer: ScorerName = free("hf")
-    """What values blocks: hf runs transformers in this process, sglang starts an SGLang server for
-    this run, sglang_server uses those at --scorer_url (scripts/serve_value_model.sh). none is plain
-    sampling without a value model, for --search_type bon and random<w>."""
+    scorer: Annotated[str, tyro.conf.arg(help=SCORER_HELP)] = free("hf")
+    prm_layout: LayoutName | None = None
+    """Of prm and vllm_pooling: how a step PRM reads steps (docs/scorers.md). By default as its
+    architecture tells; language models (shepherd, rlhflow) don't."""
+    step_aggregation: AggregationName = "last"
+    """Of prm and vllm_pooling: the value of a response, of the scores of its steps."""
     scorer_url: tyro.conf.UseAppendAction[tuple[str, ...]] = free(())
-    """Of --scorer sglang_server: http://host:port of a value server or its router, or of several
-    equal ones, given once for each."""
+    """Of scorers in servers: http://host:port of a server or router, or of several equal ones,
+    given once for each."""
     value_cache_tokens: int = free(262_144)
     """Tokens whose key-value states the hf value model keeps between blocks: 28 KiB each for
     DeepSeek-VM-1.5B in bfloat16. All beams of all searches in flight should fit; else prefixes are
@@ -34,15 +40,24 @@ class ScorerFlags:
 
     def check(self) -> None:
         """Raises InputError for a scorer that can't be opened, before anything is loaded."""
+        kind = SCORERS.get(self.scorer)
+        if kind is None:
+            raise InputError(f"unknown --scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
         if self.scorer == "sglang":
             check_installed("SGLang", "--scorer sglang", GPU_REQUIREMENTS)
-        if self.scorer == "sglang_server" and not self.scorer_url:
+        if kind.servers and not self.scorer_url:
             raise InputError(
-                "--scorer sglang_server needs --scorer_url, where scripts/serve_value_model.sh "
-                "serves"
+                f"--scorer {self.scorer} needs --scorer_url, where {kind.servers} serves"
             )
-        if self.scorer != "sglang_server" and self.scorer_url:
-            raise InputError(f"--scorer_url is for --scorer sglang_server, not {self.scorer}")
+        if self.scorer_url and not kind.servers:
+            others = ", ".join(name for name, other in SCORERS.items() if other.servers)
+            raise InputError(f"--scorer_url is for --scorer {others}, not {self.scorer}")
+        for flag, value in (
+            ("prm_layout", self.prm_layout is not None),
+            ("step_aggregation", self.step_aggregation != "last"),
+        ):
+            if value and kind.family != STEP_PRM:
+                raise InputError(f"--{flag} is for step PRMs (--scorer prm), not {self.scorer}")
         with naming("--scorer_url"):
             for url in self.scorer_url:
                 check_url(url)
@@ -55,6 +70,11 @@ class ScorerFlags:
     def has_values(self) -> bool:
         """Whether blocks are valued at all."""
         return self.scorer != "none"
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether the scorer is a value model, which reads the policy's tokens."""
+        return SCORERS[self.scorer].family == VALUE_MODEL
 
     def max_path_length(self, context: int) -> int:
         """Returns the most tokens of a path, for a value model with a context of so many.

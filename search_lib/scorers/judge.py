@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from classifier_lib.scoring import Scores
 from search_lib.answer_formats import Comparer
 from search_lib.engines.base import Block
+from search_lib.scorers.base import ids_of_text
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class OutcomeJudge:
 
     def _judge(self, response: list[int], blocks: Sequence[Block]) -> list[float | None]:
         # As in records: with the special tokens that stand within, such as the marks of a thought.
-        texts = self.tokenizer.batch_decode(
-            [response + block.token_ids[: _end_of_text(block)] for block in blocks]
-        )
+        texts = self.tokenizer.batch_decode([response + ids_of_text(block) for block in blocks])
         answers = [
             self.find_answer(text, block.finish_reason != "length")
             for text, block in zip(texts, blocks, strict=True)
@@ -59,8 +58,3 @@ class OutcomeJudge:
         pairs = [(self.reference, answer) for answer in answers if answer is not None]
         verdicts = iter(self.comparer.equivalent(pairs))
         return [None if answer is None else float(next(verdicts)) for answer in answers]
-
-
-def _end_of_text(block: Block) -> int | None:
-    """Returns where the tokens of a block end but for the one that ended the response."""
-    return -1 if block.finish_reason == "stop" else None

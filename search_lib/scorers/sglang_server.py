@@ -111,21 +111,39 @@ def parse_scores(reply: Any, lengths: Sequence[int]) -> Scores:
             more cached tokens than the path has.
     """
     count = len(lengths)
+    rows = rows_in_order(reply, "embedding", count)
     try:
-        places = [item["index"] for item in reply["data"]]
-        if len(places) != count:
-            raise BadReply(f"values of {len(places)} paths instead of {count}")
-        if any(type(place) is not int for place in places) or {*places} != {*range(count)}:
-            raise BadReply(f"values with the numbers {shorten(places)} for {count} paths")
-        rows = [item["embedding"] for item in sorted(reply["data"], key=lambda item: item["index"])]
         are_scores = all(map(_is_score, rows, lengths))
         cached = [int(row[3]) for row in rows if len(row) == 4]
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise BadReply(f"no class probabilities: {shorten(reply)}") from error
     if not are_scores:
         raise BadReply(f"no class probabilities: {shorten(reply)}")
     values = [row[SUCCESS_CLASS] for row in rows]
     return Scores(values, sum(cached) if len(cached) == count else None)
+
+
+def rows_in_order(reply: Any, name: str, count: int) -> list[Any]:
+    """Returns what a reply of several results has of each, in the order of the request.
+
+    Args:
+        reply: The JSON that a server sent: `{"data": [{"index": 0, NAME: ...}, ...]}`.
+        name: Name of what is wanted of each.
+        count: Results that were asked for.
+
+    Raises:
+        BadReply: Unless it has this form, with the numbers from 0.
+    """
+    try:
+        places = [item["index"] for item in reply["data"]]
+        rows = [item[name] for item in reply["data"]]
+    except (KeyError, TypeError) as error:
+        raise BadReply(f"values without {name}: {shorten(reply)}") from error
+    if len(places) != count:
+        raise BadReply(f"values of {len(places)} paths instead of {count}")
+    if any(type(place) is not int for place in places) or {*places} != {*range(count)}:
+        raise BadReply(f"values with the numbers {shorten(places)} for {count} paths")
+    return [rows[places.index(place)] for place in range(count)]
 
 
 def _is_score(row: list[Any], length: int) -> bool:

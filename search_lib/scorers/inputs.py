@@ -1,0 +1,193 @@
+"""Inputs of scorers with a tokenizer of their own: problem and response are plain text in them."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from run_lib.text import one_line
+from search_lib.prompts import control_tokens, rename_tokens, try_template
+
+Piece = str | int
+"""A text that is encoded by itself, or a token id."""
+
+
+class ScorerInput(NamedTuple):
+    """The tokens that a scorer reads.
+
+    Attributes:
+        ids: Token ids of the scorer's tokenizer.
+        reads: Positions of the tokens after which a score is read, in order.
+    """
+
+    ids: list[int]
+    reads: list[int]
+
+
+class TextReader(Protocol):
+    """How a model reads texts."""
+
+    @property
+    def context(self) -> int:
+        """Most tokens that it reads."""
+        ...
+
+    def encode(self, problem: str, response: str) -> ScorerInput:
+        """Returns the tokens of a response so far."""
+        ...
+
+
+def read_texts(reader: TextReader, problem: str, responses: Sequence[str]) -> list[ScorerInput]:
+    """Returns the inputs of the responses to a problem.
+
+    Raises:
+        ValueError: If one is longer than the model reads.
+    """
+    inputs = [reader.encode(problem, response) for response in responses]
+    longest = max((len(one.ids) for one in inputs), default=0)
+    if longest > reader.context:
+        raise ValueError(
+            f"a response with its problem is {longest} tokens of the scorer, which reads "
+            f"{reader.context}"
+        )
+    return inputs
+
+
+class Draft:
+    """One input in the making: a text with holes for what the problem and the policy say.
+
+    Attributes:
+        read: Stands behind the token after which a score is read.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, nonce: str):
+        self._tokenizer = tokenizer
+        self._nonce = nonce
+        self.texts: list[str] = []
+        self.read = f"{nonce}!"
+
+    def plain(self, text: str) -> str:
+        """Returns a hole for a text, in which no control token means anything."""
+        self.texts.append(text)
+        return f"{self._nonce}{len(self.texts) - 1};"
+
+    def chat(self, *turns: tuple[str, str]) -> str:
+        """Returns a conversation of (role, text) in the tokenizer's chat template.
+
+        Raises:
+            ValueError: If the template fails; begins with the tokenizer's name.
+        """
+        messages = [{"role": role, "content": text} for role, text in turns]
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception as error:  # a template is a program
+            raise ValueError(
+                f"{self._tokenizer.name_or_path}: its chat template fails: "
+                f"{type(error).__name__}: {one_line(error)}"
+            ) from error
+
+
+class InputEncoder:
+    """Encodes drafts. Where a hole's text spells a control token, it is encoded as plain text.
+
+    The control tokens have other names in a copy of the tokenizer, and in what stands around the
+    holes. Anything else is encoded as the tokenizer itself does, holes and template in one piece.
+
+    Args:
+        tokenizer: Tokenizer of the scorer.
+        tags: Further tokens that no text may hold, if the tokenizer has them as added tokens.
+
+    Raises:
+        ValueError: If the tokenizer is not one of the tokenizers package; begins with its name.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str] = ()):
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(f"{tokenizer.name_or_path}: its tokenizer is not a fast one")
+        control = control_tokens(tokenizer)
+        added = tokenizer.added_tokens_decoder.items()
+        control |= {index: token.content for index, token in added if token.content in tags}
+        self._tokenizer = tokenizer
+        self._nonce = secrets.token_hex(8)
+        self._names = {text: f"<{self._nonce}-{index}>" for index, text in control.items()}
+        longest_first = sorted(map(re.escape, self._names), key=len, reverse=True)
+        self._control = re.compile("|".join(longest_first) or "(?!)")
+        self._hole = re.compile(rf"{self._nonce}(?:(\d+);|(!))")
+        self._backend: Tokenizer = rename_tokens(backend.to_str(), self._names)
+
+    def draft(self) -> Draft:
+        """Returns an empty draft."""
+        return Draft(self._tokenizer, self._nonce)
+
+    def encode(self, draft: Draft, pieces: Sequence[Piece]) -> ScorerInput:
+        """Returns the tokens of the pieces of a draft, one after another."""
+        ids: list[int] = []
+        reads: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, int):
+                ids.append(piece)
+                continue
+            text, ends = self._fill(draft, piece)
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            reads += [len(ids) + encoding.char_to_token(end - 1) for end in ends]
+            ids += encoding.ids
+        return ScorerInput(ids, reads)
+
+    def _fill(self, draft: Draft, piece: str) -> tuple[str, list[int]]:
+        """Returns the text of a piece, and the characters behind which scores are read."""
+        text, ends, start = "", [], 0
+        for hole in self._hole.finditer(piece):
+            text += self._renamed(piece[start : hole.start()])
+            if hole[2]:
+                ends.append(len(text))
+            else:
+                text += draft.texts[int(hole[1])]
+            start = hole.end()
+        return text + self._renamed(piece[start:]), ends
+
+    def _renamed(self, template: str) -> str:
+        return self._control.sub(lambda found: self._names[found[0]], template)
+
+
+class ConversationReader:
+    """Lays out problem and response as a conversation in the chat template of a reward model.
+
+    A response that isn't finished stands in a closed turn, too.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        context: Most tokens that the model reads.
+
+    Raises:
+        ValueError: If the tokenizer has no template that shows both; begins with its name.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int):
+        check_chat_template(tokenizer)
+        self.context = context
+        self._encoder = InputEncoder(tokenizer)
+
+    def encode(self, problem: str, response: str) -> ScorerInput:
+        """Returns the tokens of a response so far, with one score to read at the end."""
+        draft = self._encoder.draft()
+        turns = ("user", draft.plain(problem)), ("assistant", draft.plain(response))
+        ids, _ = self._encoder.encode(draft, [draft.chat(*turns)])
+        return ScorerInput(ids, [len(ids) - 1])
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError unless a tokenizer has a chat template that ends and shows what is said."""
+    name = tokenizer.name_or_path
+    if not tokenizer.chat_template:
+        raise ValueError(f"{name}: its tokenizer has no chat template")
+    draft = Draft(tokenizer, secrets.token_hex(8))
+
+    def fill(text: str) -> str:
+        return draft.chat(("user", draft.plain(text)), ("assistant", draft.plain(text)))
+
+    if try_template(fill, "text", name).count(draft.read[:-1]) != 2:
+        raise ValueError(f"{name}: its chat template leaves out what is said, or changes it")
