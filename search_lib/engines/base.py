@@ -41,6 +41,8 @@ class Expansion:
             not on what else the engine works on; its tokens then do, up to rounding.
         logprobs: Whether the blocks shall have log-probabilities.
         greedy: Whether the blocks are decoded greedily, whatever the sampling of the run.
+        confidence_top_k: Most likely tokens whose log-probabilities make the confidence of a token;
+            0 if the blocks need none.
     """
 
     path_id: int
@@ -51,6 +53,7 @@ class Expansion:
     seed: int
     logprobs: bool = False
     greedy: bool = False
+    confidence_top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,17 @@ class Block:
             `StepEngine` only), `"length"` for the length limit.
         logprobs: Log-probability of each token at the temperature of the sampling, before top-p;
             greedy decoding has that of temperature 1. None if it was not asked for.
+        confidences: Of each token, minus the mean log-probability of the `confidence_top_k` most
+            likely tokens at its place, at temperature 1 whatever the sampling. None if they were
+            not asked for.
+        certainties: Self-certainty of each token, see `search_lib.confidence`; with `confidences`.
     """
 
     token_ids: list[int]
     finish_reason: FinishReason
     logprobs: list[float] | None = None
+    confidences: list[float] | None = None
+    certainties: list[float] | None = None
 
 
 class EngineUnavailable(RunStopped):

@@ -8,6 +8,7 @@ from run_lib.commands import InputError
 from run_lib.hub import load_config
 from search_lib.engines.base import Engine, EngineUnavailable
 from search_lib.engines.choice import choose_engine
+from search_lib.engines.confident import ConfidentEngine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
 from search_lib.engines.sglang import SglangEngine
@@ -20,6 +21,7 @@ def open_engine(
     model: str,
     device: torch.device,
     executor: ThreadPoolExecutor | None = None,
+    confidences: bool = False,
 ) -> Engine:
     """Opens the engine of a policy.
 
@@ -28,11 +30,24 @@ def open_engine(
         model: Folder or Hub id of the policy.
         device: Device of an hf engine.
         executor: The thread that runs an hf engine, where it shares one.
+        confidences: Whether all blocks shall have confidences.
 
     Raises:
         ValueError: If there is no such model or its files are damaged; begins with its name.
         InputError: If no server listens.
     """
+    if confidences:
+        return ConfidentEngine(_open_plain(flags, model, device, executor, True))
+    return _open_plain(flags, model, device, executor)
+
+
+def _open_plain(
+    flags: EngineFlags,
+    model: str,
+    device: torch.device,
+    executor: ThreadPoolExecutor | None,
+    unscaled_logprobs: bool = False,
+) -> Engine:
     engine, _ = choose_engine(flags)
     if engine == "hf":
         return HfEngine.load(model, flags.attention_impl, device, executor)
@@ -43,7 +58,7 @@ def open_engine(
             "tp_size": flags.tp_size,
             "dp_size": flags.dp_size,
         }
-        return SglangEngine.load(model, vocab_size, arguments)
+        return SglangEngine.load(model, vocab_size, arguments, unscaled_logprobs)
     try:
         return SglangServerEngine.open(
             flags.urls, model, vocab_size, flags.sglang_patience, flags.api_key

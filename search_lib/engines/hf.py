@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -101,6 +103,36 @@ class TokenLogprobs(LogitsProcessor):
             self._pending = None
 
 
+class TokenConfidences(LogitsProcessor):
+    """Keeps the confidence and the self-certainty of every new token; changes no scores.
+
+    It comes before temperature and top-p: both are of the model's own distribution, as in the
+    papers that `search_lib.confidence` names.
+
+    Args:
+        top_k: Most likely tokens that make a confidence.
+    """
+
+    def __init__(self, top_k: int):
+        self._top_k = top_k
+        self._confidences: list[torch.Tensor] = []
+        self._certainties: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Takes the logits of a step, [rows, vocabulary]."""
+        logprobs = scores.log_softmax(-1, dtype=torch.float32)
+        vocab_size = logprobs.shape[-1]
+        top = logprobs.topk(min(self._top_k, vocab_size), sorted=False).values
+        self._confidences.append(-top.mean(-1))
+        self._certainties.append(-logprobs.mean(-1) - math.log(vocab_size))
+        return scores
+
+    def rows(self) -> tuple[list[list[float]], list[list[float]]]:
+        """Returns the confidences and the self-certainties of the new tokens by row."""
+        confidences, certainties = self._confidences, self._certainties
+        return torch.stack(confidences, 1).tolist(), torch.stack(certainties, 1).tolist()
+
+
 class FiniteLogits(LogitsProcessor):
     """Notes whether all logits were numbers, without waiting for the device.
 
@@ -165,6 +197,7 @@ class HfEngine:
                 request.sampling,
                 request.expansion.stop_token_ids,
                 request.expansion.logprobs,
+                request.expansion.confidence_top_k,
             ),
             size_of=lambda request: (
                 request.expansion.n
@@ -253,7 +286,7 @@ class HfEngine:
         request_of_row = [i for i, expansion in enumerate(expansions) for _ in range(expansion.n)]
         limits = [expansions[i].max_new_tokens for i in request_of_row]
         sampling, stop_token_ids = requests[0].sampling, expansions[0].stop_token_ids
-        with_logprobs = expansions[0].logprobs
+        with_logprobs, top_k = expansions[0].logprobs, expansions[0].confidence_top_k
         uniforms = torch.from_numpy(draw_uniforms(requests)).to(device)
 
         # Each prefix is computed once, then its states are handed to its n rows.
@@ -270,12 +303,14 @@ class HfEngine:
         rows_of = [range(end - e.n, end) for e, end in zip(expansions, ends, strict=True)]
         alive = list(range(len(limits)))
         new_ids: list[list[int]] = [[] for _ in limits]
-        new_logprobs: list[list[float]] = [[] for _ in limits]
+        # Numbers of each token, by the field of a block.
+        new_numbers: list[dict[str, list[float]]] = [defaultdict(list) for _ in limits]
         done = 0
         finite = FiniteLogits(device)
         while alive:
             chunk = min(CHUNK_TOKENS, max(limits[row] for row in alive) - done)
             logprobs = TokenLogprobs() if with_logprobs else None
+            confidences = TokenConfidences(top_k) if top_k else None
             output = self.model.generate(
                 input_ids=input_ids,
                 attention_mask=mask,
@@ -285,6 +320,7 @@ class HfEngine:
                 logits_processor=LogitsProcessorList(
                     [
                         finite,
+                        *([confidences] if confidences else []),
                         *sampling_processors(
                             sampling, uniforms[alive, done:], input_ids.shape[1], logprobs
                         ),
@@ -294,17 +330,19 @@ class HfEngine:
             )
             if not finite.hold:
                 raise ValueError("the policy's logits are not finite: its weights, or their type")
+            found: dict[str, list[list[float]]] = {}
             if logprobs:
-                for row, numbers in zip(alive, logprobs.rows(output), strict=True):
-                    new_logprobs[row] += numbers
+                found["logprobs"] = logprobs.rows(output)
+            if confidences:
+                found["confidences"], found["certainties"] = confidences.rows()
+            for name, rows_of_name in found.items():
+                for row, numbers in zip(alive, rows_of_name, strict=True):
+                    new_numbers[row][name] += numbers
             for row, tokens in zip(alive, output[:, input_ids.shape[1] :].tolist(), strict=True):
                 new_ids[row] += tokens
                 block = cut_block(new_ids[row], done, limits[row], stop_token_ids)
-                if block is not None and with_logprobs:
-                    numbers = new_logprobs[row][: len(block.token_ids)]
-                    block = replace(block, logprobs=numbers)
                 if block is not None:
-                    blocks[row] = block
+                    blocks[row] = with_numbers(block, new_numbers[row])
             done += output.shape[1] - input_ids.shape[1]
             kept = [index for index, row in enumerate(alive) if row not in blocks]
             for index in dict.fromkeys(request_of_row[row] for row in alive):
@@ -331,6 +369,13 @@ class HfEngine:
                 logits_to_keep=1,
             )
         return cache
+
+
+def with_numbers(block: Block, numbers: Mapping[str, list[float]]) -> Block:
+    """Returns a block with numbers of its tokens, by field; those of later tokens are left out."""
+    length = len(block.token_ids)
+    cut: dict[str, Any] = {name: of_token[:length] for name, of_token in numbers.items()}
+    return replace(block, **cut)
 
 
 def _longest_path(expansion: Expansion) -> int:

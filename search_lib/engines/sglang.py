@@ -11,7 +11,13 @@ import torch
 from run_lib.hub import loading
 from run_lib.text import one_line
 from search_lib.engines.base import Block, Expansion, Sampling
-from search_lib.engines.sglang_protocol import SglangSamples, read_block, sampling_params
+from search_lib.engines.sglang_protocol import (
+    UNSCALED_LOGPROBS,
+    SglangSamples,
+    logprob_arguments,
+    read_block,
+    sampling_params,
+)
 
 CPU_ARGUMENTS = {
     "device": "cpu",
@@ -57,7 +63,13 @@ class SglangEngine(SglangSamples):
         self._engine = engine
 
     @classmethod
-    def load(cls, model_path: str, vocab_size: int, arguments: dict[str, Any]) -> "SglangEngine":
+    def load(
+        cls,
+        model_path: str,
+        vocab_size: int,
+        arguments: dict[str, Any],
+        unscaled_logprobs: bool = False,
+    ) -> "SglangEngine":
         """Starts SGLang with a policy from a folder or the Hub.
 
         Args:
@@ -65,6 +77,8 @@ class SglangEngine(SglangSamples):
             vocab_size: Vocabulary of the policy.
             arguments: Arguments of SGLang's `ServerArgs`, see `server_arguments`. On a machine
                 without CUDA those of `CPU_ARGUMENTS` come first.
+            unscaled_logprobs: Whether log-probabilities are those of temperature 1, as confidences
+                need them.
 
         Raises:
             ValueError: If SGLang can't be imported or doesn't start; begins with the path.
@@ -73,6 +87,8 @@ class SglangEngine(SglangSamples):
         if not torch.cuda.is_available():
             defaults |= CPU_ARGUMENTS
         arguments = defaults | arguments
+        if unscaled_logprobs:
+            os.environ[UNSCALED_LOGPROBS] = "1"  # its workers inherit it
         with loading(model_path, "SGLang could not be started"):
             new_engine = import_engine()
             engine = new_engine(**arguments, model_path=model_path, skip_tokenizer_init=True)
@@ -89,7 +105,7 @@ class SglangEngine(SglangSamples):
             reply = await self._engine.async_generate(
                 input_ids=expansion.prefix_ids,
                 sampling_params=sampling_params(expansion, sampling, sample, self._vocab_size),
-                return_logprob=expansion.logprobs,
+                **logprob_arguments(expansion),
                 rid=request_id,
             )
         except asyncio.CancelledError:

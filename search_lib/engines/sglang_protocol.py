@@ -4,14 +4,19 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from run_lib.seeds import derive_seed
 from run_lib.text import shorten
-from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.confidence import self_certainty_of_top
+from search_lib.engines.base import Block, EngineUnavailable, Expansion, Sampling
 from search_lib.engines.http_service import BadReply
 
 Result = TypeVar("Result")
+
+UNSCALED_LOGPROBS = "SGLANG_RETURN_ORIGINAL_LOGPROB"
+"""The environment variable by which SGLang gives log-probabilities of temperature 1."""
 
 
 class SglangSamples(ABC):
@@ -24,6 +29,7 @@ class SglangSamples(ABC):
     def __init__(self, vocab_size: int):
         self._vocab_size = vocab_size
         self._running: set[asyncio.Task] = set()
+        self._unscaled: asyncio.Task[None] | None = None
 
     async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
         """Samples the blocks that continue a path.
@@ -34,10 +40,16 @@ class SglangSamples(ABC):
             ValueError: If the prefix is empty, or prefix and block exceed the model's context.
             BadReply: If SGLang gives up a request, or its replies stay unusable: it cuts a block
                 short where its memory holds fewer tokens than the request may need.
-            EngineUnavailable: If the servers stay away.
+            EngineUnavailable: If the servers stay away, or scale log-probabilities by the
+                temperature where confidences are asked for: these are of temperature 1.
         """
         if not expansion.prefix_ids:
             raise ValueError("cannot generate from an empty prefix")
+        if expansion.confidence_top_k and sampling.temperature not in (0.0, 1.0):
+            self._unscaled = self._unscaled or asyncio.create_task(
+                self._check_unscaled(expansion.prefix_ids, sampling)
+            )
+            await asyncio.shield(self._unscaled)
         task = asyncio.create_task(
             gather_or_cancel(
                 self._sample(expansion, sampling, sample) for sample in range(expansion.n)
@@ -54,6 +66,19 @@ class SglangSamples(ABC):
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _check_unscaled(self, prefix_ids: list[int], sampling: Sampling) -> None:
+        """Asks for one token at two temperatures: unscaled, its confidence is that of both."""
+        probe = Expansion(0, prefix_ids, 1, 1, (), 0, confidence_top_k=2)
+        samplings = Sampling(1.0, 1.0), replace(sampling, top_p=1.0)
+        blocks = await gather_or_cancel(self._sample(probe, one, 0) for one in samplings)
+        plain, other = ((block.confidences or [0.0])[0] for block in blocks)
+        # Scaled ones differ by about the temperature's factor, rounding by far less.
+        if abs(other - plain) > 0.25 * abs(1 / sampling.temperature - 1) * plain:
+            raise EngineUnavailable(
+                "SGLang scales its log-probabilities by the temperature; confidences need it "
+                f"started with {UNSCALED_LOGPROBS}=1 in its environment"
+            )
 
     @abstractmethod
     async def _sample(self, expansion: Expansion, sampling: Sampling, sample: int) -> Block:
@@ -89,6 +114,14 @@ def sampling_params(
     }
 
 
+def logprob_arguments(expansion: Expansion) -> dict[str, Any]:
+    """Returns what a request says about log-probabilities, beside its `sampling_params`."""
+    return {
+        "return_logprob": expansion.logprobs or expansion.confidence_top_k > 0,
+        "top_logprobs_num": expansion.confidence_top_k,
+    }
+
+
 def read_block(reply: Any, expansion: Expansion, vocab_size: int) -> Block:
     """Returns the block in SGLang's reply to one sample.
 
@@ -111,10 +144,11 @@ def read_block(reply: Any, expansion: Expansion, vocab_size: int) -> Block:
     stop_tokens = frozenset(expansion.stop_token_ids)
     stops = [place for place, token in enumerate(ids) if token in stop_tokens]
     logprobs = read_logprobs(meta, ids) if expansion.logprobs else None
+    confidences, certainties = read_confidences(meta, ids, expansion, vocab_size)
     if ids and stops == [len(ids) - 1] and len(ids) <= limit:
-        return Block(ids, "stop", logprobs)
+        return Block(ids, "stop", logprobs, confidences, certainties)
     if not stops and len(ids) == limit:
-        return Block(ids, "length", logprobs)
+        return Block(ids, "length", logprobs, confidences, certainties)
     raise BadReply(
         f"{len(ids)} tokens that end neither with a stop token nor at {limit}: "
         f"finish reason {shorten(reason)}, token ids {shorten(ids)}"
@@ -135,9 +169,43 @@ def read_logprobs(meta: Any, ids: list[int]) -> list[float]:
     numbers, tokens = [entry[0] for entry in entries], [entry[1] for entry in entries]
     if tokens != ids:
         raise BadReply(f"log-probabilities of other tokens: {shorten(entries)}")
-    if not all(isinstance(number, int | float) and -math.inf < number <= 0 for number in numbers):
+    if not all(map(_is_logprob, numbers)):
         raise BadReply(f"log-probabilities out of range: {shorten(numbers)}")
     return [float(number) for number in numbers]
+
+
+def read_confidences(
+    meta: Any, ids: list[int], expansion: Expansion, vocab_size: int
+) -> tuple[list[float] | None, list[float] | None]:
+    """Returns confidences and self-certainties of the tokens in the `meta_info` of SGLang's reply.
+
+    They are (None, None) if they were not asked for.
+
+    Raises:
+        BadReply: If the log-probabilities of the most likely tokens are not there for each token.
+    """
+    if not expansion.confidence_top_k:
+        return None, None
+    count = min(expansion.confidence_top_k, vocab_size)
+    entries = meta.get("output_top_logprobs") if isinstance(meta, dict) else None
+    if not isinstance(entries, list) or not all(
+        isinstance(top, list | tuple)
+        and len(top) == count
+        and all(isinstance(entry, list | tuple) and entry for entry in top)
+        for top in entries
+    ):
+        raise BadReply(f"no log-probabilities of the {count} likeliest tokens: {shorten(entries)}")
+    if len(entries) != len(ids):
+        raise BadReply(f"log-probabilities of {len(entries)} tokens, not of {len(ids)}")
+    tops = [[entry[0] for entry in top] for top in entries]
+    if not all(_is_logprob(number) for top in tops for number in top):
+        raise BadReply(f"log-probabilities of likeliest tokens out of range: {shorten(tops)}")
+    confidences = [-sum(top) / count for top in tops]
+    return confidences, [self_certainty_of_top(top, vocab_size) for top in tops]
+
+
+def _is_logprob(number: Any) -> bool:
+    return isinstance(number, int | float) and -math.inf < number <= 0
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

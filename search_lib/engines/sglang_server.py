@@ -8,7 +8,12 @@ from typing import Any
 from run_lib.text import printable
 from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.http_service import HttpService, get_json
-from search_lib.engines.sglang_protocol import SglangSamples, read_block, sampling_params
+from search_lib.engines.sglang_protocol import (
+    SglangSamples,
+    logprob_arguments,
+    read_block,
+    sampling_params,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ class SglangServerEngine(SglangSamples):
             {
                 "input_ids": expansion.prefix_ids,
                 "sampling_params": sampling_params(expansion, sampling, sample, self._vocab_size),
-                "return_logprob": expansion.logprobs,
+                **logprob_arguments(expansion),
             },
             lambda reply: read_block(reply, expansion, self._vocab_size),
             key=str(expansion.prefix_ids[:ROUTING_TOKENS]),

@@ -63,8 +63,8 @@ class StepEngine:
                 high = middle
             else:
                 low = middle + 1
-        logprobs = None if block.logprobs is None else block.logprobs[:low]
-        return Block(ids[:low], "step", logprobs)
+        numbers = block.logprobs, block.confidences, block.certainties
+        return Block(ids[:low], "step", *(of and of[:low] for of in numbers))
 
     def _holds_delimiter(self, token_ids: list[int]) -> bool:
         return self._delimiter in str(self._tokenizer.decode(token_ids))

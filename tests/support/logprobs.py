@@ -1,5 +1,6 @@
-"""Log-probabilities of blocks by one direct forward pass."""
+"""Log-probabilities and confidences of blocks by one direct forward pass."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,18 @@ def logprob_requests() -> list[tuple[Expansion, Sampling]]:
     return [(replace(expansion, logprobs=True), sampling) for expansion, sampling in asked]
 
 
+CONFIDENCE_TOP_K = 5
+
+
+def confidence_requests(*temperatures: float) -> list[tuple[Expansion, Sampling]]:
+    """The same requests at these temperatures, with confidences and no log-probabilities."""
+    return [
+        (replace(expansion, logprobs=False, confidence_top_k=CONFIDENCE_TOP_K), sampling)
+        for expansion, sampling in logprob_requests()
+        if sampling.temperature in temperatures
+    ]
+
+
 def assert_logprobs_equal_a_forward_pass(
     policy: Path | str,
     requests: Sequence[tuple[Expansion, Sampling]],
@@ -40,3 +53,31 @@ def assert_logprobs_equal_a_forward_pass(
             logprobs = (logits / (sampling.temperature or 1.0)).log_softmax(-1)
             expected = logprobs.gather(1, ids[0, len(expansion.prefix_ids) :, None])[:, 0]
             assert block.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def assert_confidences_equal_a_forward_pass(
+    policy: Path | str,
+    requests: Sequence[tuple[Expansion, Sampling]],
+    answers: Sequence[Sequence[Block]],
+    is_exact: bool,
+) -> None:
+    """`is_exact`: the self-certainties know the whole distribution; else only the likeliest tokens,
+    the others being equally likely."""
+    model = AutoModelForCausalLM.from_pretrained(policy).double()
+    for (expansion, _), blocks in zip(requests, answers, strict=True):
+        for block in blocks:
+            ids = torch.tensor([expansion.prefix_ids + block.token_ids])
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(expansion.prefix_ids) - 1 : -1]
+            confidences, certainties = [], []
+            for probabilities in logits.softmax(-1).tolist():  # of temperature 1
+                vocab_size = len(probabilities)
+                likeliest = sorted(probabilities, reverse=True)
+                top = likeliest[:CONFIDENCE_TOP_K]
+                confidences.append(-sum(map(math.log, top)) / len(top))
+                if not is_exact:
+                    others = vocab_size - len(top)
+                    likeliest = top + [(1 - sum(top)) / others] * others
+                certainties.append(-sum(math.log(vocab_size * p) for p in likeliest) / vocab_size)
+            assert block.confidences == pytest.approx(confidences, abs=1e-4)
+            assert block.certainties == pytest.approx(certainties, abs=1e-4)

@@ -19,7 +19,12 @@ from search_lib.engines import hf
 from search_lib.engines.base import Block
 from search_lib.engines.hf import HfEngine
 from search_lib.scorers.hf import HfScorer
-from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
+from tests.support.logprobs import (
+    assert_confidences_equal_a_forward_pass,
+    assert_logprobs_equal_a_forward_pass,
+    confidence_requests,
+    logprob_requests,
+)
 from tests.support.searches import request
 from tests.support.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy
 
@@ -112,6 +117,20 @@ def test_log_probabilities_change_no_token(policy_path):
         policy_path, [(replace(expansion, logprobs=False), how) for expansion, how in requests]
     )
     assert [[replace(block, logprobs=None) for block in blocks] for blocks in with_them] == without
+
+
+def test_confidences_are_of_the_models_own_distribution(policy_path):
+    requests = confidence_requests(0.0, 0.7, 1.0)
+    answers = generate_all(policy_path, requests)
+    assert_confidences_equal_a_forward_pass(policy_path, requests, answers, is_exact=True)
+
+
+def test_confidences_change_no_token_and_not_the_log_probabilities(policy_path):
+    requests = logprob_requests()
+    asked = [(replace(expansion, confidence_top_k=20), how) for expansion, how in requests]
+    found = generate_all(policy_path, asked)
+    plain = [[replace(b, confidences=None, certainties=None) for b in blocks] for blocks in found]
+    assert plain == generate_all(policy_path, requests)
 
 
 def test_each_request_keeps_its_own_length_limit(policy_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -23,7 +24,12 @@ from search_lib.engines.http_service import BadReply
 from search_lib.engines.sglang_arguments import server_arguments
 from search_lib.engines.sglang_protocol import read_block, sampling_params
 from tests.support.flags import replace_flags
-from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
+from tests.support.logprobs import (
+    assert_confidences_equal_a_forward_pass,
+    assert_logprobs_equal_a_forward_pass,
+    confidence_requests,
+    logprob_requests,
+)
 from tests.support.searches import as_command, make_args, request, responses
 from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
@@ -100,6 +106,8 @@ def process(long_policy, stopping, tmp_path_factory):
         "mixed": MIXED,
         "skewed": [request([5, 6], DRAWS, 5, *astuple(SKEWED), max_new_tokens=1, stop=())],
         "logprobs": logprob_requests(),
+        "confidences": confidence_requests(0.0, 1.0),
+        "scaled confidences": confidence_requests(0.7),
         "refused": [greedy([]), greedy([5] * 4090)],
     }
     alone = {"alone": MANY[::-1], "other seed": [request([5], 2, seed=77)]}
@@ -150,6 +158,16 @@ def test_greedy_blocks_equal_those_of_transformers(answers, long_policy, stoppin
 def test_log_probabilities_are_those_of_a_forward_pass(answers, long_policy):
     blocks = blocks_of(answers["logprobs"])
     assert_logprobs_equal_a_forward_pass(long_policy, logprob_requests(), blocks)
+
+
+def test_confidences_are_of_the_models_own_distribution(answers, long_policy):
+    requests, blocks = confidence_requests(0.0, 1.0), blocks_of(answers["confidences"])
+    assert_confidences_equal_a_forward_pass(long_policy, requests, blocks, is_exact=False)
+
+
+def test_confidences_at_another_temperature_are_refused_where_it_scales_them(answers):
+    (refusal,) = answers["scaled confidences"]
+    assert refusal.startswith("EngineUnavailable: SGLang scales its log-probabilities by the temp")
 
 
 def test_each_request_keeps_its_own_length_limit(answers):
@@ -257,6 +275,43 @@ def test_what_are_no_log_probabilities_of_the_block_is_refused(logprobs, message
     asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
     with pytest.raises(BadReply, match=message):
         read_block(reply, replace(asked, logprobs=True), 10)
+
+
+TOP = [[-0.5, 7, None], [-1.5, 3, None]]
+
+
+def test_a_reply_with_the_likeliest_tokens_gives_confidences():
+    # As SGLang 0.5.21 replies to top_logprobs_num 2: (log-probability, token, no text) each.
+    meta = {
+        "output_token_logprobs": [[-1.5, 3, None], [-0.25, 2, None]],
+        "output_top_logprobs": [TOP, [[-0.25, 2, None], [-2.25, 9, None]]],
+    }
+    asked, _ = request([5], max_new_tokens=3, stop=(2,))
+    reply = {"output_ids": [3, 2], "meta_info": meta}
+    block = read_block(reply, replace(asked, confidence_top_k=2), 10)
+    assert (block.logprobs, block.confidences) == (None, [1.0, 1.25])
+    rest = (1 - math.exp(-0.5) - math.exp(-1.5)) / 8
+    certainty = -(2 * math.log(10) - 2.0 + 8 * math.log(10 * rest)) / 10
+    assert block.certainties[0] == pytest.approx(certainty)
+
+
+@pytest.mark.parametrize(
+    ("tops", "message"),
+    [
+        (None, "no log-probabilities of the 2 likeliest tokens: None"),
+        ([TOP, TOP[:1]], "no log-probabilities of the 2 likeliest tokens"),
+        ([TOP, [[], []]], "no log-probabilities of the 2 likeliest tokens"),
+        ([TOP, None], "no log-probabilities of the 2 likeliest tokens"),
+        ([TOP], "log-probabilities of 1 tokens, not of 2"),
+        ([TOP, [[0.5, 7], [-1.5, 3]]], "likeliest tokens out of range"),
+        ([TOP, [[None, 7], [-1.5, 3]]], "likeliest tokens out of range"),
+    ],
+)
+def test_what_gives_no_confidences_is_refused(tops, message):
+    reply = {"output_ids": [7, 2], "meta_info": {"output_top_logprobs": tops}}
+    asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
+    with pytest.raises(BadReply, match=message):
+        read_block(reply, replace(asked, confidence_top_k=2), 10)
 
 
 @pytest.mark.parametrize(
