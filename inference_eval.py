@@ -104,11 +104,11 @@ def evaluate(args: Args, models: OpenModels) -> int:
         print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
 
         # Run the others.
-        recorder = Recorder(tokenizer, prompts, ends, answer_format)
+        recorder = Recorder(tokenizer, prompts, ends, answer_format, args.confidence)
 
         def record(job: SearchJob[Strategy], cost: SearchCost) -> None:
             # First the blocks: killed in between, a search has no record and runs again.
-            if (of_search := recorder.blocks(job, cost)) is not None:
+            if args.save_blocks and (of_search := recorder.blocks(job, cost)) is not None:
                 blocks.append(of_search)
             records.append(recorder.record(job, cost))
 
@@ -160,7 +160,7 @@ def make_jobs(
     for problem, repetition in missing:
         own_seed = derive_seed(args.seed, problem.id, repetition)
         strategy = new_strategy(prompts[problem.id], own_seed)
-        kept = KeptBlocks() if args.save_blocks else None
+        kept = KeptBlocks() if args.save_blocks or args.confidence else None
         yield SearchJob(problem, repetition, own_seed, strategy, kept=kept)
 
 

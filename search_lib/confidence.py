@@ -45,7 +45,10 @@ class Confidence:
 
     @classmethod
     def of(
-        cls, confidences: Sequence[float], certainties: Sequence[float], window: int
+        cls,
+        confidences: Sequence[float] | np.ndarray,
+        certainties: Sequence[float] | np.ndarray,
+        window: int,
     ) -> "Confidence":
         """Returns the numbers of a response; one shorter than a window is a window by itself.
 
@@ -65,7 +68,7 @@ class Confidence:
         )
 
 
-def window_means(confidences: Sequence[float], window: int) -> np.ndarray:
+def window_means(confidences: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
     """Returns the mean over every window of consecutive tokens; over all if they are fewer."""
     window = min(window, len(confidences))
     sums = np.concatenate([[0.0], np.cumsum(confidences, dtype=float)])

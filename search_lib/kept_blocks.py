@@ -15,14 +15,18 @@ class KeptBlock(NamedTuple):
     Attributes:
         token_ids: uint32 [tokens].
         token_values: P(correct) after each, float32 [tokens]; None if they are not known.
+        confidences: Confidence of each, float32 [tokens]; None if the engine gave none.
+        certainties: Self-certainty of each, float32 [tokens]; None if the engine gave none.
     """
 
     token_ids: np.ndarray
     token_values: np.ndarray | None
+    confidences: np.ndarray | None
+    certainties: np.ndarray | None
 
 
 class KeptBlocks:
-    """All blocks of one search, in four bytes a token and as many with the tokens' values."""
+    """All blocks of one search, in four bytes a token and as many for each number of a token."""
 
     def __init__(self) -> None:
         self._blocks: dict[BlockSource, KeptBlock] = {}
@@ -40,8 +44,14 @@ class KeptBlocks:
         for number, block in enumerate(blocks):
             values = token_values[number] if token_values is not None else None
             ids = np.array(block.token_ids, np.uint32)
-            self._blocks[path_id, number] = KeptBlock(ids, values)
+            self._blocks[path_id, number] = KeptBlock(
+                ids, values, _float32(block.confidences), _float32(block.certainties)
+            )
 
     def of(self, sources: Sequence[BlockSource]) -> list[KeptBlock]:
         """Returns the blocks of a tree, in the order of its nodes."""
         return [self._blocks[source] for source in sources]
+
+
+def _float32(numbers: Sequence[float] | None) -> np.ndarray | None:
+    return None if numbers is None else np.array(numbers, np.float32)

@@ -52,14 +52,15 @@ class OpenModels:
         Raises:
             InputError: Naming the flag of a model that can't be opened.
         """
-        of_engine = (args.engine_flags, args.piref_model)
+        confidences = args.confidence is not None
+        of_engine = (args.engine_flags, args.piref_model, confidences)
         of_scorer = (args.scorer_flags, args.value_model)
         if self._engine is None or self._engine.flags != of_engine:
             # The scorer first: SGLang's engine ends every child of this process with it.
             await self.close()
             with naming("--piref_model"):
                 engine = open_engine(
-                    args.engine_flags, args.piref_model, self._device, self._shared
+                    args.engine_flags, args.piref_model, self._device, self._shared, confidences
                 )
             self._engine = _Opened(of_engine, engine)
         if self._scorer is None or self._scorer.flags != of_scorer:

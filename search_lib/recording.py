@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from search_lib.answer_formats import AnswerFormat
+from search_lib.confidence import Confidence
 from search_lib.results.blocks import RecordedBlocks
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
-from search_lib.strategies import Response, Strategy
+from search_lib.strategies import BlockSource, Response, Strategy
 
 
 class Recorder:
@@ -20,6 +22,7 @@ class Recorder:
         prompts: Token ids of the prompts, by the problem's id.
         stop_token_ids: Tokens that end a response; they are left out of its text.
         answer_format: How answers are written.
+        confidence_window: Tokens of a window of confidence; None if it is not recorded.
     """
 
     def __init__(
@@ -28,11 +31,13 @@ class Recorder:
         prompts: Mapping[str, list[int]],
         stop_token_ids: tuple[int, ...],
         answer_format: AnswerFormat,
+        confidence_window: int | None = None,
     ):
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._stop_token_ids = stop_token_ids
         self._answer_format = answer_format
+        self._confidence_window = confidence_window
 
     def record(self, job: SearchJob[Strategy], cost: SearchCost) -> Record:
         """Returns the record of a search.
@@ -48,7 +53,10 @@ class Recorder:
             problem=job.problem.problem,
             reference=job.problem.answer,
             seed=job.seed,
-            responses=[self._response(response, prompt) for response in job.strategy.result()],
+            responses=[
+                self._response(response, prompt, self._confidence(job, response.node))
+                for response in job.strategy.result()
+            ],
             tree=job.strategy.nodes,
             cost=cost,
         )
@@ -71,7 +79,30 @@ class Recorder:
             values if len(values) == len(kept) else None,
         )
 
-    def _response(self, response: Response, prompt: str) -> RecordedResponse:
+    def _confidence(self, job: SearchJob[Strategy], node: int) -> Confidence | None:
+        """Returns how sure the policy was of the response that ends with a node, if it is kept."""
+        if self._confidence_window is None or job.kept is None:
+            return None
+        nodes, sources = job.strategy.nodes, job.strategy.sources
+        path: list[BlockSource] = []
+        place: int | None = node
+        while place is not None:
+            path.append(sources[place])
+            place = nodes[place].parent
+        blocks = job.kept.of(path[::-1])
+        numbers = [
+            (block.confidences, block.certainties)
+            for block in blocks
+            if block.confidences is not None and block.certainties is not None
+        ]
+        if len(numbers) < len(blocks):
+            return None
+        confidences, certainties = map(np.concatenate, zip(*numbers, strict=True))
+        return Confidence.of(confidences, certainties, self._confidence_window)
+
+    def _response(
+        self, response: Response, prompt: str, confidence: Confidence | None
+    ) -> RecordedResponse:
         ids = response.token_ids
         text = str(self._tokenizer.decode(ids[:-1] if ids[-1] in self._stop_token_ids else ids))
         return RecordedResponse(
@@ -81,4 +112,5 @@ class Recorder:
             response.finished,
             len(ids),
             response.node,
+            confidence,
         )

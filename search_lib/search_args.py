@@ -62,6 +62,9 @@ class Args(AskingFlags):
     """Part i/n of the searches, i from 0, for n machines with one command but for this. Its records
     go to the folder shard-i-of-n below that of --output_path; python -m search_lib.results.shards
     merge joins them and computes the metrics."""
+    confidence: int | None = None
+    """Also records how sure the policy was of each response, for votes that weigh by it, in windows
+    of so many tokens; DeepConf takes 2048 (docs/search.md)."""
     save_blocks: bool = free(True)
     """Saves the token ids of all blocks, dropped ones too, in blocks.jsonl beside the records: 1 to
     2 bytes a token of text, compressed."""
@@ -88,6 +91,8 @@ class Args(AskingFlags):
             num_repetitions=self.num_repetitions,
             max_concurrent=self.max_concurrent,
         )
+        if self.confidence is not None:
+            at_least(1, confidence=self.confidence)
         if self.scorer_flags.token_values and not self.save_blocks:
             raise InputError("--token_values are saved with the blocks, not with --no_save_blocks")
         own_name = self.classifier_ckpt_path != Args.classifier_ckpt_path

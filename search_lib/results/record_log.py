@@ -115,6 +115,10 @@ def _read_value(hint: Any, value: Any, place: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return _read(hint, value, place)
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, dict):  # of an optional part
+        for part in allowed:
+            if is_dataclass(part) and isinstance(part, type):
+                return _read(part, value, place)
     # JSON knows one kind of number, and true is none.
     if type(value) not in allowed and not (type(value) is int and float in allowed):
         raise NotARecord(f"{place} is a value of another type: {shorten(value, 60)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run_lib.commands import InputError
+from search_lib.confidence import Confidence
 from search_lib.results.cost import SearchCost
 from search_lib.results.record_log import RecordLog, parse_line, read_whole
 from search_lib.strategies.base import Node
@@ -24,6 +25,7 @@ class RecordedResponse:
         finished: Whether the policy ended it.
         num_tokens: Generated tokens.
         node: Index of its last block in the record's tree.
+        confidence: How sure the policy was of it; None if that was not recorded.
     """
 
     text: str
@@ -32,6 +34,7 @@ class RecordedResponse:
     finished: bool
     num_tokens: int
     node: int
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True)

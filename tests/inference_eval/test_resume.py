@@ -208,6 +208,17 @@ def test_a_run_of_another_configuration_is_refused_by_flag(models, tmp_path):
         inference_eval.main(args)
 
 
+def test_a_run_of_a_version_without_confidences_goes_on_without_them(models, tmp_path):
+    args = make_args(models, tmp_path, max_problems=1)
+    assert inference_eval.main(args) == 0
+    config = json.loads((tmp_path / "run_config.json").read_text())
+    del config["confidence"]
+    (tmp_path / "run_config.json").write_text(json.dumps(config))
+    assert inference_eval.main(args) == 0
+    with pytest.raises(InputError, match=r"--confidence \(was None, now 2048\)"):
+        inference_eval.main(replace_flags(args, confidence=2048))
+
+
 def test_retrained_weights_in_the_same_folder_are_another_configuration(models, tmp_path):
     shutil.copytree(models, tmp_path / "models")
     args = make_args(tmp_path / "models", tmp_path / "run")

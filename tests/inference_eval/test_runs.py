@@ -1,6 +1,7 @@
 """Evaluations from start to end."""
 
 import json
+import math
 import re
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import inference_eval
 from classifier_lib.loading import load_value_model
@@ -158,6 +160,34 @@ def test_the_blocks_of_a_tree_are_kept_with_the_values_of_their_tokens(
             assert block.token_values[-1] == pytest.approx(block.node.value, abs=1 / 509)
             own = values[-len(block.token_ids) :]
             assert block.token_values.tolist() == pytest.approx(own, abs=1 / 509)
+
+
+@pytest.mark.parametrize("save_blocks", [True, False])
+def test_the_confidence_of_every_response_is_recorded(models, tmp_path, save_blocks):
+    changes = {"max_problems": 1, "temperature": 0.7, "top_p": 0.9}
+    args = make_args(models, tmp_path / "with", confidence=6, **changes)
+    assert inference_eval.main(replace(args, save_blocks=save_blocks)) == 0
+    assert (tmp_path / "with" / "blocks.jsonl").exists() == save_blocks
+    other = make_args(models, tmp_path / "without", **changes)
+    assert inference_eval.main(other) == 0
+    assert responses(args.output_path) == responses(other.output_path)
+    run = RunBlocks(other.output_path)
+    policy = AutoModelForCausalLM.from_pretrained(args.piref_model)
+    records = zip(read_records(args.output_path), read_records(other.output_path), strict=True)
+    for record, plain in sorted(records, key=lambda pair: pair[0].key):
+        search = run.of(plain)
+        for response, unmeasured in zip(record.responses, plain.responses, strict=True):
+            ids = search.response_ids(unmeasured.node).tolist()
+            with torch.no_grad():
+                logits = policy(torch.tensor([search.prompt_ids + ids])).logits[0]
+            logprobs = logits[len(search.prompt_ids) - 1 : -1].log_softmax(-1)
+            confidences = -logprobs.topk(20).values.mean(-1)
+            windows = [window.mean() for window in confidences.unfold(0, min(6, len(ids)), 1)]
+            assert response.confidence.lowest == pytest.approx(min(windows).item(), abs=1e-5)
+            assert response.confidence.tail == pytest.approx(windows[-1].item(), abs=1e-5)
+            certainty = (-logprobs.mean(-1) - math.log(logprobs.shape[-1])).mean()
+            assert response.confidence.self_certainty == pytest.approx(certainty.item(), abs=1e-5)
+            assert unmeasured.confidence is None
 
 
 def test_plain_sampling_keeps_its_blocks_without_values(models, tmp_path):

@@ -23,6 +23,7 @@ from search_lib.engines.hf import HfEngine
 from search_lib.engines.http_service import BadReply
 from search_lib.engines.sglang_arguments import server_arguments
 from search_lib.engines.sglang_protocol import read_block, sampling_params
+from search_lib.results.records import read_records
 from tests.support.flags import replace_flags
 from tests.support.logprobs import (
     assert_confidences_equal_a_forward_pass,
@@ -226,8 +227,9 @@ def test_interrupted_it_ends_with_all_its_processes(process):
         assert process.wait(SOON) == -signal.SIGINT
 
 
-def test_a_greedy_search_gives_the_responses_of_transformers(models, tmp_path):
-    args = make_args(models, tmp_path / "hf", temperature=0.0)
+def test_a_search_of_the_likeliest_tokens_gives_the_responses_of_transformers(models, tmp_path):
+    """At a temperature, which confidences must not depend on."""
+    args = make_args(models, tmp_path / "hf", temperature=0.7, top_p=1e-6, confidence=4)
     inference_eval.main(args)
     ours = replace_flags(args, engine="sglang", output_path=tmp_path / "sglang" / "records.jsonl")
     command = [*as_command(ours), "--engine_args", "max_total_tokens=8192", "sleep_on_idle=1"]
@@ -236,6 +238,12 @@ def test_a_greedy_search_gives_the_responses_of_transformers(models, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert responses(ours.output_path) == responses(args.output_path)
+    theirs = {record.key: record.responses for record in read_records(args.output_path)}
+    for record in read_records(ours.output_path):
+        for response, other in zip(record.responses, theirs[record.key], strict=True):
+            found, expected = vars(response.confidence), vars(other.confidence)
+            assert found.pop("self_certainty") <= expected.pop("self_certainty") + 1e-4
+            assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from run_lib.commands import InputError
+from search_lib.confidence import Confidence
 from search_lib.results.cost import SearchCost
 from search_lib.results.record_log import NotARecord
 from search_lib.results.records import (
@@ -49,8 +50,16 @@ def test_records_come_back_as_they_were(tmp_path):
     assert list(read_records(path)) == [make_record(f"p{index}") for index in range(3)]
 
 
+def test_the_confidence_of_a_response_comes_back():
+    (response,) = make_record("p").responses
+    confidence = Confidence(1.5, 1.0, 1.25, 2.0, 12.5)
+    record = replace(make_record("p"), responses=[replace(response, confidence=confidence)])
+    assert parse_record(json.dumps(asdict(record)).encode()) == record
+
+
 def test_records_of_an_earlier_version_are_read():
     fields = asdict(make_record("p")) | {"cost": {"tokens_generated": 4, "seconds": 0.125}}
+    del fields["responses"][0]["confidence"]
     assert parse_record(json.dumps(fields).encode()) == make_record("p")
 
 
@@ -77,6 +86,8 @@ NO_RECORDS = [
     (changed(["responses", 0], [[[]]]), "responses[0] is not an object"),
     (changed(["responses", 0, "text"], {"a": []}), "responses[0].text is a value of another type"),
     (changed(["responses", 0, "finished"], 1), "responses[0].finished is a value of another type"),
+    (changed(["responses", 0, "confidence"], {"mean": 1.0}), "responses[0].confidence.lowest is m"),
+    (changed(["responses", 0, "confidence"], [1.0]), "responses[0].confidence is a value of anoth"),
     (changed(["repetition"], True), "repetition is a value of another type: True"),
     (changed(["problem_id"], 7), "problem_id is a value of another type: 7"),
     (changed(["a\n\x1b[31mb"], 1), r"a \x1b[31mb is no key of a record"),
