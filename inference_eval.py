@@ -90,6 +90,8 @@ def evaluate(args: Args, models: OpenModels) -> int:
     with RecordFile(args.output_path) as records:
         # Find the searches that are there, of this very run.
         config = run_config(args, problems)
+        questions = {problem.id: problem.problem for problem in problems}
+        args.vote_flags.open_calibration(questions, config.value_model_digest)
         config.bind(args.output_path, free_flags(Args))
         searches = {
             (problem.id, repetition): (problem, repetition)

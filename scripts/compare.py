@@ -89,7 +89,8 @@ def load_run(selection: Selection) -> LoadedRun:
         if selection.method not in curves:
             raise ValueError(
                 f"{selection.label}: {metrics_path} has no method {selection.method!r}; it has "
-                f"{', '.join(curves)}"
+                f"{', '.join(curves)}; `python -m search_lib.results.summary {folder} --vote "
+                f"{selection.method}` counts it"
             )
         curves = {selection.method: curves[selection.method]}
     config = RunConfig.load(metrics_path.parent)

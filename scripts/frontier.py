@@ -14,7 +14,8 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,9 @@ from search_lib.results.run_config import check_same_problems
 from search_lib.results.run_trees import COSTS, RunTrees
 from search_lib.results.selection import Selection, check_curve_names, parse_selections
 from search_lib.results.stopping import STOPPING_RULES
+from search_lib.voting import lack
 
 PROGRAM = "scripts.frontier"
-
-UNKNOWING = ("MV", "WMV", "BoN", "pass@1")
-"""Aggregations that need not know which response is right, as pass@k does."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ def make_curves(selection: Selection, run: RunTrees, args: Args) -> Iterator[Cur
         ValueError: If it has no such method; begins with its label.
     """
     methods = [selection.method] if selection.method else ["MV", "WMV", "BoN"]
-    if selection.method and selection.method not in run.methods:
-        raise ValueError(f"{selection.label}: the responses have no values for {selection.method}")
+    if selection.method and (lacking := lack(selection.method, run.features)):
+        raise ValueError(f"{selection.label}: {lacking}")
     for method in methods:
-        if method in run.methods:
+        if selection.method or method in run.methods:
             yield budget_curve(selection, run, method, args.seed)
     for name, rule in STOPPING_RULES.items() if args.early_stopping else ():
         if rule.method in run.methods and rule.method in methods:
@@ -86,7 +85,7 @@ def find_optimal(curves: Sequence[Curve]) -> Optimal:
         names, points = [], []
         for curve in curves:
             for number, point in enumerate(curve.points):
-                if curve.method in UNKNOWING and cost in point.costs:
+                if curve.method != "pass@k" and cost in point.costs:
                     names.append((curve.label, number))
                     points.append((point.costs[cost], float(point.per_problem.mean())))
         chosen = zip(names, pareto_optimal(points), strict=True)
@@ -128,6 +127,7 @@ Colour = tuple[float, float, float, float]
 """Red, green, blue, opacity."""
 
 _MARKERS = {"MV": "o", "WMV": "s", "BoN": "^", "pass@1": "v", "pass@k": "D"}
+_MORE_MARKERS = "PX*dphH8"  # of other votes, as they come
 _DASHES = {"beta": (4, 1.5), "dirichlet": (1.5, 1.5), "value mass": (7, 1.5, 1.5, 1.5)}
 
 
@@ -137,9 +137,10 @@ def plot(curves: Sequence[Curve], optimal: Optimal, title: str, output: Path) ->
     runs = list(dict.fromkeys(curve.run for curve in curves))
     cycle = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20")
     colours = {run: cycle(number % cycle.N) for number, run in enumerate(runs)}
+    markers = choose_markers(dict.fromkeys(curve.method for curve in curves))
     for axes, cost in zip(panels.flat, COSTS, strict=True):
         for curve in curves:
-            _draw(axes, curve, cost, colours[curve.run])
+            _draw(axes, curve, cost, colours[curve.run], markers[curve.method])
         _draw_frontier(axes, curves, optimal[cost], cost)
         if any(point.costs.get(cost) for curve in curves for point in curve.points):
             _scale(axes, cost)
@@ -159,8 +160,7 @@ def plot(curves: Sequence[Curve], optimal: Optimal, title: str, output: Path) ->
     if len(methods) > len(runs):  # else a colour says which method
         handles += [
             Line2D([], [], color="0.35", marker=marker, markersize=5, label=method)
-            for method, marker in _MARKERS.items()
-            if any(method == name for _, name in methods)
+            for method, marker in markers.items()
         ]
     handles += [
         Line2D([], [], color="0.35", dashes=dashes, label=f"stopped early: {rule}")
@@ -184,12 +184,18 @@ def _scale(axes: Axes, cost: str) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw(axes: Axes, curve: Curve, cost: str, colour: Colour) -> None:
+def choose_markers(methods: Iterable[str]) -> dict[str, str]:
+    """Returns the marker of each method; those of the default votes are always the same."""
+    others = itertools.cycle(_MORE_MARKERS)
+    return {method: _MARKERS.get(method) or next(others) for method in methods}
+
+
+def _draw(axes: Axes, curve: Curve, cost: str, colour: Colour, marker: str) -> None:
     points = [point for point in curve.points if cost in point.costs]
     costs = [point.costs[cost] for point in points]
     accuracies = [100 * point.per_problem.mean() for point in points]
     marked = [number for number, point in enumerate(points) if is_shown(curve, point)]
-    line = Line2D(costs, accuracies, color=colour, linewidth=1.4, marker=_MARKERS[curve.method])
+    line = Line2D(costs, accuracies, color=colour, linewidth=1.4, marker=marker)
     line.set(markersize=4.5, markevery=marked)
     if curve.rule is not None:
         line.set_dashes(_DASHES[curve.rule])

@@ -18,6 +18,7 @@ from search_lib.problem_flags import AskingFlags
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.strategies import describe_strategies
 from search_lib.strategies.base import StrategySettings
+from search_lib.vote_flags import VoteFlags
 
 MAX_SEARCHES = 10_000_000
 """A run holds the keys of all its searches in memory."""
@@ -71,6 +72,7 @@ class Args(AskingFlags):
     answers: RulesName = free("strict")
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""
+    vote_flags: VoteFlags = VoteFlags()
     neptune_project: str | None = free(None)
     """Also logs the metrics to this Neptune project (offline without NEPTUNE_API_TOKEN)."""
     logger_tags: tuple[str, ...] = free(())
@@ -93,6 +95,8 @@ class Args(AskingFlags):
         )
         if self.confidence is not None:
             at_least(1, confidence=self.confidence)
+        features = {"values": self.scorer_flags.has_values, "confidences": self.confidence}
+        self.vote_flags.check([name for name, is_there in features.items() if is_there])
         if self.scorer_flags.token_values and not self.save_blocks:
             raise InputError("--token_values are saved with the blocks, not with --no_save_blocks")
         own_name = self.classifier_ckpt_path != Args.classifier_ckpt_path

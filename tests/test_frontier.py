@@ -102,7 +102,7 @@ def test_bad_input_is_one_line(runs, tmp_path, capsys):
     assert refusal(capsys, plain, output="p.gif") == line
     plain_votes = {"a": ("1", [[("1", None)]])}
     write_run(tmp_path / "plain_votes", plain_votes)
-    line = "RUNS plain_votes: the responses have no values for BoN"
+    line = "RUNS plain_votes: BoN needs values (--scorer), which the responses lack"
     assert refusal(capsys, f"{tmp_path}/plain_votes:BoN") == line
 
 

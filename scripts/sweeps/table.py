@@ -14,7 +14,7 @@ from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
 from search_lib.results.statistics import bootstrap_interval
 
-DEFAULT_VOTES = ("MV", "WMV", "BoN")
+TABLE_VOTES = ("MV", "WMV", "BoN")
 
 TABLE_COSTS = ("tokens", "flops", "seconds")
 """Costs with a column, by name in `COSTS`."""
@@ -58,7 +58,7 @@ def load_settings(sweep: Sweep) -> list[Setting]:
         for cell in cells:
             run = RunTrees.load(cell.args.output_path.parent)
             problem_sets.append(run.problem_set)
-            for vote in sweep.votes or DEFAULT_VOTES:
+            for vote in sweep.votes or TABLE_VOTES:
                 if vote in run.methods:
                     selection = Selection(", ".join(filter(None, names)), Path(), vote, False)
                     curves.setdefault(vote, []).append(budget_curve(selection, run, vote))

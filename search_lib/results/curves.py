@@ -41,7 +41,7 @@ class Curve:
     Attributes:
         label: The run, and the method.
         run: Label of the run.
-        method: MV, WMV or another key of `VOTES`.
+        method: Name of a vote.
         rule: Key of `STOPPING_RULES`; None for a curve without early stopping.
         points: The points.
     """

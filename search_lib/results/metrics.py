@@ -1,22 +1,24 @@
 """Accuracy of every aggregation at every budget, from the records of one run."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from classifier_lib.flops import ModelSize
 from run_lib.text import format_table, some_of
 from search_lib.answer_rules import STRICT, AnswerRules
+from search_lib.calibration import Calibration
+from search_lib.confidence import Confidence
 from search_lib.grouping import Equivalence
 from search_lib.results.cost import RunCost
 from search_lib.results.records import Record
 from search_lib.results.statistics import Estimate, estimate_mean
-from search_lib.voting import NEEDING_VALUES, VOTES, Ballots
+from search_lib.voting import FEATURES, Ballots, choose_votes, find_vote
 
 
 @dataclass
@@ -31,6 +33,8 @@ class GradedProblem:
         values: Value of each response; empty lists where there are none.
         rules: How they are counted.
         joining: Answers that the grader found equal to ones of two classes, which are one now.
+        confidences: How sure the policy was of each response; empty lists where that is not known.
+        calibrated: Calibrated value of each response; empty without a calibration.
     """
 
     reference: str
@@ -40,18 +44,25 @@ class GradedProblem:
     values: list[list[float]]
     rules: AnswerRules
     joining: Sequence[str] = ()
+    confidences: list[list[Confidence]] = field(default_factory=list)
+    calibrated: list[list[float]] = field(default_factory=list)
 
     @property
-    def has_values(self) -> bool:
-        """Whether every response has a value."""
-        return list(map(len, self.values)) == list(map(len, self.classes))
+    def features(self) -> set[str]:
+        """Keys of `FEATURES` that every response has."""
+        expected = list(map(len, self.classes))
+        return {name for name in FEATURES if list(map(len, getattr(self, name))) == expected}
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Gives the responses calibrated values, from their values."""
+        self.calibrated = [calibration.apply(of_search) for of_search in self.values]
 
     def score(self, method: str, trees: int) -> list[float]:
         """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
-        scores = []
+        vote, scores = find_vote(method), []
         for start in range(0, len(self.classes) - trees + 1, trees):
             ballots = self.ballots(slice(start, start + trees))
-            scores.append(VOTES[method](ballots, self.rules))
+            scores.append(vote(ballots, self.rules))
         return scores
 
     def ballots(self, group: slice) -> Ballots:
@@ -60,6 +71,8 @@ class GradedProblem:
             list(chain.from_iterable(self.classes[group])),
             list(chain.from_iterable(self.values[group])),
             list(chain.from_iterable(self.correct[group])),
+            list(chain.from_iterable(self.confidences[group])),
+            list(chain.from_iterable(self.calibrated[group])),
         )
 
 
@@ -93,6 +106,7 @@ def grade_records(
     num_repetitions: int,
     equivalent: Equivalence,
     rules: AnswerRules = STRICT,
+    calibration: Calibration | None = None,
 ) -> tuple[dict[str, GradedProblem], RunSummary]:
     """Groups the answers of every problem whose repetitions are all there.
 
@@ -101,18 +115,20 @@ def grade_records(
         num_repetitions: Repetitions of the run; a problem with fewer records is left out.
         equivalent: The grader, whose comparison is that of the rules.
         rules: How answers are counted.
+        calibration: Of values, if they are to be calibrated.
 
     Returns:
         The problems by id, sorted, and the run's summary.
     """
     references: dict[str, str] = {}
-    responses: dict[str, dict[int, list[tuple[str | None, float | None]]]] = {}
+    responses: dict[str, dict[int, list[_Counted]]] = {}
     costs, finished, lengths = [], [], []
     for record in records:
         references[record.problem_id] = record.reference
         of_problem = responses.setdefault(record.problem_id, {})
         of_problem[record.repetition] = [
-            (rules.answer_of(r.text, r.answer), r.value) for r in record.responses
+            _Counted(rules.answer_of(r.text, r.answer), r.value, r.confidence)
+            for r in record.responses
         ]
         costs.append(record.cost)
         finished += [r.finished for r in record.responses]
@@ -123,7 +139,7 @@ def grade_records(
         if len(responses[problem_id]) < num_repetitions:
             continue
         searches = [responses[problem_id][repetition] for repetition in range(num_repetitions)]
-        answers = [[answer for answer, _ in search] for search in searches]
+        answers = [[one.answer for one in search] for search in searches]
         grouping = rules.group(
             list(chain.from_iterable(answers)), references[problem_id], equivalent
         )
@@ -133,15 +149,18 @@ def grade_records(
             answers=answers,
             classes=[[next(classes) for _ in search] for search in searches],
             correct=[[next(correct) for _ in search] for search in searches],
-            values=[[value for _, value in search if value is not None] for search in searches],
+            values=[[one.value for one in of if one.value is not None] for of in searches],
             rules=rules,
             joining=grouping.joining,
+            confidences=[[one.confidence for one in of if one.confidence] for of in searches],
         )
+        if calibration is not None:
+            graded[problem_id].calibrate(calibration)
     answered = [
-        answer is not None
+        one.answer is not None
         for of in responses.values()
         for search in of.values()
-        for answer, _ in search
+        for one in search
     ]
     summary = RunSummary(
         num_searches=len(costs),
@@ -156,12 +175,20 @@ def grade_records(
     return graded, summary
 
 
+class _Counted(NamedTuple):
+    """What votes need of a recorded response."""
+
+    answer: str | None
+    value: float | None
+    confidence: Confidence | None
+
+
 @dataclass(frozen=True)
 class MetricRow:
     """One cell of the table, with the accuracies behind it.
 
     Attributes:
-        method: Key of `VOTES`.
+        method: Name of a vote.
         trees: Repetitions voted together.
         budget: num_blocks x trees.
         estimate: Mean accuracy with its intervals.
@@ -175,19 +202,27 @@ class MetricRow:
     per_problem: list[float]
 
 
-def compute_metrics(
-    graded: dict[str, GradedProblem], num_blocks: int, num_repetitions: int
-) -> list[MetricRow]:
-    """Returns every aggregation at every power of two of trees.
+def common_features(problems: Iterable[GradedProblem]) -> set[str]:
+    """Returns the keys of `FEATURES` that every response to every problem has."""
+    return set(FEATURES).intersection(*(problem.features for problem in problems))
 
-    Those that weigh by values are left out unless every response has one. `t` trees give
+
+def compute_metrics(
+    graded: dict[str, GradedProblem],
+    num_blocks: int,
+    num_repetitions: int,
+    votes: Iterable[str] = (),
+) -> list[MetricRow]:
+    """Returns the default and the named aggregations at every power of two of trees.
+
+    Default ones are left out unless every response has the features that they need. `t` trees give
     `num_repetitions // t` disjoint groups a problem: the repetitions of the estimate.
+
+    Raises:
+        ValueError: If responses lack the features of a named one; see `choose_votes`.
     """
-    has_values = all(problem.has_values for problem in graded.values())
     rows = []
-    for method in VOTES:
-        if method in NEEDING_VALUES and not has_values:
-            continue
+    for method in choose_votes(votes, common_features(graded.values())):
         trees = 1
         while trees <= num_repetitions and graded:
             scores = np.array([problem.score(method, trees) for problem in graded.values()])
@@ -282,16 +317,18 @@ def metrics_document(
     rules: AnswerRules = STRICT,
     policy: ModelSize | None = None,
     value_model: ModelSize | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Returns the content of `metrics.json`, as JSON types.
 
     `answers` names the rules by which answers are counted. `problem_ids` are those of the complete
     problems, in the order of each `per_problem`. The sizes of the models, where they are known,
-    give the FLOPs of the `cost`.
+    give the FLOPs of the `cost`. A calibration of the values is there if one was used.
     """
     counts = asdict(summary)
     del counts["cost"]
-    return {
+    calibrated = {"calibration": asdict(calibration)} if calibration else {}
+    return calibrated | {
         "answers": rules.name,
         "math_verify": version("math-verify"),
         "summary": counts,

@@ -15,6 +15,7 @@ import numpy as np
 
 from search_lib.results.metrics import GradedProblem
 from search_lib.results.statistics import pass_at_k
+from search_lib.voting import Ballots, Vote, find_vote
 
 NUM_ORDERS = 256
 """Orders of the trees from which subsets are taken."""
@@ -103,13 +104,20 @@ class TreeVotes:
         return sums
 
     def votes(self, method: str, orders: np.ndarray) -> Iterator[Votes]:
-        """Yields the votes along some of the orders after the other: MV or WMV.
+        """Yields the votes along some of the orders after the other.
 
         Args:
-            method: Key of `search_lib.voting.VOTES`; `WMV` needs values.
+            method: Name of a vote in which each response has its own weight, whatever the others.
             orders: [orders, trees], see `tree_orders`.
+
+        Raises:
+            ValueError: If it is another vote; begins with it.
         """
-        weights = self._counts if method == "MV" else self._sum_by_class(self._values)
+        weigh = find_vote(method).weights
+        if weigh is None:
+            raise ValueError(f"{method} is no sum over responses")
+        own = np.array(weigh(self._problem.ballots(slice(None))), dtype=float)
+        weights = self._sum_by_class(own[self._takes_part])
         right = self._sum_by_class(self._right)
         # A class is right or wrong as a whole, unless the rules grade responses apart.
         whole = right.sum(0) / self._counts.sum(0)
@@ -117,7 +125,7 @@ class TreeVotes:
         entries = orders.size * max(1, self._num_classes)
         for part in np.array_split(orders, min(len(orders), -(-entries // _MOST_ENTRIES))):
             counts = self._counts[part].cumsum(1)
-            totals = counts if method == "MV" else weights[part].cumsum(1)
+            totals = weights[part].cumsum(1)
             # A class without a response doesn't run, also where no value is above 0.
             runs = counts > 0
             largest = np.where(runs, totals, -1.0).max(2, initial=-1.0, keepdims=True)
@@ -168,7 +176,9 @@ class TreeVotes:
     def accuracies(self, method: str, orders: np.ndarray) -> np.ndarray:
         """Returns [trees], the mean accuracy of an aggregation over subsets of 1, 2, ... trees.
 
-        pass@k is exact, over all subsets of trees; the others are means over `orders`.
+        pass@k is exact, over all subsets of trees; the others are means over `orders`. Votes in
+        which the weight of a response depends on the others are counted subset by subset, which is
+        some hundred times slower.
         """
         correct = self._problem.correct
         if method == "pass@1":
@@ -180,8 +190,26 @@ class TreeVotes:
             return np.array([pass_at_k(solving, self.num_trees, size) for size in sizes])
         if method == "BoN":
             return self.best_of_n(orders).mean(0)
+        vote = find_vote(method)
+        if vote.weights is None:
+            return self._one_by_one(vote, orders)
         parts = [votes.accuracies for votes in self.votes(method, orders)]
         return np.concatenate(parts).mean(0)
+
+    def _one_by_one(self, vote: Vote, orders: np.ndarray) -> np.ndarray:
+        """Returns [trees], the mean accuracy of a vote on the first t trees of each order."""
+        trees = [self._problem.ballots(slice(tree, tree + 1)) for tree in range(self.num_trees)]
+        known: dict[tuple[int, ...], float] = {}
+        sums = np.zeros(self.num_trees)
+        for order in orders.tolist():
+            for size in range(1, self.num_trees + 1):
+                subset = tuple(sorted(order[:size]))
+                if subset not in known:
+                    parts = zip(*(trees[tree] for tree in subset), strict=True)
+                    ballots = Ballots(*(list(chain.from_iterable(part)) for part in parts))
+                    known[subset] = vote(ballots, self._problem.rules)
+                sums[size - 1] += known[subset]
+        return sums / len(orders)
 
 
 def resample(problems: list[TreeVotes], method: str, orders: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 from run_lib.commands import InputError
 from run_lib.settings import Settings, SettingsFile, read_document
 from search_lib.scorers.registry import family_of
+from search_lib.vote_flags import VoteFlags
 
 CONFIG_NAME = "run_config.json"
 
@@ -81,6 +82,18 @@ class RunConfig:
     def has_values(self) -> bool:
         """Whether a value model takes part."""
         return self.flags["classifier_ckpt_path"] is not None
+
+    @property
+    def value_model_digest(self) -> str | None:
+        """Digest of the value model; None if there was none, or it was not looked at."""
+        return self.fingerprints.get("classifier_ckpt_path")
+
+    @property
+    def vote_flags(self) -> VoteFlags:
+        """The votes that the run asks for; earlier versions knew only the default ones."""
+        calibration = self.flags.get("calibration")
+        votes = tuple(self.flags.get("vote", ()))
+        return VoteFlags(votes, calibration and Path(calibration))
 
     @property
     def settings(self) -> Settings:

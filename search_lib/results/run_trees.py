@@ -11,13 +11,14 @@ from classifier_lib.flops import ModelSize
 from run_lib.commands import InputError
 from run_lib.settings import read_document
 from search_lib.answer_rules import STRICT, AnswerRules
+from search_lib.calibration import Calibration
 from search_lib.results.answers import answers_name, read_answers
 from search_lib.results.cost import SearchCost, forward_flops
-from search_lib.results.metrics import GradedProblem, metrics_name
+from search_lib.results.metrics import GradedProblem, common_features, metrics_name
 from search_lib.results.records import read_records
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.run_config import ProblemSet, RunConfig
-from search_lib.voting import NEEDING_VALUES, VOTES
+from search_lib.voting import VOTES, find_vote
 
 COSTS = {
     "budget": "budget (blocks in flight × trees, or samples)",
@@ -40,11 +41,13 @@ class Counted:
         value_model: Size of the value model; None if it is not known, or there was none.
         seconds_per_token: Wall time over generated tokens, of all searches, also those of
             incomplete problems; None if it is not known.
+        calibration: Of the values; None if none was used.
     """
 
     policy: ModelSize | None
     value_model: ModelSize | None
     seconds_per_token: float | None
+    calibration: Calibration | None
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> "Counted":
@@ -54,7 +57,13 @@ class Counted:
         policy, value_model = (size and ModelSize(**size) for size in sizes)
         wall_seconds, tokens = cost["wall_seconds"], cost["tokens_generated"]
         is_known = wall_seconds is not None and tokens
-        return cls(policy, value_model, wall_seconds / tokens if is_known else None)
+        calibration = document.get("calibration")
+        return cls(
+            policy,
+            value_model,
+            wall_seconds / tokens if is_known else None,
+            Calibration.parse(calibration) if calibration else None,
+        )
 
     def costs(self, cost: SearchCost) -> list[float]:
         """Returns [tokens, FLOPs of the policy, of the value model]; NaN where not known."""
@@ -76,7 +85,7 @@ class RunTrees:
         config: Its configuration.
         graded: The complete problems by id, with the values of their responses.
         votes: Their votes, in this order.
-        has_values: Whether every response has a value.
+        features: Keys of `FEATURES` that every response has.
         tokens: [problems, trees], generated tokens.
         policy_flops: [problems, trees]; NaN where they are not known.
         value_flops: [problems, trees], of the value model; NaN where they are not known.
@@ -88,7 +97,7 @@ class RunTrees:
     config: RunConfig
     graded: dict[str, GradedProblem]
     votes: list[TreeVotes]
-    has_values: bool
+    features: set[str]
     tokens: np.ndarray
     policy_flops: np.ndarray
     value_flops: np.ndarray
@@ -117,6 +126,7 @@ class RunTrees:
         places = {problem_id: place for place, problem_id in enumerate(graded)}
         for problem in graded.values():
             problem.values = [[] for _ in range(num_trees)]
+            problem.confidences = [[] for _ in range(num_trees)]
         costs = np.full((len(graded), num_trees, 3), np.nan)
         num_found = 0
         for record in read_records(path):
@@ -127,16 +137,20 @@ class RunTrees:
                 raise InputError(f"{run}: the answers are not those of {record.name}; {again}")
             num_found += 1
             problem.values[tree] = [r.value for r in record.responses if r.value is not None]
+            problem.confidences[tree] = [r.confidence for r in record.responses if r.confidence]
             costs[places[record.problem_id], tree] = counted.costs(record.cost)
         if num_found < len(graded) * num_trees:
             raise InputError(f"{run}: there are answers of searches without a record; {again}")
+        if counted.calibration is not None:
+            for problem in graded.values():
+                problem.calibrate(counted.calibration)
         return cls(
             name=str(run),
             path=path,
             config=config,
             graded=graded,
             votes=[TreeVotes(problem) for problem in graded.values()],
-            has_values=all(problem.has_values for problem in graded.values()),
+            features=common_features(graded.values()),
             tokens=costs[:, :, 0],
             policy_flops=costs[:, :, 1],
             value_flops=costs[:, :, 2],
@@ -149,9 +163,14 @@ class RunTrees:
         return ProblemSet(self.name, list(self.graded), self.config.fingerprints.get("benchmark"))
 
     @property
+    def has_values(self) -> bool:
+        """Whether every response has a value."""
+        return "values" in self.features
+
+    @property
     def methods(self) -> list[str]:
-        """The aggregations that there are."""
-        return [name for name in VOTES if self.has_values or name not in NEEDING_VALUES]
+        """The aggregations that there are, without a number behind their names."""
+        return [name for name, vote in VOTES.items() if not vote.lacks(self.features)]
 
     def costs(self, method: str) -> dict[str, np.ndarray]:
         """Returns [problems, trees], what each tree cost, by name in `COSTS`; those that are known.
@@ -161,7 +180,7 @@ class RunTrees:
         """
         costs = {"budget": np.full(self.tokens.shape, float(self.config.flags["num_blocks"]))}
         is_guided = not _UNGUIDED.fullmatch(self.config.flags["search_type"])
-        needs_values = is_guided or method in NEEDING_VALUES
+        needs_values = is_guided or {"values", "calibrated"}.intersection(find_vote(method).needs)
         flops = self.policy_flops + self.value_flops if needs_values else self.policy_flops
         if not np.isnan(flops).any():
             costs["flops"] = flops

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from search_lib.voting import VOTES
+from search_lib.voting import find_vote
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Selection:
     Attributes:
         label: Its name in tables and plots.
         path: Folder of the run, or a file of it.
-        method: Key of `VOTES`; None for all that there are.
+        method: Name of a vote; None for all that there are.
         is_curve_label: Whether the label names the run with the method already.
     """
 
@@ -39,8 +39,11 @@ class Selection:
             label, folder = "", source
         if not folder or (has_method and not method and source != text):
             raise ValueError(f"{text!r} is not of the form label=folder:method")
-        if method and method not in VOTES:
-            raise ValueError(f"{text!r}: there is no method {method!r}; known: {', '.join(VOTES)}")
+        if method:
+            try:
+                find_vote(method)
+            except ValueError as error:
+                raise ValueError(f"{text!r}: {error}") from None
         path = Path(folder)
         return cls(label or _name_of(path), path, method or None, bool(label and method))
 

@@ -3,6 +3,7 @@
 `inference_eval.py` ends with it. It also counts a run's records again, by the other rules, too:
 
     python -m search_lib.results.summary outputs/aime-24 --answers published
+    python -m search_lib.results.summary outputs/aime-24 --vote PV Borda1.2 DeepConf-tail10
 
 `metrics.json` and `answers.jsonl` are always of the strict rules, `metrics.published.json` and
 `answers.published.jsonl` of the published ones: neither replaces the other. No model is loaded.
@@ -20,8 +21,9 @@ from pathlib import Path
 import tyro
 
 from classifier_lib.flops import model_size, scorer_size
-from run_lib.commands import parse_command_line, run_command
+from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.files import write_json
+from run_lib.settings import as_json
 from run_lib.text import printable
 from search_lib.answer_formats import ANSWER_FORMATS, Comparer
 from search_lib.answer_rules import (
@@ -45,6 +47,8 @@ from search_lib.results.metrics import (
 )
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
+from search_lib.vote_flags import VoteFlags
+from search_lib.voting import check_names
 
 PROGRAM = "python -m search_lib.results.summary"
 
@@ -54,30 +58,40 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
 
     Args:
         output_path: The records.
-        config: Configuration of the run; its `answers` name the rules.
+        config: Configuration of the run; its `answers` name the rules, its `vote` votes beside the
+            default ones.
 
     Returns:
         The rows of the table.
 
     Raises:
-        InputError: If a record is none, or of another search; names the line.
+        InputError: If a record is none, or of another search; names the line. Or if responses lack
+            what a named vote needs, or the calibration is not for them.
     """
     flags = config.flags
     num_blocks, num_repetitions = flags["num_blocks"], flags["num_repetitions"]
     rules = ANSWER_RULES[flags.get("answers", STRICT.name)]
     searches = {(own, number) for own in config.problem_ids for number in range(num_repetitions)}
     answer_format = ANSWER_FORMATS[flags["answer_format"]]
+    questions = {one.problem_id: one.problem for one in read_records(output_path, searches)}
+    calibration = config.vote_flags.open_calibration(questions, config.value_model_digest)
     with answer_format.open_comparer(2, rules.comparison) as comparer:
         graded, summary = grade_records(
-            read_records(output_path, searches), num_repetitions, comparer.equivalent, rules
+            read_records(output_path, searches),
+            num_repetitions,
+            comparer.equivalent,
+            rules,
+            calibration,
         )
-        rows = compute_metrics(graded, num_blocks, num_repetitions)
+        with naming("--vote"):
+            rows = compute_metrics(graded, num_blocks, num_repetitions, config.vote_flags.vote)
         remark = explain_zero(graded, rows, summary, comparer)
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
     policy = model_size(flags["piref_model"])
     value_model = scorer_size(flags["classifier_ckpt_path"]) if config.has_values else None
-    write_json(path, metrics_document(graded, rows, summary, rules, policy, value_model))
+    document = metrics_document(graded, rows, summary, rules, policy, value_model, calibration)
+    write_json(path, document)
     write_answers(answers_path, graded)
     title = (
         f"{flags['benchmark']}, {flags['search_type']}: {len(graded)} of "
@@ -124,6 +138,7 @@ class Args:
     """Folder of the run, or its file of records."""
     answers: RulesName | None = None
     """How answers are counted (docs/search.md); by default as the run did."""
+    vote_flags: VoteFlags = VoteFlags()
 
 
 def summarize(args: Args) -> None:
@@ -135,6 +150,11 @@ def summarize(args: Args) -> None:
     path, config = RunConfig.find(args.run)
     if args.answers is not None:
         config = replace(config, flags=config.flags | {"answers": args.answers})
+    with naming("--vote"):
+        check_names(args.vote_flags.vote)
+    # Those that are left out are as the run did.
+    chosen = {name: value for name, value in as_json(args.vote_flags).items() if value}
+    config = replace(config, flags=config.flags | chosen)
     check_answers(config.flags.get("answers", STRICT.name), config.flags["answer_format"])
     report(path, config)
 

@@ -45,6 +45,18 @@ from tests.support.tiny_models import add_code, save_tiny_classifier
         ({"value_cache_tokens": -1}, "--value_cache_tokens must be at least 0, got -1"),
         ({"num_blocks": 10**12}, "--num_blocks must be at most 1000000, got 1000000000000"),
         ({"num_repetitions": 10**9}, "--num_repetitions 1000000000 of 3 problems make more than"),
+        ({"vote": ("Bordo",)}, "--vote there is no vote 'Bordo'; known: MV, WMV, BoN, pass@1, "),
+        ({"vote": ("all", "Borda")}, r"--vote Borda needs confidences \(--confidence records them"),
+        ({"vote": ("CWMV",)}, r"--vote CWMV needs calibrated values \(--calibration\)"),
+        (
+            {"vote": ("PV",), "scorer": "none", "search_type": "bon"},
+            r"--vote PV needs values \(--scorer\), which the responses lack",
+        ),
+        (
+            {"calibration": Path("c.json"), "scorer": "none", "search_type": "bon"},
+            "--calibration is of values, and there are none",
+        ),
+        ({"calibration": Path("/absent.json")}, "--calibration /absent.json: there is no such fi"),
         ({"confidence": 0}, "--confidence must be at least 1, got 0"),
         ({"temperature": -1.0}, "--temperature must not be negative"),
         ({"temperature": float("inf")}, "--temperature must not be negative, and finite, got inf"),

@@ -165,8 +165,10 @@ def test_the_blocks_of_a_tree_are_kept_with_the_values_of_their_tokens(
 @pytest.mark.parametrize("save_blocks", [True, False])
 def test_the_confidence_of_every_response_is_recorded(models, tmp_path, save_blocks):
     changes = {"max_problems": 1, "temperature": 0.7, "top_p": 0.9}
-    args = make_args(models, tmp_path / "with", confidence=6, **changes)
+    args = make_args(models, tmp_path / "with", confidence=6, vote=("Borda0.3", "PV"), **changes)
     assert inference_eval.main(replace(args, save_blocks=save_blocks)) == 0
+    rows = json.loads((tmp_path / "with" / "metrics.json").read_text())["metrics"]
+    assert {"MV", "Borda0.3", "PV"} <= {row["method"] for row in rows}
     assert (tmp_path / "with" / "blocks.jsonl").exists() == save_blocks
     other = make_args(models, tmp_path / "without", **changes)
     assert inference_eval.main(other) == 0

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from search_lib.answer_rules import PUBLISHED, STRICT, AnswerRules
+from search_lib.confidence import Confidence
 from search_lib.results.metrics import GradedProblem
 from search_lib.voting import VOTES, Ballots
 
@@ -18,12 +19,20 @@ def make_problem(
     classes = [[draw.choice(answers) for _ in range(per_tree)] for _ in range(num_trees)]
     right = [[c == 0 or (rules is PUBLISHED and draw.random() < 0.3) for c in t] for t in classes]
     values = [[draw.choice([0.0, 0.25, 0.5]) for _ in range(per_tree)] for _ in range(num_trees)]
-    return GradedProblem("9", classes, classes, right, values, rules)
+    problem = GradedProblem("9", classes, classes, right, values, rules)
+    problem.confidences = [[make_confidence(draw) for _ in of] for of in classes]
+    problem.calibrated = [[draw.choice([0.25, 0.5]) for _ in of] for of in classes]
+    return problem
+
+
+def make_confidence(draw: random.Random) -> Confidence:
+    """Numbers with few values, so that there are ties."""
+    return Confidence(*(draw.choice([8.0, 10.0, 12.0]) for _ in range(5)))
 
 
 def vote(problem: GradedProblem, method: str, trees: Iterable[int]) -> float:
     """The aggregation over some trees, as a search with only these would have it."""
     trees = list(trees)
-    parts = [problem.classes, problem.values, problem.correct]
+    parts = [getattr(problem, feature) for feature in Ballots._fields]
     ballots = Ballots(*(list(chain.from_iterable(part[t] for t in trees)) for part in parts))
     return VOTES[method](ballots, problem.rules)

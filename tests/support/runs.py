@@ -84,7 +84,7 @@ def write_records(folder: Path, records: Sequence[Record], **changes: Any) -> No
     graded, summary = grade_records(
         records, num_trees, lambda pairs: [first == second for first, second in pairs]
     )
-    rows = compute_metrics(graded, flags["num_blocks"], num_trees)
+    rows = compute_metrics(graded, flags["num_blocks"], num_trees, flags["vote"])
     document = metrics_document(graded, rows, summary, policy=POLICY, value_model=VALUE_MODEL)
     write_json(folder / "metrics.json", document)
     write_answers(folder / "answers.jsonl", graded)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from search_lib.answer_rules import ANSWER_RULES, STRICT
+from search_lib.confidence import Confidence
 from search_lib.results import resampling
 from search_lib.results.metrics import GradedProblem
 from search_lib.results.resampling import TreeVotes, resample, tree_orders
@@ -57,6 +58,7 @@ def test_subsets_in_portions_are_the_same(monkeypatch):
 def test_a_problem_without_answers_is_never_right(method):
     nothing = [[None], [None]]
     problem = GradedProblem("9", nothing, nothing, [[False], [False]], [[0.5], [0.5]], STRICT)
+    problem.confidences, problem.calibrated = [[Confidence(*range(5))]] * 2, [[0.5], [0.5]]
     assert TreeVotes(problem).accuracies(method, tree_orders(2)).tolist() == [0.0, 0.0]
 
 

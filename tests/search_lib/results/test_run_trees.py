@@ -22,7 +22,7 @@ def flops(size, tokens, contexts):
 
 
 def test_the_votes_of_all_trees_are_those_of_the_metrics(tmp_path):
-    write_run(tmp_path / "run", SEARCHES, num_blocks=2)
+    write_run(tmp_path / "run", SEARCHES, num_blocks=2, vote=["all"])
     run = RunTrees.load(tmp_path / "run")
     assert list(run.graded) == ["a", "b"]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from search_lib.results.selection import parse_selections
+from search_lib.voting import known_votes
 
 
 def named(*texts):
@@ -55,7 +56,8 @@ def test_signs_in_paths_that_exist_are_part_of_them(tmp_path, monkeypatch):
         (["a:"], "'a:' is not of the form label=folder:method"),
         ([":MV"], "':MV' is not of the form label=folder:method"),
         (["a=:MV"], "'a=:MV' is not of the form label=folder:method"),
-        (["a:VGS"], "'a:VGS': there is no method 'VGS'; known: MV, WMV, BoN, pass@1, pass@k"),
+        (["a:VGS"], f"'a:VGS': there is no vote 'VGS'; known: {known_votes()}"),
+        (["a:PV2000"], "'a:PV2000': 'PV2000': alpha must be from 0 to 1000"),
         (["a=b:MV", "a=c:MV"], "'a=c:MV' is there twice: give one of them another label"),
         (["a", "a"], "'a' is there twice: give one of them another label"),
     ],
