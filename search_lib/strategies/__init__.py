@@ -1,6 +1,7 @@
 """Search strategies, by the name that `--search_type` gives them."""
 
 import re
+from collections.abc import Callable
 
 from run_lib.commands import InputError, at_least
 from search_lib.strategies import (
@@ -49,7 +50,7 @@ __all__ = [
     "strategy_factory",
 ]
 
-STRATEGIES = {
+STRATEGIES: dict[str, Callable[[SearchSpec], StrategyFactory]] = {
     "beam": beam.value_guided,
     "bfs": beam.one_beam,
     "random": beam.at_random,
