@@ -91,7 +91,10 @@ def scorer_size(model: str) -> ModelSize | None:
         from transformers import AutoModel
 
         with torch.device("meta"):
-            size = ModelSize.of(AutoModel.from_config(config, trust_remote_code=False))
+            backbone = AutoModel.from_config(config, trust_remote_code=False)
+        if not hasattr(backbone, "embed_tokens"):
+            return None  # an encoder: its parts have other names, and it attends both ways
+        size = ModelSize.of(backbone)
         return ModelSize(size.num_matmul_parameters + head, size.attention_width)
     except Exception:  # an absent, damaged or foreign config raises anything
         return None

@@ -47,6 +47,7 @@ from search_lib.results.metrics import (
 )
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
+from search_lib.scorers.registry import HTTP, family_of
 from search_lib.vote_flags import VoteFlags
 from search_lib.voting import check_names
 
@@ -89,7 +90,8 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
     policy = model_size(flags["piref_model"])
-    value_model = scorer_size(flags["classifier_ckpt_path"]) if config.has_values else None
+    names_model = config.has_values and family_of(flags) != HTTP
+    value_model = scorer_size(flags["classifier_ckpt_path"]) if names_model else None
     document = metrics_document(graded, rows, summary, rules, policy, value_model, calibration)
     write_json(path, document)
     write_answers(answers_path, graded)

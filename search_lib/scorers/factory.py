@@ -1,11 +1,13 @@
 """Scorers by the name that `--scorer` gives them: what is checked of each, and how it is opened."""
 
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -15,7 +17,7 @@ from classifier_lib.scoring import ValueScorer
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
 from search_lib.engines.base import EngineUnavailable
-from search_lib.engines.http_service import HttpService, get_json
+from search_lib.engines.http_service import CONNECT_SECONDS, HttpService, get_json
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.hf import HfScorer
@@ -188,7 +190,7 @@ def _open_vllm_score(flags: ScorerFlags, model: str, place: Place) -> TextScorer
 def _open_http(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     service = HttpService(flags.scorer_url, api_key=place.api_key)
     for url in service.urls:
-        _ask(f"{url}/", place.api_key)  # whether anything listens
+        check_listens(url)
     return HttpScorer(service, model)
 
 
@@ -222,6 +224,16 @@ def _open_service(flags: ScorerFlags, model: str, place: Place) -> HttpService:
                 "same, name it as the server does (--served-model-name)"
             )
     return service
+
+
+def check_listens(url: str) -> None:
+    """Raises InputError if nothing listens at the address of a server."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(f"--scorer_url {url}: {error}") from error
 
 
 def _ask(url: str, api_key: str | None) -> Any:

@@ -59,15 +59,25 @@ def read_texts(reader: TextReader, problem: str, responses: Sequence[str]) -> li
 class Draft:
     """One input in the making: a text with holes for what the problem and the policy say.
 
+    Args:
+        tokenizer: Tokenizer of the scorer.
+        nonce: Marks holes; no text has it.
+        start: The tokens that the tokenizer itself puts ahead of any text.
+
     Attributes:
         read: Stands behind the token after which a score is read.
+        texts: What fills the holes.
+        start: See above.
+        bos: The token that begins a text, if the tokenizer has one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, nonce: str):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, nonce: str, start: Sequence[int] = ()):
         self._tokenizer = tokenizer
         self._nonce = nonce
-        self.texts: list[str] = []
         self.read = f"{nonce}!"
+        self.texts: list[str] = []
+        self.start = start
+        self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
     def plain(self, text: str) -> str:
         """Returns a hole for a text, in which no control token means anything."""
@@ -113,6 +123,10 @@ class InputEncoder:
         control |= {index: token.content for index, token in added if token.content in tags}
         self._tokenizer = tokenizer
         self._nonce = secrets.token_hex(8)
+        bare, ids = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+        places = range(len(ids))
+        no_start: list[int] = []
+        self._start = next((ids[:n] for n in places if ids[n:][: len(bare)] == bare), no_start)
         self._names = {text: f"<{self._nonce}-{index}>" for index, text in control.items()}
         longest_first = sorted(map(re.escape, self._names), key=len, reverse=True)
         self._control = re.compile("|".join(longest_first) or "(?!)")
@@ -121,10 +135,16 @@ class InputEncoder:
 
     def draft(self) -> Draft:
         """Returns an empty draft."""
-        return Draft(self._tokenizer, self._nonce)
+        return Draft(self._tokenizer, self._nonce, self._start)
 
     def encode(self, draft: Draft, pieces: Sequence[Piece]) -> ScorerInput:
-        """Returns the tokens of the pieces of a draft, one after another."""
+        """Returns the tokens of the pieces of a draft, one after another.
+
+        Safe to call from several threads.
+
+        Raises:
+            ValueError: If the tokenizer drops a character behind which a score is read.
+        """
         ids: list[int] = []
         reads: list[int] = []
         for piece in pieces:
@@ -133,7 +153,13 @@ class InputEncoder:
                 continue
             text, ends = self._fill(draft, piece)
             encoding = self._backend.encode(text, add_special_tokens=False)
-            reads += [len(ids) + encoding.char_to_token(end - 1) for end in ends]
+            for end in ends:
+                token = encoding.char_to_token(end - 1)
+                if token is None:
+                    raise ValueError(
+                        f"{self._tokenizer.name_or_path}: its tokenizer drops the end of a step"
+                    )
+                reads.append(len(ids) + token)
             ids += encoding.ids
         return ScorerInput(ids, reads)
 
@@ -167,27 +193,37 @@ class ConversationReader:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int):
-        check_chat_template(tokenizer)
+        self._trims = check_chat_template(tokenizer)
         self.context = context
         self._encoder = InputEncoder(tokenizer)
 
     def encode(self, problem: str, response: str) -> ScorerInput:
         """Returns the tokens of a response so far, with one score to read at the end."""
+        if self._trims:
+            problem, response = problem.strip(), response.strip()
         draft = self._encoder.draft()
         turns = ("user", draft.plain(problem)), ("assistant", draft.plain(response))
         ids, _ = self._encoder.encode(draft, [draft.chat(*turns)])
         return ScorerInput(ids, [len(ids) - 1])
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ValueError unless a tokenizer has a chat template that ends and shows what is said."""
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether a tokenizer's chat template trims what is said.
+
+    Raises:
+        ValueError: Unless there is one that ends, and that shows what is said; begins with the
+            tokenizer's name.
+    """
     name = tokenizer.name_or_path
     if not tokenizer.chat_template:
         raise ValueError(f"{name}: its tokenizer has no chat template")
     draft = Draft(tokenizer, secrets.token_hex(8))
 
     def fill(text: str) -> str:
-        return draft.chat(("user", draft.plain(text)), ("assistant", draft.plain(text)))
+        return draft.chat(("user", f" {text} "), ("assistant", f" {text} "))
 
-    if try_template(fill, "text", name).count(draft.read[:-1]) != 2:
+    stand_in = draft.read
+    chat = try_template(fill, stand_in, name)
+    if chat.count(stand_in) != 2:
         raise ValueError(f"{name}: its chat template leaves out what is said, or changes it")
+    return chat.count(f" {stand_in} ") != 2

@@ -4,6 +4,7 @@ The shapes of vLLM's requests and replies are those of its documentation and sou
 they have not been tried on a running vLLM.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,7 +56,9 @@ class PoolingServerScorer:
             BadReply: If it repeatedly answers without scores.
             ValueError: If a response is too long for the model, or the server refuses it.
         """
-        inputs = read_texts(self._reader, request.problem, request.responses)
+        inputs = await asyncio.to_thread(
+            read_texts, self._reader, request.problem, request.responses
+        )
         values = await self._service.post(
             self._path,
             self._payload | {"input": [one.ids for one in inputs]},

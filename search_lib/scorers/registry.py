@@ -6,6 +6,7 @@ from dataclasses import dataclass
 VALUE_MODEL = "value model"
 STEP_PRM = "step PRM"
 REWARD_MODEL = "reward model"
+HTTP = "HTTP scorer"
 OTHER = "scorer of another kind"
 
 
@@ -55,7 +56,7 @@ SCORERS: dict[str, ScorerKind] = {
     ),
     "http": ScorerKind(
         "any scorer over HTTP, by the schema of docs/scorers.md",
-        "HTTP scorer",
+        HTTP,
         servers="your own server",
     ),
     "none": ScorerKind(

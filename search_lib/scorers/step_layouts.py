@@ -39,25 +39,25 @@ def line_steps(response: str) -> list[str]:
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
-def _qwen(draft: Draft, bos: list[int], problem: str, steps: list[str]) -> list[Piece]:
+def _qwen(draft: Draft, problem: str, steps: list[str]) -> list[Piece]:
     solution = "".join(draft.plain(step) + "<extra_0>" + draft.read for step in steps)
     turns = ("system", QWEN_SYSTEM), ("user", draft.plain(problem)), ("assistant", solution)
     return [draft.chat(*turns)]
 
 
-def _shepherd(draft: Draft, bos: list[int], problem: str, steps: list[str]) -> list[Piece]:
+def _shepherd(draft: Draft, problem: str, steps: list[str]) -> list[Piece]:
     solution = "\n".join(f"{draft.plain(step)} ки{draft.read}" for step in steps)
-    return [*bos, f"{draft.plain(problem)} {solution}"]
+    return [*draft.start, f"{draft.plain(problem)} {solution}"]
 
 
-def _skywork(draft: Draft, bos: list[int], problem: str, steps: list[str]) -> list[Piece]:
-    pieces: list[Piece] = [*bos, draft.plain(problem) + "\n"]
+def _skywork(draft: Draft, problem: str, steps: list[str]) -> list[Piece]:
+    pieces: list[Piece] = [*draft.bos, draft.plain(problem) + "\n"]
     for step in steps:
         pieces += [draft.plain(step), "\n" + draft.read]
     return pieces
 
 
-def _rlhflow(draft: Draft, bos: list[int], problem: str, steps: list[str]) -> list[Piece]:
+def _rlhflow(draft: Draft, problem: str, steps: list[str]) -> list[Piece]:
     texts = [draft.plain(problem) + " " + draft.plain(steps[0]), *map(draft.plain, steps[1:])]
     # The score of a step is the probability of "+" before it is said.
     turns = [turn for text in texts for turn in (("user", text), ("assistant", draft.read + "+"))]
@@ -71,8 +71,8 @@ class StepLayout:
     Attributes:
         models: What it is for.
         split: Returns the steps of a response.
-        build: Lays out a problem and its steps: (draft, the token that begins a text, if the
-            tokenizer has one, problem, steps) -> pieces, with a `Draft.read` for each step.
+        build: Lays out a problem and its steps: (draft, problem, steps) -> pieces, with a
+            `Draft.read` for each step.
         architecture: Architecture in the config of its models; None for causal language models.
         tags: Tokens that the tokenizer must have as one, of which no text may hold an added one.
         answers: Words whose logits a language model is asked for, good and bad; none of a model
@@ -84,7 +84,7 @@ class StepLayout:
 
     models: str
     split: Callable[[str], list[str]]
-    build: Callable[[Draft, list[int], str, list[str]], list[Piece]]
+    build: Callable[[Draft, str, list[str]], list[Piece]]
     architecture: str | None = None
     tags: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
@@ -182,15 +182,14 @@ class StepReader:
         if layout.has_chat:
             check_chat_template(tokenizer)
         self.answer_ids = [self._single_id(tokenizer, word) for word in layout.answers]
-        bos = tokenizer.bos_token_id
-        self._bos = [] if bos is None else [bos]
         self._encoder = InputEncoder(tokenizer, layout.tags)
+        self.encode("1 + 1?", "2")  # whether the tokenizer keeps the ends of steps
 
     def encode(self, problem: str, response: str) -> ScorerInput:
         """Returns the tokens of a response so far, with one score to read for each step."""
         draft = self._encoder.draft()
         steps = self.layout.split(response)
-        pieces = self.layout.build(draft, self._bos, problem.strip(), steps)
+        pieces = self.layout.build(draft, problem.strip(), steps)
         return self._encoder.encode(draft, pieces)
 
     def _single_id(self, tokenizer: PreTrainedTokenizerBase, word: str) -> int:

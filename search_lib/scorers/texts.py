@@ -1,5 +1,6 @@
 """Scorers of texts: they have a tokenizer of their own, and read what the policy wrote."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class ProblemScorer:
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
         """Returns the value of each path up to the end of its block."""
         response = prefix_ids[self.prompt_length :]
-        texts = self.tokenizer.batch_decode([response + ids_of_text(block) for block in blocks])
+        paths = [response + ids_of_text(block) for block in blocks]
+        texts = await asyncio.to_thread(self.tokenizer.batch_decode, paths)
         finished = [block.finish_reason == "stop" for block in blocks]
         whole = [
             text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
