@@ -84,7 +84,9 @@ def evaluate(args: Args, models: OpenModels) -> int:
         prompts = build_prompts(tokenizer, problems, instruction)
     limits = Limits(args.max_length, args.block_size, ends)
     has_values, settings = args.scorer_flags.has_values, args.strategy_settings
-    new_strategy = strategy_factory(args.search_type, args.num_blocks, limits, has_values, settings)
+    new_strategy = strategy_factory(
+        args.search_type, args.num_blocks, limits, has_values, settings, args.confidence
+    )
     check_models(args, tokenizer, prompts)
 
     with RecordFile(args.output_path) as records:

@@ -28,7 +28,7 @@ COSTS = {
 }
 """What an answer costs, by name."""
 
-_UNGUIDED = re.compile("bon|random[0-9]*")
+_UNGUIDED = re.compile("bon|random[0-9]*|deepconf[0-9]+")
 """Searches that need no values: their votes may."""
 
 

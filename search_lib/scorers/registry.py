@@ -60,7 +60,7 @@ SCORERS: dict[str, ScorerKind] = {
         servers="your own server",
     ),
     "none": ScorerKind(
-        "plain sampling without values, for --search_type bon and random<w>", "none"
+        "plain sampling without values, for --search_type bon, random<w> and deepconf<n>", "none"
     ),
 }
 """All scorers. What opens each of them stands in `factory.OPENERS`."""

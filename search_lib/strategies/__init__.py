@@ -8,6 +8,7 @@ from search_lib.strategies import (
     adaptive,
     beam,
     best_of_n,
+    deepconf,
     dvts,
     lookahead,
     particles,
@@ -63,6 +64,7 @@ STRATEGIES: dict[str, Callable[[SearchSpec], StrategyFactory]] = {
     "entropic": particles.entropic,
     "prune": prune.pruned_once,
     "reject": reject.lowest_rejected,
+    "deepconf": deepconf.abandoned_below_a_bar,
 }
 """Strategies by name: each takes a `SearchSpec` and returns what starts a search with it. Its
 docstring begins with the name's form and the rule: `` `beam<w>`: the rule. ``"""
@@ -88,6 +90,7 @@ def strategy_factory(
     limits: Limits,
     has_values: bool = True,
     settings: StrategySettings = StrategySettings(),
+    confidence_window: int | None = None,
 ) -> StrategyFactory:
     """Checks the search settings once and returns what starts a search with them.
 
@@ -98,6 +101,7 @@ def strategy_factory(
         limits: Lengths and stop tokens.
         has_values: Whether blocks will have values.
         settings: What some strategies need beside.
+        confidence_window: Tokens of a window of confidence; None if blocks will have none.
 
     Raises:
         InputError: Naming the flags that don't fit together.
@@ -113,6 +117,12 @@ def strategy_factory(
             "--help tells what each does"
         )
     spec = SearchSpec(
-        search_type, num_blocks, limits, int(number) if number else None, has_values, settings
+        search_type,
+        num_blocks,
+        limits,
+        int(number) if number else None,
+        has_values,
+        settings,
+        confidence_window,
     )
     return STRATEGIES[name](spec)

@@ -40,12 +40,17 @@ class StrategySettings:
     min_block_size: int | None = None
     """Of adaptive<w>: fewest tokens of a block, where values disagree; a quarter of --block_size by
     default."""
+    keep_percent: int | None = None
+    """Of deepconf<n>: share of the warm-up samples that passes the bar, in per cent; 90 by default,
+    the paper's DeepConf-high. 10 is its DeepConf-low, which abandons most."""
 
     def check(self) -> None:
         """Raises InputError for values that no search can have."""
         positive(value_temperature=self.value_temperature)
         at_least(0, lookahead=self.lookahead)
-        at_least(1, min_block_size=self.min_block_size)
+        at_least(1, min_block_size=self.min_block_size, keep_percent=self.keep_percent)
+        if self.keep_percent is not None and self.keep_percent > 100:
+            raise InputError(f"--keep_percent must be at most 100, got {self.keep_percent}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class SearchSpec:
         number: Number behind the strategy's name; None if there is none.
         has_values: Whether blocks have values.
         settings: Further settings.
+        confidence_window: Tokens of a window of confidence; None if blocks have no confidences.
     """
 
     search_type: str
@@ -67,6 +73,7 @@ class SearchSpec:
     number: int | None
     has_values: bool = True
     settings: StrategySettings = StrategySettings()
+    confidence_window: int | None = None
 
     @property
     def name(self) -> str:
@@ -86,7 +93,7 @@ class SearchSpec:
         if needs_values and not self.has_values:
             raise InputError(
                 f"--search_type {self.search_type} selects blocks by their values, and "
-                "--scorer none gives none; bon and random<w> do without"
+                "--scorer none gives none; bon, random<w> and deepconf<n> do without"
             )
         for name, value in vars(self.settings).items():
             if value is not None and name not in settings:

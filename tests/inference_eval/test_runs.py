@@ -81,10 +81,11 @@ def test_a_run_writes_records_metrics_and_its_configuration(models, tmp_path, ca
         ("entropic", {4}),
         ("prune2", {2}),
         ("reject50", {1, 2, 3, 4}),
+        ("deepconf2", {1, 2, 3, 4}),
     ],
 )
 def test_every_strategy_leads_from_flags_to_the_page(models, tmp_path, search_type, num_responses):
-    args = make_args(models, tmp_path, search_type=search_type, max_problems=2)
+    args = make_args(models, tmp_path, search_type=search_type, max_problems=2, confidence=6)
     assert inference_eval.main(args) == 0
     run = RunBlocks(args.output_path)
     for record in read_records(args.output_path):
@@ -95,6 +96,7 @@ def test_every_strategy_leads_from_flags_to_the_page(models, tmp_path, search_ty
         search = run.of(record)
         for response in record.responses:
             assert len(search.response_ids(response.node)) == response.num_tokens
+            assert 0 < response.confidence.lowest <= response.confidence.mean
     (page,) = load_runs(parse_selections([str(tmp_path)]), STRICT)
     assert page.lacks() == ["The values of single tokens were not saved."]
     trees = [tree for name in page.graded for tree in page.problem(name)["trees"]]

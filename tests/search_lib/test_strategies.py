@@ -88,7 +88,7 @@ def test_the_tree_leads_from_every_response_back_to_the_prompt():
         assert length == len(response.token_ids)
 
 
-PLAIN = ("bon", "random", "random4")
+PLAIN = ("bon", "random", "random4", "deepconf3")
 """Searches that need no values."""
 
 GUIDED = (
@@ -96,7 +96,9 @@ GUIDED = (
     *("particles", "entropic", "prune3", "reject0", "reject40"),
 )
 
-FACTORIES = {name: strategy_factory(name, 8, LIMITS) for name in (*PLAIN, *GUIDED)}
+FACTORIES = {
+    name: strategy_factory(name, 8, LIMITS, confidence_window=3) for name in (*PLAIN, *GUIDED)
+}
 
 
 @pytest.mark.parametrize("search_type", FACTORIES)
@@ -256,6 +258,7 @@ def test_a_search_by_values_refuses_to_do_without(search_type):
         ("prune0", 8, LIMITS, "prune0 finishes 0 of --num_blocks 8 prefixes"),
         ("reject", 8, LIMITS, "reject needs the percentage to drop behind it: reject25"),
         ("reject100", 8, LIMITS, "reject100 would drop every path: it takes 0 to 99 %"),
+        ("deepconf4", 8, LIMITS, "deepconf4 abandons samples .* it needs --confidence with the"),
         ("bon", 0, LIMITS, "--num_blocks must be at least 1, got 0"),
         ("beam2", 2, Limits(4, 0, (STOP,)), "--block_size must be at least 1"),
     ],
@@ -272,6 +275,9 @@ def test_settings_that_do_not_fit_name_their_flags(search_type, num_blocks, limi
         ("bon", {"value_temperature": 2.0}, "--value_temperature plays no part in .* bon"),
         ("particles", {"value_temperature": 0.0}, "--value_temperature must be positive"),
         ("lookahead2", {"lookahead": -1}, "--lookahead must be at least 0"),
+        ("reject25", {"keep_percent": 10}, "--keep_percent plays no part in .* reject25"),
+        ("deepconf3", {"keep_percent": 0}, "--keep_percent must be at least 1, got 0"),
+        ("deepconf3", {"keep_percent": 101}, "--keep_percent must be at most 100, got 101"),
         ("adaptive2", {"min_block_size": 0}, "--min_block_size must be at least 1"),
         ("adaptive2", {"min_block_size": 5}, "--min_block_size 5 is larger than --block_size 4"),
     ],

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies import Limits, Response, Strategy, Value
@@ -17,12 +18,14 @@ Answer = Callable[[Expansion], tuple[list[Block], list[float]]]
 def sample_blocks(expansion: Expansion) -> tuple[list[Block], list[float]]:
     """A fake engine and scorer whose answers depend on the expansion's seed alone."""
     rng = random.Random(expansion.seed)
+    sure = random.Random(expansion.seed + 1)
     blocks, values = [], []
     for _ in range(expansion.n):
         tokens = [rng.randrange(STOP) for _ in range(expansion.max_new_tokens)]
         if rng.random() < 0.25:
             tokens = [*tokens[: rng.randrange(len(tokens))], STOP]
-        blocks.append(block_of(tokens))
+        confidences = [float(sure.randrange(8, 14)) for _ in tokens]  # ties occur
+        blocks.append(replace(block_of(tokens), confidences=confidences))
         values.append(rng.choice([0.1, 0.3, 0.3, 0.5, 0.9]))  # ties occur
     return blocks, values
 

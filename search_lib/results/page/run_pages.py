@@ -28,7 +28,7 @@ CURVES = ("MV", "WMV", "BoN", "pass@k")
 
 FLAGS = (
     *("benchmark", "search_type", "num_blocks", "num_repetitions", "block_size", "max_length"),
-    *("value_temperature", "lookahead", "min_block_size"),
+    *("value_temperature", "lookahead", "min_block_size", "keep_percent"),
     *("temperature", "top_p", "seed", "piref_model", "classifier_ckpt_path", "scorer", "engine"),
 )
 """Flags that the page shows of a run."""
