@@ -70,17 +70,27 @@ class PathStates:
         key: Key of the whole path, see `_Path`.
         length: Tokens of the whole path.
         states: [layers, 2, heads, tokens of this part, head size], keys and values.
+        values: P(correct) after each token of this part, or after its last one alone.
     """
 
     parent: "PathStates | None"
     key: bytes
     length: int
     states: torch.Tensor
+    values: np.ndarray
 
     @property
     def num_tokens(self) -> int:
         """Tokens of this part."""
         return self.states.shape[3]
+
+    def path_values(self) -> np.ndarray:
+        """Returns the values after each token of the whole path."""
+        parts, path = [self.values], self.parent
+        while path is not None:
+            parts.append(path.values)
+            path = path.parent
+        return np.concatenate(parts[::-1])
 
 
 class _Path(NamedTuple):
@@ -200,6 +210,7 @@ class ValueScorer:
             bfloat16.
         token_values: Whether to return the value after every token of a block, too: each forward
             pass has them.
+        prefix_values: Whether these are those of the whole path, its prefix first.
 
     Attributes:
         cache: The states that are kept.
@@ -212,10 +223,12 @@ class ValueScorer:
         max_batch_tokens: int = 65_536,
         max_cached_tokens: int = 262_144,
         token_values: bool = False,
+        prefix_values: bool = False,
     ):
         self.model = model.eval()
         self.max_batch_tokens = max_batch_tokens
-        self.token_values = token_values
+        self.token_values = token_values or prefix_values
+        self.prefix_values = prefix_values
         self.cache = StateCache(max_cached_tokens)
         self.tokens_computed = 0
 
@@ -282,7 +295,13 @@ class ValueScorer:
             key = None if last and last[j] else prefixes[i].key_with(block)
             rows.append(_Row(pasts[i], block, key))
             computed[i] += len(block)
-        return self._forward(rows)[0]
+        values, _ = self._forward(rows)
+        if not self.prefix_values:
+            return values
+        return [
+            np.concatenate([pasts[i].path_values(), of_block])
+            for (i, _), of_block in zip(members, values, strict=True)
+        ]
 
     def _states_of(self, prefixes: dict[int, _Path], computed: list[int]) -> dict[int, PathStates]:
         """Returns the states of prefixes by request; adds the tokens each lacked to `computed`."""
@@ -317,7 +336,8 @@ class ValueScorer:
         input_ids = torch.tensor(
             [row.new_ids + [0] * (width - len(row.new_ids)) for row in rows], device=device
         )
-        cache: Any = DynamicCache(config=self.model.config)
+        # Without the config: layers with a sliding window would keep the end of a path only.
+        cache: Any = DynamicCache()
         attention_mask = position_ids = None
         # Right padding needs no mask: attention is causal, so no real token sees it. Cached states
         # of unequal length are padded on the left, and that is masked.
@@ -351,7 +371,8 @@ class ValueScorer:
                     for layer in cache.layers
                 ]
                 length += past_lengths[index]
-                paths.append(PathStates(row.past, row.key, length, torch.stack(states)))
+                stacked = torch.stack(states)
+                paths.append(PathStates(row.past, row.key, length, stacked, values[index]))
         for path in paths:
             self.cache.keep(path)
         return values, paths

@@ -36,10 +36,12 @@ from search_lib.scorers.sglang_server import SglangServerScorer
 from search_lib.scorers.step_layouts import AGGREGATIONS, StepReader, find_layout
 from search_lib.scorers.text_model_scorer import TextModelScorer
 from search_lib.scorers.text_models import (
+    RewardModel,
+    StepModel,
     load_reward_config,
     load_reward_model,
     load_step_config,
-    load_step_model,
+    load_step_prm,
 )
 from search_lib.scorers.texts import TextScorer
 from search_lib.scorers.value_server import ValueServer
@@ -146,14 +148,16 @@ def _open_sglang_server(flags: ScorerFlags, model: str, place: Place) -> Scorer:
 
 def _open_prm(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     reader = step_reader(flags, model)
-    prm = load_step_model(model, reader, place.attention_impl, place.device)
+    prm = load_step_prm(model, reader, place.attention_impl, place.device)
+    steps = StepModel(prm, reader, place.max_batch_tokens, flags.value_cache_tokens)
     aggregate = AGGREGATIONS[flags.step_aggregation]
-    return TextModelScorer(prm, reader, aggregate, place.max_batch_tokens, place.executor)
+    return TextModelScorer(steps, reader, aggregate, place.max_batch_tokens, place.executor)
 
 
 def _open_reward(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     reader = conversation_reader(flags, model)
-    rewards = load_reward_model(model, place.attention_impl, place.device)
+    loaded = load_reward_model(model, place.attention_impl, place.device)
+    rewards = RewardModel(loaded, place.max_batch_tokens)
     aggregate = AGGREGATIONS["last"]  # of one
     return TextModelScorer(rewards, reader, aggregate, place.max_batch_tokens, place.executor)
 

@@ -30,9 +30,10 @@ class ScorerFlags:
     """Of scorers in servers: http://host:port of a server or router, or of several equal ones,
     given once for each."""
     value_cache_tokens: int = free(262_144)
-    """Tokens whose key-value states the hf value model keeps between blocks: 28 KiB each for
-    DeepSeek-VM-1.5B in bfloat16. All beams of all searches in flight should fit; else prefixes are
-    computed again, which tokens_scored in metrics.json shows."""
+    """Of hf and prm: tokens whose key-value states are kept between blocks, 28 KiB each for
+    DeepSeek-VM-1.5B in bfloat16, 56 KiB for Qwen2.5-Math-PRM-7B. All beams of all searches in
+    flight should fit; else prefixes are computed again, which tokens_scored in metrics.json
+    shows."""
 
     token_values: bool = free(False)
     """Also saves the value after every token of every block, to within 1/510, in blocks.jsonl:

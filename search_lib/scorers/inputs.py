@@ -21,10 +21,12 @@ class ScorerInput(NamedTuple):
     Attributes:
         ids: Token ids of the scorer's tokenizer.
         reads: Positions of the tokens after which a score is read, in order.
+        shared: Tokens that every response to the problem begins with, at least one, and not all.
     """
 
     ids: list[int]
     reads: list[int]
+    shared: int = 1
 
 
 class TextReader(Protocol):
@@ -47,6 +49,8 @@ def read_texts(reader: TextReader, problem: str, responses: Sequence[str]) -> li
         ValueError: If one is longer than the model reads.
     """
     inputs = [reader.encode(problem, response) for response in responses]
+    empty = reader.encode(problem, "").ids
+    inputs = [one._replace(shared=_common_start(one.ids, empty)) for one in inputs]
     longest = max((len(one.ids) for one in inputs), default=0)
     if longest > reader.context:
         raise ValueError(
@@ -54,6 +58,12 @@ def read_texts(reader: TextReader, problem: str, responses: Sequence[str]) -> li
             f"{reader.context}"
         )
     return inputs
+
+
+def _common_start(ids: list[int], others: list[int]) -> int:
+    """Returns how many tokens two lists begin with, from 1 to all but one of the first."""
+    end = min(len(ids) - 1, len(others))
+    return max(1, next((n for n in range(end) if ids[n] != others[n]), end))
 
 
 class Draft:
@@ -203,7 +213,7 @@ class ConversationReader:
             problem, response = problem.strip(), response.strip()
         draft = self._encoder.draft()
         turns = ("user", draft.plain(problem)), ("assistant", draft.plain(response))
-        ids, _ = self._encoder.encode(draft, [draft.chat(*turns)])
+        ids = self._encoder.encode(draft, [draft.chat(*turns)]).ids
         return ScorerInput(ids, [len(ids) - 1])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from classifier_lib.scoring import Scores, Work, batch_by_length
+from classifier_lib.scoring import Scores, Work
 from search_lib.batching import Batcher
 from search_lib.scorers.inputs import TextReader, read_texts
 from search_lib.scorers.text_models import TextModel
@@ -16,14 +16,11 @@ CHARACTERS_PER_TOKEN = 3
 class TextModelScorer:
     """Batches the waiting requests of all searches into passes of a model.
 
-    Every response is computed whole: its tokens change where its last block ends within a step, so
-    that no states are kept between rounds.
-
     Args:
         model: The model.
         reader: How the model reads texts.
         aggregate: Returns one value of the scores of a response.
-        max_batch_tokens: Tokens of one forward pass, padding included. A longer input runs alone.
+        max_batch_tokens: Tokens of one forward pass of the model.
         executor: The thread that runs it (see `Batcher`).
     """
 
@@ -38,7 +35,6 @@ class TextModelScorer:
         self._model = model
         self._reader = reader
         self._aggregate = aggregate
-        self._max_batch_tokens = max_batch_tokens
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="text-scorer")
         self._batcher: Batcher[TextRequest, Scores] = Batcher(
             lambda requests: enumerate(self.score_batch(requests)),
@@ -68,16 +64,18 @@ class TextModelScorer:
             for request in requests
             for one in read_texts(self._reader, request.problem, request.responses)
         ]
-        lengths = [len(one.ids) for one in inputs]
-        values = [0.0] * len(inputs)
-        for batch in batch_by_length(lengths, self._max_batch_tokens):
-            scores = self._model.scores([inputs[place] for place in batch])
-            for place, of_input in zip(batch, scores, strict=True):
-                values[place] = self._aggregate(of_input)
+        found = self._model.read(inputs)
         results, start = [], 0
         for request in requests:
             part = slice(start, start + len(request.responses))
-            contexts = sum(length * (length + 1) // 2 for length in lengths[part])
-            results.append(Scores(values[part], 0, work=Work(sum(lengths[part]), contexts)))
+            values = [self._aggregate(of_input.scores) for of_input in found[part]]
+            cached = [of_input.tokens_cached for of_input in found[part]]
+            lengths = [len(one.ids) for one in inputs[part]]
+            contexts = sum(
+                (length * (length + 1) - known * (known + 1)) // 2
+                for length, known in zip(lengths, cached, strict=True)
+            )
+            work = Work(sum(lengths) - sum(cached), contexts)
+            results.append(Scores(values, sum(cached), work=work))
             start = part.stop
         return results

@@ -1,7 +1,8 @@
 """Step PRMs and reward models by transformers: what is loaded, and how scores are read."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from classifier_lib.loading import MODEL_FILES, check_safetensors
+from classifier_lib.scoring import ScoringRequest, ValueScorer, batch_by_length
 from run_lib.checksums import check_intact
 from run_lib.hub import check_weights, load_config, loading
 from search_lib.scorers.inputs import ScorerInput
@@ -60,80 +62,123 @@ STEP_CLASSES: dict[str | None, Any] = {
 """What loads the models of a layout, by the layout's architecture."""
 
 
+class InputScores(NamedTuple):
+    """What a model read.
+
+    Attributes:
+        scores: One in [0, 1] for each of the input's `reads`.
+        tokens_cached: Tokens at the input's start that did not have to be computed.
+    """
+
+    scores: list[float]
+    tokens_cached: int
+
+
 class TextModel(Protocol):
     """A model that reads scores off inputs."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        ...
-
-    def scores(self, inputs: Sequence[ScorerInput]) -> list[list[float]]:
-        """Returns the scores of each input, in [0, 1], by one forward pass."""
+    def read(self, inputs: Sequence[ScorerInput]) -> list[InputScores]:
+        """Returns the scores of each input."""
         ...
 
 
-class StepModel:
-    """A step PRM.
+class StepProbabilities(nn.Module):
+    """A step PRM as a value model is: it has a probability after every token.
 
     Args:
-        model: In evaluation mode, of `STEP_CLASSES`.
+        model: Of `STEP_CLASSES`.
         reader: Its layout.
     """
 
     def __init__(self, model: Any, reader: StepReader):
-        self._model = model
+        super().__init__()
+        self.model = model
         self._reader = reader
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self._model.device
+        return self.model.device
 
-    @torch.inference_mode()
-    def scores(self, inputs: Sequence[ScorerInput]) -> list[list[float]]:
-        """Returns the probability that each step is good.
+    def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        """Returns `success_probs`, [batch, tokens]: P that a step which ends there is good.
 
-        The head runs on the tokens that are read only; of a language model it is the two rows of
-        the output matrix that belong to the answers.
+        Of a language model, only the two rows of its output matrix that belong to the answers run.
         """
-        # Padding is token 0, which any vocabulary has. It needs no mask: attention is causal.
-        ids = pad_sequence([torch.tensor(one.ids) for one in inputs], batch_first=True)
-        rows = [row for row, one in enumerate(inputs) for _ in one.reads]
-        columns = [read for one in inputs for read in one.reads]
-        output = self._model.base_model(input_ids=ids.to(self.device), use_cache=False)
-        hidden = output.last_hidden_state[rows, columns]
-        if self._reader.answer_ids:
-            head = self._model.get_output_embeddings()
-            logits = hidden @ head.weight[self._reader.answer_ids].T
-            if head.bias is not None:
-                logits = logits + head.bias[self._reader.answer_ids]
+        hidden = self.model.base_model(input_ids=input_ids, **options).last_hidden_state
+        answers = self._reader.answer_ids
+        if answers:
+            matrix = self.model.get_output_embeddings()
+            bias = None if matrix.bias is None else matrix.bias[answers]
+            logits = nn.functional.linear(hidden, matrix.weight[answers], bias)
         else:
-            logits = self._model.head(hidden)
-        probabilities = squash(logits, self._reader.layout.good).tolist()
-        values = iter(probabilities)
-        return [[next(values) for _ in one.reads] for one in inputs]
+            logits = self.model.head(hidden)
+        return SimpleNamespace(success_probs=squash(logits, self._reader.layout.good))
+
+
+class StepModel:
+    """A step PRM, which keeps the states of finished steps.
+
+    The last step of a response may not be at its end, so that its tokens can be others in the next
+    round: the states up to the step before it are kept.
+
+    Args:
+        model: In evaluation mode, of `STEP_CLASSES`.
+        reader: Its layout.
+        max_batch_tokens: See `ValueScorer`.
+        max_cached_tokens: See `ValueScorer`.
+    """
+
+    def __init__(
+        self, model: Any, reader: StepReader, max_batch_tokens: int, max_cached_tokens: int
+    ):
+        self._values = ValueScorer(
+            cast("Any", StepProbabilities(model, reader)),
+            max_batch_tokens,
+            max_cached_tokens,
+            prefix_values=True,
+        )
+
+    def read(self, inputs: Sequence[ScorerInput]) -> list[InputScores]:
+        """Returns the probability that each step of each input is good."""
+        requests = []
+        for one in inputs:
+            cut = one.reads[-2] + 1 if len(one.reads) > 1 else one.shared
+            requests.append(ScoringRequest(one.ids[:cut], [one.ids[cut:]], last=[True]))
+        results = []
+        for one, scores in zip(inputs, self._values.score(requests), strict=True):
+            (values,) = scores.token_values or ()
+            results.append(InputScores(values[one.reads].tolist(), scores.tokens_cached or 0))
+        return results
 
 
 class RewardModel:
     """A reward model with a sequence classification head of one or two labels.
 
+    Its input ends otherwise in every round, and its score stands at the end: no states are kept.
+
     Args:
         model: In evaluation mode.
+        max_batch_tokens: Tokens of one forward pass, padding included. A longer input runs alone.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, max_batch_tokens: int):
         self._model = model
+        self._max_batch_tokens = max_batch_tokens
         self._pad_token_id = model.config.pad_token_id
 
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self._model.device
+    def read(self, inputs: Sequence[ScorerInput]) -> list[InputScores]:
+        """Returns the sigmoid of the reward, or the probability of label 1, of each input."""
+        results = [InputScores([], 0)] * len(inputs)
+        lengths = [len(one.ids) for one in inputs]
+        for batch in batch_by_length(lengths, self._max_batch_tokens):
+            values = self._forward([inputs[place] for place in batch])
+            for place, value in zip(batch, values, strict=True):
+                results[place] = InputScores([value], 0)
+        return results
 
     @torch.inference_mode()
-    def scores(self, inputs: Sequence[ScorerInput]) -> list[list[float]]:
-        """Returns the sigmoid of the reward, or the probability of label 1, of each input."""
+    def _forward(self, inputs: Sequence[ScorerInput]) -> list[float]:
         pad = self._pad_token_id
         if pad is None:
             # transformers reads the last token that is no padding, so padding must be a token that
@@ -144,8 +189,9 @@ class RewardModel:
         ids = pad_sequence([torch.tensor(one.ids) for one in inputs], True, pad)
         lengths = torch.tensor([len(one.ids) for one in inputs])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        output = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-        return [[score] for score in squash(output.logits, good=1).tolist()]
+        device = self._model.device
+        output = self._model(input_ids=ids.to(device), attention_mask=mask.to(device))
+        return squash(output.logits, good=1).tolist()
 
 
 def squash(logits: torch.Tensor, good: int) -> torch.Tensor:
@@ -159,9 +205,9 @@ def squash(logits: torch.Tensor, good: int) -> torch.Tensor:
     return logits[..., 0].sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)[..., good]
 
 
-def load_step_model(
+def load_step_prm(
     path: str, reader: StepReader, attention_impl: str, device: torch.device
-) -> StepModel:
+) -> PreTrainedModel:
     """Loads a step PRM with every one of its weights; code of its own is not run.
 
     Raises:
@@ -169,17 +215,16 @@ def load_step_model(
             that begins with the path.
     """
     loader = STEP_CLASSES[reader.layout.architecture]
-    return StepModel(_load(loader, path, attention_impl, device), reader)
+    return _load(loader, path, attention_impl, device)
 
 
-def load_reward_model(path: str, attention_impl: str, device: torch.device) -> RewardModel:
+def load_reward_model(path: str, attention_impl: str, device: torch.device) -> PreTrainedModel:
     """Loads a reward model with every one of its weights; code of its own is not run.
 
     Raises:
-        ValueError: See `load_step_model`.
+        ValueError: See `load_step_prm`.
     """
-    loader = AutoModelForSequenceClassification
-    return RewardModel(_load(loader, path, attention_impl, device))
+    return _load(AutoModelForSequenceClassification, path, attention_impl, device)
 
 
 def _load(loader: Any, path: str, attention_impl: str, device: torch.device) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from search_lib.results.blocks import RunBlocks
 from search_lib.results.records import read_records
 from search_lib.scorers.factory import step_reader
 from search_lib.scorers.flags import ScorerFlags
-from search_lib.scorers.text_models import load_step_model
+from search_lib.scorers.text_models import StepModel, load_step_prm
 from search_lib.scorers.value_server import free_port
 from tests.support.documentation import PAGES
 from tests.support.searches import make_args
@@ -34,20 +34,21 @@ def test_a_step_prm_values_every_path_and_is_counted(models, prm, tmp_path):
     args = make_args(models, tmp_path, **changes)
     assert inference_eval.main(args) == 0
     reader = step_reader(ScorerFlags("prm"), prm)
-    model = load_step_model(prm, reader, "sdpa", torch.device("cpu"))
+    loaded = load_step_prm(prm, reader, "sdpa", torch.device("cpu"))
+    model = StepModel(loaded, reader, 2000, 0)
     inputs = []
     blocks = RunBlocks(args.output_path)
     for record in read_records(args.output_path):
         texts = path_texts(record, blocks.of(record), load_tokenizer(str(models / "policy")))
         inputs += [reader.encode(record.problem, text) for text in texts]
-        scores = model.scores(inputs[-len(texts) :])
+        reads = model.read(inputs[-len(texts) :])
         assert [node.value for node in record.tree] == pytest.approx(
-            [min(of_path) for of_path in scores], abs=1e-5
+            [min(read.scores) for read in reads], abs=1e-5
         )
     lengths = [len(one.ids) for one in inputs]
     cost = json.loads((tmp_path / "metrics.json").read_text())["cost"]
-    assert cost["tokens_scored"] == sum(lengths)
-    assert cost["tokens_cached"] == 0
+    assert cost["tokens_scored"] + cost["tokens_cached"] == sum(lengths)
+    assert cost["tokens_cached"] > 0
     assert cost["value_model_flops"] > 0
     with pytest.raises(InputError, match=r"--step_aggregation \(was 'min', now 'last'\)"):
         inference_eval.main(make_args(models, tmp_path, **(changes | {"step_aggregation": "last"})))

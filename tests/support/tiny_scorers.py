@@ -94,8 +94,10 @@ def save_skywork(folder: Path) -> Path:
 
 
 def save_shepherd(folder: Path) -> Path:
+    """With a sliding window, as Mistral has one: a token sees the last 20."""
     tokenizer = shepherd_tokenizer()
-    config = MistralConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=512)
+    sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    config = MistralConfig(**sizes, sliding_window=20)
     return _save(folder, MistralForCausalLM(config), tokenizer)
 
 

@@ -15,13 +15,14 @@ from run_lib.commands import InputError
 from search_lib.engines.http_service import BadReply
 from search_lib.scorers.factory import Place, conversation_reader, open_scorer, step_reader
 from search_lib.scorers.flags import ScorerFlags
+from search_lib.scorers.inputs import ScorerInput
 from search_lib.scorers.pooling_servers import (
     read_class_probabilities,
     read_pair_scores,
     read_rewards,
     read_step_rows,
 )
-from search_lib.scorers.text_models import load_reward_model, load_step_model
+from search_lib.scorers.text_models import RewardModel, StepModel, load_reward_model, load_step_prm
 from search_lib.scorers.texts import TextRequest
 from tests.support.http_servers import serving
 from tests.support.tiny_scorers import PROBLEM, SOLUTION, STEP_PRMS, save_reward
@@ -72,7 +73,7 @@ def listed(name, rows):
 def test_vllm_pooling_scores_steps_as_transformers_does(folders, name, pooling):
     """The server's model is the same, so its rows are: of all tokens, or of the step tag's."""
     reader = step_reader(ScorerFlags("prm", name), str(folders[name]))
-    model = load_step_model(str(folders[name]), reader, "sdpa", CPU)
+    model = StepModel(load_step_prm(str(folders[name]), reader, "sdpa", CPU), reader, 2000, 0)
 
     def row(probability):
         if reader.layout.labels == 1:
@@ -82,8 +83,8 @@ def test_vllm_pooling_scores_steps_as_transformers_does(folders, name, pooling):
     def answer(asked):
         rows = []
         for ids in asked["input"]:
-            one = type(reader.encode("", ""))(ids, list(range(len(ids))))
-            (all_scores,) = model.scores([one])
+            one = ScorerInput(ids, list(range(len(ids))))
+            all_scores = model.read([one])[0].scores
             tag = ids[encoded[len(rows)].reads[0]]
             wanted = [i for i, index in enumerate(ids) if pooling == "ALL" or index == tag]
             rows.append([row(all_scores[i]) for i in wanted])
@@ -91,7 +92,7 @@ def test_vllm_pooling_scores_steps_as_transformers_does(folders, name, pooling):
 
     encoded = [reader.encode(PROBLEM, text) for text in REQUEST.responses]
     scores, ((path, asked, headers),) = ask(("vllm_pooling", name, "mean"), folders[name], answer)
-    expected = [sum(steps) / len(steps) for steps in model.scores(encoded)]
+    expected = [sum(read.scores) / len(read.scores) for read in model.read(encoded)]
     assert scores.values == pytest.approx(expected, abs=1e-5)
     assert scores.tokens_cached is None  # not known
     assert path == "/pooling"
@@ -114,7 +115,7 @@ def test_reward_servers_score_as_transformers_does(folders, name, labels):
 
     @torch.inference_mode()
     def answer(asked):
-        logits = [model._model(torch.tensor([ids])).logits[0] for ids in asked["input"]]
+        logits = [model(torch.tensor([ids])).logits[0] for ids in asked["input"]]
         if name == "sglang_reward":
             return listed("embedding", [row.tolist() for row in logits])
         squashed = [row.sigmoid() if labels == 1 else row.softmax(-1) for row in logits]
@@ -122,7 +123,7 @@ def test_reward_servers_score_as_transformers_does(folders, name, labels):
 
     scores, ((path, asked, _),) = ask((name,), folder, answer)
     inputs = [reader.encode(PROBLEM, text) for text in REQUEST.responses]
-    expected = [score for (score,) in model.scores(inputs)]
+    expected = [read.scores[0] for read in RewardModel(model, 2000).read(inputs)]
     assert scores.values == pytest.approx(expected, abs=1e-5)
     assert path == {"vllm_classify": "/classify", "sglang_reward": "/v1/embeddings"}[name]
     assert asked["input"] == [one.ids for one in inputs]

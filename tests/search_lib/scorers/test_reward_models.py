@@ -13,7 +13,7 @@ from run_lib.hub import load_tokenizer
 from search_lib.scorers.factory import check_text_scorer, conversation_reader
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.inputs import ConversationReader
-from search_lib.scorers.text_models import load_reward_model
+from search_lib.scorers.text_models import RewardModel, load_reward_model
 from tests.support.tiny_models import save_tiny_policy
 from tests.support.tiny_scorers import CHATML, PROBLEM, SOLUTION, qwen_tokenizer, save_reward
 
@@ -65,9 +65,9 @@ def test_a_batch_scores_as_transformers_does_one_by_one(folder):
     inputs = [reader.encode(PROBLEM, text) for text in TEXTS]
     expected = [direct(folder, text) for text in TEXTS]
     assert [one.ids for one in inputs] == [ids for ids, _ in expected]
-    scores = load_reward_model(str(folder), "sdpa", CPU).scores(inputs)
+    reads = RewardModel(load_reward_model(str(folder), "sdpa", CPU), 2000).read(inputs)
     values = [score.item() for _, score in expected]
-    assert [score for (score,) in scores] == pytest.approx(values, abs=1e-5)
+    assert [score for read in reads for score in read.scores] == pytest.approx(values, abs=1e-5)
     assert len({round(value, 4) for value in values}) > 1
 
 

@@ -12,6 +12,7 @@ from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
 from search_lib.scorers.factory import check_text_scorer, step_reader
 from search_lib.scorers.flags import AggregationName, LayoutName, ScorerFlags
+from search_lib.scorers.inputs import read_texts
 from search_lib.scorers.step_layouts import (
     AGGREGATIONS,
     QWEN_SYSTEM,
@@ -20,7 +21,7 @@ from search_lib.scorers.step_layouts import (
     line_steps,
 )
 from search_lib.scorers.text_model_scorer import TextModelScorer
-from search_lib.scorers.text_models import load_step_model
+from search_lib.scorers.text_models import StepModel, load_step_prm
 from search_lib.scorers.texts import TextRequest
 from tests.support.tiny_models import add_code
 from tests.support.tiny_scorers import PROBLEM, SOLUTION, STEP_PRMS, shepherd_tokenizer
@@ -44,9 +45,13 @@ def readers(folders):
 @pytest.fixture(scope="module")
 def models(folders, readers):
     return {
-        name: load_step_model(str(folder), readers[name], "sdpa", CPU)
+        name: load_step_prm(str(folder), readers[name], "sdpa", CPU)
         for name, folder in folders.items()
     }
+
+
+def scores_of(model, reader, inputs, cache=0):
+    return [read.scores for read in StepModel(model, reader, 2000, cache).read(inputs)]
 
 
 def backbone(folder):
@@ -131,7 +136,7 @@ def test_a_layout_scores_steps_as_its_card_does(folders, readers, models, name):
     ids, scores = DIRECT[name](folders[name], PROBLEM, SOLUTION)
     one = readers[name].encode(PROBLEM, SOLUTION)
     assert one.ids == ids
-    assert models[name].scores([one])[0] == pytest.approx(scores, abs=1e-5)
+    assert scores_of(models[name], readers[name], [one])[0] == pytest.approx(scores, abs=1e-5)
     assert len({round(score, 3) for score in scores}) == len(scores) > 2  # no constant
 
 
@@ -139,8 +144,10 @@ def test_a_layout_scores_steps_as_its_card_does(folders, readers, models, name):
 def test_a_batch_scores_as_one_by_one(readers, models, name):
     texts = ["", SOLUTION, "2", SOLUTION + "\n\nmore " * 9]
     inputs = [readers[name].encode(PROBLEM, text) for text in texts]
-    alone = [models[name].scores([one])[0] for one in inputs]
-    for together, expected in zip(models[name].scores(inputs), alone, strict=True):
+    alone = [scores_of(models[name], readers[name], [one])[0] for one in inputs]
+    for together, expected in zip(
+        scores_of(models[name], readers[name], inputs), alone, strict=True
+    ):
         assert together == pytest.approx(expected, abs=1e-5)
 
 
@@ -194,7 +201,8 @@ def test_flags_know_the_layouts_and_aggregations():
 
 
 def test_a_scorer_gives_values_and_counts_its_own_tokens(readers, models):
-    reader, model = readers["qwen"], models["qwen"]
+    reader = readers["qwen"]
+    model = StepModel(models["qwen"], reader, 400, max_cached_tokens=0)
     scorer = TextModelScorer(model, reader, AGGREGATIONS["product"], max_batch_tokens=400)
     texts = [SOLUTION, "2", SOLUTION + "\n\n3"]
     first, second = scorer.score_batch(
@@ -203,19 +211,51 @@ def test_a_scorer_gives_values_and_counts_its_own_tokens(readers, models):
             TextRequest("1 + 2?", texts[2:], [False]),
         ]
     )
-    inputs = [reader.encode(PROBLEM, text) for text in texts[:2]] + [
-        reader.encode("1 + 2?", texts[2])
-    ]
-    expected = [torch.tensor(model.scores([one])[0]).prod().item() for one in inputs]
+    inputs = [reader.encode(PROBLEM, text) for text in texts[:2]]
+    inputs.append(reader.encode("1 + 2?", texts[2]))
+    scores = [scores_of(models["qwen"], reader, [one])[0] for one in inputs]
+    expected = [torch.tensor(steps).prod().item() for steps in scores]
     assert [*first.values, *second.values] == pytest.approx(expected, abs=1e-5)
     lengths = [len(one.ids) for one in inputs]
     assert (first.work.tokens, second.work.tokens) == (sum(lengths[:2]), lengths[2])
     assert second.work.contexts == sum(range(1, lengths[2] + 1))
-    assert first.tokens_cached == 0
+    assert (first.tokens_cached, second.tokens_cached) == (0, 0)
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_finished_steps_are_computed_once(readers, models, name):
+    """A path that grows, also within a step: values as without a cache, and what it saved."""
+    reader = readers[name]
+    cached = StepModel(models[name], reader, 2000, max_cached_tokens=2000)
+    texts = ["One", "One step.\n\nTwo", "One step.\n\nTwo steps", "One step.\n\nTwo steps.\n\nSo 2"]
+    saved, lengths = [], []
+    for text in texts:
+        (one,) = read_texts(reader, PROBLEM, [text])
+        (read,) = cached.read([one])
+        assert read.scores == pytest.approx(scores_of(models[name], reader, [one])[0], abs=1e-5)
+        saved.append(read.tokens_cached)
+        lengths.append(len(one.ids))
+    shared = read_texts(reader, PROBLEM, ["One"])[0].shared
+    assert saved[0] == 0
+    assert saved[1] == shared > len(PROBLEM) // 2  # the problem, and what stands ahead of it
+    first_step = reader.encode(PROBLEM, texts[1]).reads[0]
+    assert saved[2:] == [reader.encode(PROBLEM, texts[2]).reads[-2] + 1] * 2
+    assert saved[2] > first_step
+
+
+def test_candidates_of_a_path_share_its_states(readers, models):
+    reader = readers["qwen"]
+    model = StepModel(models["qwen"], reader, 2000, max_cached_tokens=0)
+    scorer = TextModelScorer(model, reader, min, 2000)
+    texts = [f"{SOLUTION}\n\n{end}" for end in ("a", "b", "c")]
+    (scores,) = scorer.score_batch([TextRequest(PROBLEM, texts, [False] * 3)])
+    prefix = reader.encode(PROBLEM, texts[0]).reads[-2] + 1
+    assert scores.tokens_cached == 2 * prefix
 
 
 def test_a_response_longer_than_the_context_is_refused(readers, models):
-    scorer = TextModelScorer(models["qwen"], readers["qwen"], min, 400)
+    model = StepModel(models["qwen"], readers["qwen"], 400, 0)
+    scorer = TextModelScorer(model, readers["qwen"], min, 400)
     with pytest.raises(ValueError, match=r"is \d+ tokens of the scorer, which reads 512"):
         scorer.score_batch([TextRequest(PROBLEM, ["a" * 600], [False])])
 
@@ -244,7 +284,7 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path):
     folder = STEP_PRMS["qwen"][0](tmp_path / "prm")
     add_code(folder, tmp_path / "ran", None)
     reader = step_reader(ScorerFlags("prm"), str(folder))
-    load_step_model(str(folder), reader, "sdpa", CPU)
+    load_step_prm(str(folder), reader, "sdpa", CPU)
     assert not (tmp_path / "ran").exists()
 
 
@@ -253,7 +293,7 @@ def test_a_checkpoint_without_its_head_is_refused(tmp_path, folders, readers):
     AutoModelForCausalLM.from_pretrained(folders["qwen"]).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="no weights for score"):
-        load_step_model(str(tmp_path), readers["qwen"], "sdpa", CPU)
+        load_step_prm(str(tmp_path), readers["qwen"], "sdpa", CPU)
 
 
 @pytest.mark.parametrize("name", DIRECT)
@@ -262,7 +302,7 @@ def test_flops_are_those_of_the_backbone_and_its_head(folders, models, name):
     heads = {"qwen": hidden * hidden + 2 * hidden, "skywork": hidden}
     backbone_size = sum(
         parameter.numel()
-        for key, parameter in models[name]._model.base_model.named_parameters()
+        for key, parameter in models[name].base_model.named_parameters()
         if parameter.ndim > 1 and "embed" not in key
     )
     size = scorer_size(str(folders[name]))

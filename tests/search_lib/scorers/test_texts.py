@@ -11,6 +11,7 @@ from search_lib.engines.base import Block
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.scorers.inputs import ScorerInput
 from search_lib.scorers.text_model_scorer import TextModelScorer
+from search_lib.scorers.text_models import InputScores
 from search_lib.scorers.texts import ProblemScorer, TextRequest, TextScorer
 
 
@@ -85,13 +86,12 @@ class Lengths:
     """A model whose score is the share of the context that is read."""
 
     context = 100
-    device = None
 
     def encode(self, problem, response):
         return ScorerInput([1] * len(problem + response), [0])
 
-    def scores(self, inputs):
-        return [[len(one.ids) / self.context] for one in inputs]
+    def read(self, inputs):
+        return [InputScores([len(one.ids) / self.context], 0) for one in inputs]
 
 
 def test_waiting_requests_of_searches_share_batches():
