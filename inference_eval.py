@@ -26,9 +26,10 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+
+from transformers import PreTrainedTokenizerBase
 
 from loggers import open_trackers
 from run_lib.commands import naming, parse_command_line, parse_shard, run_command
@@ -49,13 +50,21 @@ from search_lib.results.cost import SearchCost
 from search_lib.results.metrics import MetricRow, published_metrics
 from search_lib.results.records import RecordFile
 from search_lib.results.run_config import RunConfig
-from search_lib.results.shards import searches_of, shard_path
+from search_lib.results.shards import needed_searches, searches_of, shard_path
+from search_lib.results.stopping import Stopping, stopping_rule
 from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.texts import ProblemScorer, TextScorer
 from search_lib.search_args import Args, check_references, load_benchmark
-from search_lib.strategies import Limits, Strategy, StrategyFactory, strategy_factory
+from search_lib.strategies import (
+    Limits,
+    Strategy,
+    StrategyFactory,
+    most_responses,
+    strategy_factory,
+)
+from search_lib.tree_queue import EndedSearch, FoundTrees, TreeQueue, open_judge, problem_trees
 
 PROGRAM = "inference_eval.py"
 
@@ -72,6 +81,9 @@ def evaluate(args: Args, models: OpenModels) -> int:
     engine_flags, answer_format = settle_engine(args.engine_flags), args.find_format()
     args = replace(args, engine_flags=engine_flags, answer_format=answer_format.name)
     args.check()
+    stopping = find_stopping(args)
+    if stopping and args.stop != "decided":
+        args = replace(args, stop_confidence=stopping.threshold)
     index, count = parse_shard(args.shard or "0/1")
     if args.shard:
         args = replace(args, output_path=shard_path(args.output_path, index, count))
@@ -95,36 +107,46 @@ def evaluate(args: Args, models: OpenModels) -> int:
         questions = {problem.id: problem.problem for problem in problems}
         args.vote_flags.open_calibration(questions, config.value_model_digest)
         config.bind(args.output_path, free_flags(Args))
+        dealt = searches_of(problems, args.num_repetitions, index, count, stopping is not None)
         searches = {
-            (problem.id, repetition): (problem, repetition)
-            for problem, repetition in searches_of(problems, args.num_repetitions, index, count)
+            (problem.id, repetition): (problem, repetition) for problem, repetition in dealt
         }
         if damaged := records.recover(searches.keys()):
             print(f"{damaged} damaged lines were moved aside; their searches run again")
         blocks = BlocksFile(args.output_path)
-        missing = [search for key, search in searches.items() if key not in records.finished]
+        found = FoundTrees.read(args.output_path) if stopping else FoundTrees({}, {})
+        needed = needed_searches(list(searches), found.num_trees)
+        missing = [searches[key] for key in needed if key not in records.finished]
         if missing and args.save_blocks and (damaged := blocks.recover()):
             print(f"{damaged} damaged lines of {blocks.path} were moved aside")
-        print(f"{len(records.finished)} searches are there, {len(missing)} to run", flush=True)
+        at_most = "at most " if stopping and missing else ""
+        counts = f"{len(records.finished)} searches are there, {at_most}{len(missing)} to run"
+        print(counts, flush=True)
 
         # Run the others.
         recorder = Recorder(tokenizer, prompts, ends, answer_format, args.confidence)
 
-        def record(job: SearchJob[Strategy], cost: SearchCost) -> None:
+        def record(ended: EndedSearch) -> None:
             # First the blocks: killed in between, a search has no record and runs again.
-            if args.save_blocks and (of_search := recorder.blocks(job, cost)) is not None:
-                blocks.append(of_search)
-            records.append(recorder.record(job, cost))
+            if args.save_blocks and (of := recorder.blocks(ended.job, ended.cost)) is not None:
+                blocks.append(of)
+            records.append(recorder.record(*ended))
 
         failures: list[SearchFailure] = []
         if missing:
-            jobs = make_jobs(args, missing, prompts, new_strategy)
+            waiting = problem_trees(missing, args.num_repetitions, found, stopping)
+            with open_judge(stopping, answer_format) as judge:
 
-            def reading(scorer: TextScorer, problem: Problem) -> ProblemScorer:
-                prompt_length = len(prompts[problem.id])
-                return ProblemScorer(scorer, problem.problem, prompt_length, tokenizer)
+                def new_queue(scorer: Scorer | TextScorer | None) -> TreeQueue:
+                    new_job = job_factory(args, prompts, tokenizer, new_strategy, scorer)
+                    return TreeQueue(waiting, new_job, recorder.answers, judge)
 
-            failures = models.run(search(args, models, jobs, len(missing), record, reading))
+                work = search(args, models, new_queue, len(missing), record)
+                queue, failures = models.run(work)
+            if stopping:
+                print(f"{queue.num_saved} searches were not needed")
+            if queue.num_dropped:
+                print(f"{queue.num_dropped} of them were started ahead, and dropped")
 
         # Vote, and report.
         if not records.finished:
@@ -137,6 +159,16 @@ def evaluate(args: Args, models: OpenModels) -> int:
             print(f"shard {args.shard}: {len(records.finished)} searches in {args.output_path}")
 
     return report_failures(failures)
+
+
+def find_stopping(args: Args) -> Stopping | None:
+    """Returns the rule by which problems get no further tree; None if all get all of them."""
+    if args.stop == "never":
+        return None
+    rule = stopping_rule(args.stop, args.scorer_flags.has_values)
+    threshold = rule.usual if args.stop_confidence is None else args.stop_confidence
+    most = most_responses(args.search_type, args.num_blocks)
+    return Stopping(rule, threshold, args.num_repetitions, most)
 
 
 def run_config(args: Args, problems: list[Problem]) -> RunConfig:
@@ -154,60 +186,58 @@ def run_config(args: Args, problems: list[Problem]) -> RunConfig:
     )
 
 
-def make_jobs(
+def job_factory(
     args: Args,
-    missing: list[tuple[Problem, int]],
     prompts: dict[str, list[int]],
+    tokenizer: PreTrainedTokenizerBase,
     new_strategy: StrategyFactory,
-) -> Iterator[SearchJob[Strategy]]:
-    """Yields the searches that are to run, made one by one as the runner has room."""
-    for problem, repetition in missing:
+    scorer: Scorer | TextScorer | None,
+) -> Callable[[Problem, int], SearchJob[Strategy]]:
+    """Returns what makes the search of a (problem, repetition), as the runner has room."""
+
+    def make(problem: Problem, repetition: int) -> SearchJob[Strategy]:
         own_seed = derive_seed(args.seed, problem.id, repetition)
-        strategy = new_strategy(prompts[problem.id], own_seed)
+        prompt_ids = prompts[problem.id]
+        strategy = new_strategy(prompt_ids, own_seed)
         kept = KeptBlocks() if args.save_blocks or args.confidence else None
-        yield SearchJob(problem, repetition, own_seed, strategy, kept=kept)
+        return SearchJob(
+            *(problem, repetition, own_seed, strategy),
+            scorer=ProblemScorer(scorer, problem.problem, len(prompt_ids), tokenizer)
+            if isinstance(scorer, TextScorer)
+            else scorer,
+            kept=kept,
+        )
+
+    return make
 
 
 async def search(
     args: Args,
     models: OpenModels,
-    jobs: Iterator[SearchJob[Strategy]],
-    num_jobs: int,
-    record: Callable[[SearchJob[Strategy], SearchCost], None],
-    reading: Callable[[TextScorer, Problem], ProblemScorer],
-) -> list[SearchFailure]:
-    """Opens the models and runs the searches; each is recorded the moment it ends.
+    new_queue: Callable[[Scorer | TextScorer | None], TreeQueue],
+    num_searches: int,
+    record: Callable[[EndedSearch], None],
+) -> tuple[TreeQueue, list[SearchFailure]]:
+    """Opens the models and runs the searches; each is recorded once it is certain that it counts.
 
-    Args:
-        args: The flags.
-        models: Opens the models.
-        jobs: The searches.
-        num_jobs: How many there are.
-        record: Records a search that has ended.
-        reading: Makes a scorer of texts one of the searches on a problem.
+    Without `--stop`, that is the moment it ends.
     """
     engine, scorer = await models.open(args)
-    if isinstance(scorer, TextScorer):
-        jobs = own_scorers(jobs, partial(reading, scorer))
+    queue = new_queue(scorer)
 
-    with SearchProgress(num_jobs, "search") as progress:
+    with SearchProgress(num_searches, "search") as progress:
 
         def on_finished(job: SearchJob[Strategy], cost: SearchCost) -> None:
-            record(job, cost)
-            progress.add(cost)
+            for ended in queue.finish(job, cost):
+                record(ended)
+                progress.add(ended.cost)
+            progress.save(queue.num_saved)
 
-        shared = None if isinstance(scorer, TextScorer) else scorer
-        return await run_searches(
-            jobs, engine, shared, args.sampling, args.max_concurrent, on_finished
+        # Every search has its scorer with it.
+        failures = await run_searches(
+            queue, engine, None, args.sampling, args.max_concurrent, on_finished
         )
-
-
-def own_scorers(
-    jobs: Iterator[SearchJob[Strategy]], scorer_of: Callable[[Problem], Scorer]
-) -> Iterator[SearchJob[Strategy]]:
-    """Yields the searches, each with a scorer that knows its problem."""
-    for job in jobs:
-        yield replace(job, scorer=scorer_of(job.problem))
+    return queue, failures
 
 
 def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:

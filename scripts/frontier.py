@@ -33,7 +33,7 @@ from search_lib.results.curves import Curve, Point, budget_curve, pareto_optimal
 from search_lib.results.run_config import check_same_problems
 from search_lib.results.run_trees import COSTS, RunTrees
 from search_lib.results.selection import Selection, check_curve_names, parse_selections
-from search_lib.results.stopping import STOPPING_RULES
+from search_lib.results.stopping import STOPPING_RULES, stopping_rule
 from search_lib.voting import lack
 
 PROGRAM = "scripts.frontier"
@@ -48,7 +48,8 @@ class Args:
     output: Path
     """The plot, a .png, .pdf or .svg file."""
     early_stopping: bool = False
-    """Also replay what stopping early would have saved (docs/statistics.md)."""
+    """Also replay what stopping early would have saved (docs/statistics.md), of runs that did not
+    stop themselves."""
     answers: RulesName = "strict"
     """Rules by which answers were counted (docs/search.md)."""
     seed: int = 0
@@ -73,8 +74,10 @@ def make_curves(selection: Selection, run: RunTrees, args: Args) -> Iterator[Cur
     for method in methods:
         if selection.method or method in run.methods:
             yield budget_curve(selection, run, method, args.seed)
-    for name, rule in STOPPING_RULES.items() if args.early_stopping else ():
-        if rule.method in run.methods and rule.method in methods:
+    is_replayed = args.early_stopping and not run.config.is_stopped
+    for name in STOPPING_RULES if is_replayed else ():
+        method = stopping_rule(name, run.has_values).method
+        if method in run.methods and method in methods:
             yield stopping_curve(selection, run, name, args.seed)
 
 
@@ -128,7 +131,12 @@ Colour = tuple[float, float, float, float]
 
 _MARKERS = {"MV": "o", "WMV": "s", "BoN": "^", "pass@1": "v", "pass@k": "D"}
 _MORE_MARKERS = "PX*dphH8"  # of other votes, as they come
-_DASHES = {"beta": (4, 1.5), "dirichlet": (1.5, 1.5), "value mass": (7, 1.5, 1.5, 1.5)}
+_DASHES = {
+    "decided": (10, 1.5),
+    "beta": (4, 1.5),
+    "dirichlet": (1.5, 1.5),
+    "value": (7, 1.5, 1.5, 1.5),
+}
 
 
 def plot(curves: Sequence[Curve], optimal: Optimal, title: str, output: Path) -> None:

@@ -17,7 +17,7 @@ class SearchProgress:
 
     def __init__(self, total: int, unit: str):
         self._bar = tqdm(total=total, unit=unit, disable=None, smoothing=0.05)
-        self._tokens = 0
+        self._tokens = self._saved = 0
 
     def add(self, cost: SearchCost) -> None:
         """Counts a search that has ended."""
@@ -25,6 +25,11 @@ class SearchProgress:
         seconds = self._bar.format_dict["elapsed"] or 1e-9
         self._bar.set_postfix_str(f"{self._tokens / seconds:,.0f} tok/s", refresh=False)
         self._bar.update()
+
+    def save(self, total: int) -> None:
+        """Takes the searches that are not needed, so far, out of the total."""
+        self._bar.total -= total - self._saved
+        self._saved = total
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from search_lib.answer_formats import AnswerFormat
 from search_lib.confidence import Confidence
 from search_lib.results.blocks import RecordedBlocks
 from search_lib.results.cost import SearchCost
+from search_lib.results.metrics import CountedResponse, TreeAnswers
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
 from search_lib.strategies import BlockSource, Response, Strategy
@@ -39,27 +40,29 @@ class Recorder:
         self._answer_format = answer_format
         self._confidence_window = confidence_window
 
-    def record(self, job: SearchJob[Strategy], cost: SearchCost) -> Record:
+    def record(self, job: SearchJob[Strategy], cost: SearchCost, is_enough: bool = False) -> Record:
         """Returns the record of a search.
 
         Args:
             job: The search; its strategy is done.
             cost: Its cost, from the runner.
+            is_enough: Whether the trees of its problem end with it.
         """
-        prompt = str(self._tokenizer.decode(self._prompts[job.problem.id]))
         return Record(
             problem_id=job.problem.id,
             repetition=job.repetition,
             problem=job.problem.problem,
             reference=job.problem.answer,
             seed=job.seed,
-            responses=[
-                self._response(response, prompt, self._confidence(job, response.node))
-                for response in job.strategy.result()
-            ],
+            responses=self._responses(job),
             tree=job.strategy.nodes,
             cost=cost,
+            is_enough=is_enough,
         )
+
+    def answers(self, job: SearchJob[Strategy]) -> TreeAnswers:
+        """Returns what counts of the responses of a search, as its record will have it."""
+        return [CountedResponse(one.answer, one.value) for one in self._responses(job)]
 
     def blocks(self, job: SearchJob[Strategy], cost: SearchCost) -> RecordedBlocks | None:
         """Returns the blocks of a search, for the file beside the records; None if none are kept.
@@ -78,6 +81,13 @@ class Recorder:
             [block.token_ids for block in kept],
             values if len(values) == len(kept) else None,
         )
+
+    def _responses(self, job: SearchJob[Strategy]) -> list[RecordedResponse]:
+        prompt = str(self._tokenizer.decode(self._prompts[job.problem.id]))
+        return [
+            self._response(response, prompt, self._confidence(job, response.node))
+            for response in job.strategy.result()
+        ]
 
     def _confidence(self, job: SearchJob[Strategy], node: int) -> Confidence | None:
         """Returns how sure the policy was of the response that ends with a node, if it is kept."""

@@ -3,7 +3,9 @@
 import asyncio
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Generic, TypeVar
 
 from classifier_lib.scoring import Scores
@@ -35,6 +37,7 @@ class SearchJob(Generic[AnySearch]):
             None: that of the run, if it has one.
         kept: Keeps the blocks of this search, of which the strategy forgets those it drops. None:
             nobody needs them.
+        turn: Entered before the search and left after it, while it holds its slot.
     """
 
     problem: Problem
@@ -43,6 +46,7 @@ class SearchJob(Generic[AnySearch]):
     strategy: AnySearch
     scorer: Scorer | None = None
     kept: KeptBlocks | None = None
+    turn: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
 
     @property
     def name(self) -> str:
@@ -129,7 +133,7 @@ async def run_search(
 
 
 async def run_searches(
-    jobs: Iterable[SearchJob[AnySearch]],
+    jobs: Iterable[SearchJob[AnySearch] | None],
     engine: Engine,
     scorer: Scorer | None,
     sampling: Sampling,
@@ -138,10 +142,12 @@ async def run_searches(
 ) -> list[SearchFailure]:
     """Keeps `max_concurrent` searches in flight until `jobs` runs out.
 
-    Batches serve the requests of earlier searches first.
+    Batches serve the requests of earlier searches first. A search whose task is cancelled is not
+    needed any more: nothing becomes of it.
 
     Args:
         jobs: Searches, taken as slots become free, so that memory does not grow with their number.
+            None means that there is none now: they are asked again when a search has ended.
         engine: Source of blocks, shared by all searches.
         scorer: Source of values, shared by all searches that have none of their own. None: their
             blocks have no values.
@@ -160,21 +166,26 @@ async def run_searches(
     async def run(order: int, job: SearchJob[AnySearch]) -> SearchCost:
         search_order.set(order)  # within this search's task
         own = job.scorer or scorer
-        return await run_search(job.strategy, engine, own, sampling, clock, job.kept)
+        async with job.turn:
+            return await run_search(job.strategy, engine, own, sampling, clock, job.kept)
 
-    waiting = enumerate(jobs)
+    waiting = iter(jobs)
+    places = count()
     failures: list[SearchFailure] = []
     consecutive_failures = 0
     running: dict[asyncio.Task[SearchCost], SearchJob[AnySearch]] = {}
     try:
         while True:
-            while len(running) < max_concurrent and (started := next(waiting, None)) is not None:
-                running[asyncio.create_task(run(*started))] = started[1]
+            while len(running) < max_concurrent and (job := next(waiting, None)) is not None:
+                running[asyncio.create_task(run(next(places), job))] = job
             if not running:
                 return failures
             ended, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
+            for task in filter(asyncio.Task.cancelled, ended):
+                del running[task]
+            finished = (task for task in ended if not task.cancelled())
             # Successes first: they are recorded whatever the failures lead to.
-            for task in sorted(ended, key=lambda task: task.exception() is not None):
+            for task in sorted(finished, key=lambda task: task.exception() is not None):
                 job = running.pop(task)
                 error = task.exception()
                 if error is None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -47,6 +47,12 @@ class Args(AskingFlags):
     """Blocks (or samples, for bon) of one tree: the budget N."""
     num_repetitions: int = 1
     """Independent trees a problem (DVTS). Metrics are given for every power of two of them."""
+    stop: Literal["never", "decided", "beta", "value"] = "never"
+    """When a problem gets no further tree (docs/search.md): decided once no vote to come can change
+    the winner (of WMV, or of MV without values); beta and value once their confidence in the
+    leading answer is above --stop_confidence. Its trees then start in order."""
+    stop_confidence: float | None = None
+    """For --stop beta (0.95 if left out) and value (0.8), between 0 and 1."""
     block_size: int = 4096
     """Most tokens of a block."""
     max_length: int = 16384
@@ -97,6 +103,7 @@ class Args(AskingFlags):
             at_least(1, confidence=self.confidence)
         features = {"values": self.scorer_flags.has_values, "confidences": self.confidence}
         self.vote_flags.check([name for name, is_there in features.items() if is_there])
+        self._check_stop()
         if self.scorer_flags.token_values and not self.save_blocks:
             raise InputError("--token_values are saved with the blocks, not with --no_save_blocks")
         own_name = self.classifier_ckpt_path != Args.classifier_ckpt_path
@@ -108,6 +115,18 @@ class Args(AskingFlags):
         if self.output_path.suffix != ".jsonl":
             raise InputError(f"--output_path must end in .jsonl, got {self.output_path}")
         parse_shard(self.shard or "0/1")
+
+    def _check_stop(self) -> None:
+        if self.stop == "value" and not self.scorer_flags.has_values:
+            raise InputError("--stop value weighs by values, and --scorer none gives none")
+        if self.stop_confidence is None:
+            return
+        if self.stop not in ("beta", "value"):
+            raise InputError(f"--stop_confidence is for --stop beta and value, not {self.stop}")
+        if not 0 < self.stop_confidence < 1:
+            raise InputError(
+                f"--stop_confidence must be between 0 and 1, got {self.stop_confidence}"
+            )
 
 
 def load_benchmark(args: Args) -> tuple[BenchmarkSource, list[Problem]]:

@@ -64,7 +64,7 @@ def test_pass_at_k_is_shown_and_marked_nowhere(runs, tmp_path, capsys):
 def test_early_stopping_has_a_line_a_threshold(runs, tmp_path, capsys):
     lines = table(capsys, tmp_path, runs[0], "--early_stopping")
     stopped = {line[0]: line for line in lines if " > " in line[0]}
-    assert len(stopped) == 18
+    assert len(stopped) == 19
     # One answer has 3/4 after one tree.
     assert stopped["plain MV, beta > 0.7"][1] == "1"
     assert stopped["plain MV, beta > 0.8"][1] == "2"

@@ -67,7 +67,7 @@ def test_the_overview_has_curves_votes_and_how_often_a_right_path_was_pruned(gui
     first, second = data["problems"]
     assert first["runs"] == [
         {"votes": {"MV": 1, "WMV": 1, "BoN": 0.5, "pass@k": 1}, "right": 3, "responses": 4,
-         "pruned": 1}
+         "trees": 2, "pruned": 1}
     ]  # fmt: skip
     assert (second["id"], second["reference"], second["runs"][0]["right"]) == ("b", "1", 0)
 
@@ -82,6 +82,17 @@ def test_a_problem_has_its_trees_and_the_texts_of_responses(guided):
         "tokens": 10,
     }  # fmt: skip
     assert parts["texts-0-0-0"] == {"responses": [whole("answer 1"), whole("answer 2")]}
+
+
+def test_a_problem_that_stopped_early_has_its_own_number_of_trees(tmp_path):
+    trees = [[("1", 0.5)], [("1", 0.6)]]
+    searches = {"a": ("1", trees), "b": ("1", [*trees, *trees])}
+    write_run(tmp_path / "run", searches, num_repetitions=4, stop="decided")
+    (page,) = pages_of(tmp_path / "run")
+    assert (page.overview()["trees"], page.overview()["mean_trees"]) == (4, 3.0)
+    assert [page.row(name)["trees"] for name in "ab"] == [2, 4]
+    assert [len(page.problem(name)["trees"]) for name in "ab"] == [2, 4]
+    assert page.row("a")["votes"] == {"MV": 1, "WMV": 1, "BoN": 1, "pass@k": 1}
 
 
 def test_the_winners_of_a_vote_are_those_of_the_table(tmp_path):

@@ -9,7 +9,8 @@ from search_lib.results.resampling import resample, tree_orders
 from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
 from search_lib.results.statistics import Estimate, estimate_mean
-from search_lib.results.stopping import STOPPING_RULES, replay
+from search_lib.results.stopping import replay, stopping_rule
+from search_lib.strategies import most_responses
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Point:
     """One way to answer the problems of a run.
 
     Attributes:
-        trees: Mean number of trees.
+        trees: Mean number of trees; the most, of a run that stops problems.
         threshold: Confidence at which the search stops; None if it doesn't stop early.
         costs: Mean over problems by name in `COSTS`; those that are known.
         per_problem: [problems], mean accuracy of each.
@@ -56,18 +57,26 @@ class Curve:
 def budget_curve(selection: Selection, run: RunTrees, method: str, seed: int = 0) -> Curve:
     """Returns the accuracy of an aggregation with 1, 2, ... of a run's trees.
 
-    Costs are those of a mean tree, times their number.
+    Costs are those of a mean tree, times their number. A run that stops problems has its own order
+    of the trees only, and their costs along it.
     """
-    accuracies = resample(run.votes, method, tree_orders(run.tokens.shape[1], seed))
-    costs = {name: values.mean() for name, values in run.costs(method).items()}
+    num_trees = run.tokens.shape[1]
+    if run.config.is_stopped:
+        orders = np.arange(num_trees)[None]
+        costs = {name: of.mean(0).cumsum() for name, of in run.costs(method).items()}
+    else:
+        orders = tree_orders(num_trees, seed)
+        numbers = np.arange(1, num_trees + 1)
+        costs = {name: of.mean() * numbers for name, of in run.costs(method).items()}
+    accuracies = resample(run.votes, method, orders)
     points = [
         Point(
             trees,
             None,
-            {name: float(cost * trees) for name, cost in costs.items()},
+            {name: float(cost[trees - 1]) for name, cost in costs.items()},
             accuracies[:, trees - 1],
         )
-        for trees in range(1, accuracies.shape[1] + 1)
+        for trees in range(1, num_trees + 1)
     ]
     return Curve(selection.label_of(method), selection.label, method, None, points)
 
@@ -78,14 +87,17 @@ def stopping_curve(selection: Selection, run: RunTrees, rule: str, seed: int = 0
     Each problem is replayed along many orders of its trees, those of `budget_curve`. Costs are
     those of the trees until it stopped.
     """
+    asked = stopping_rule(rule, run.has_values)
     orders = tree_orders(run.tokens.shape[1], seed)
-    method, thresholds = STOPPING_RULES[rule].method, STOPPING_RULES[rule].thresholds
+    method, thresholds = asked.method, asked.thresholds
+    flags = run.config.flags
+    most = most_responses(flags["search_type"], flags["num_blocks"])
     of_tree = run.costs(method)
     num_trees = np.zeros(len(thresholds))
     costs = {name: np.zeros(len(thresholds)) for name in of_tree}
     accuracies = []
     for number, problem in enumerate(run.votes):
-        stopped = replay(problem, STOPPING_RULES[rule], thresholds, orders)
+        stopped = replay(problem, asked, thresholds, orders, most)
         num_trees += stopped.num_trees.mean(1)
         accuracies.append(stopped.accuracies.mean(1))
         for name, values in of_tree.items():

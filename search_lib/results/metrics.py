@@ -1,6 +1,6 @@
 """Accuracy of every aggregation at every budget, from the records of one run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
@@ -24,6 +24,8 @@ from search_lib.voting import FEATURES, Ballots, choose_votes, find_vote
 @dataclass
 class GradedProblem:
     """Answers, classes and values of the responses to one problem, by repetition.
+
+    A problem that the run stopped early has fewer repetitions than others.
 
     Attributes:
         reference: The reference answer.
@@ -58,9 +60,12 @@ class GradedProblem:
         self.calibrated = [calibration.apply(of_search) for of_search in self.values]
 
     def score(self, method: str, trees: int) -> list[float]:
-        """Returns the accuracy of an aggregation over each whole group of `trees` repetitions."""
+        """Returns the accuracy of an aggregation over each whole group of `trees` repetitions.
+
+        If there are fewer, they are the only group.
+        """
         vote, scores = find_vote(method), []
-        for start in range(0, len(self.classes) - trees + 1, trees):
+        for start in range(0, max(1, len(self.classes) - trees + 1), trees):
             ballots = self.ballots(slice(start, start + trees))
             scores.append(vote(ballots, self.rules))
         return scores
@@ -101,6 +106,47 @@ class RunSummary:
     cost: RunCost
 
 
+class CountedResponse(NamedTuple):
+    """What votes need of a response."""
+
+    answer: str | None
+    value: float | None
+    confidence: Confidence | None = None
+
+
+TreeAnswers = Sequence[CountedResponse]
+"""The responses of one tree."""
+
+
+def grade_problem(
+    trees: Sequence[TreeAnswers],
+    reference: str,
+    equivalent: Equivalence,
+    rules: AnswerRules = STRICT,
+) -> GradedProblem:
+    """Groups the answers of one problem.
+
+    Args:
+        trees: Its trees, by repetition.
+        reference: The reference answer.
+        equivalent: See `grade_records`.
+        rules: See `grade_records`.
+    """
+    answers = [[one.answer for one in tree] for tree in trees]
+    grouping = rules.group(list(chain.from_iterable(answers)), reference, equivalent)
+    classes, correct = iter(grouping.classes), iter(grouping.correct)
+    return GradedProblem(
+        reference=reference,
+        answers=answers,
+        classes=[[next(classes) for _ in tree] for tree in trees],
+        correct=[[next(correct) for _ in tree] for tree in trees],
+        values=[[one.value for one in tree if one.value is not None] for tree in trees],
+        rules=rules,
+        joining=grouping.joining,
+        confidences=[[one.confidence for one in tree if one.confidence] for tree in trees],
+    )
+
+
 def grade_records(
     records: Iterable[Record],
     num_repetitions: int,
@@ -112,7 +158,8 @@ def grade_records(
 
     Args:
         records: Records of one run, in any order.
-        num_repetitions: Repetitions of the run; a problem with fewer records is left out.
+        num_repetitions: Repetitions of the run; a problem with fewer records is left out, unless
+            they are those up to one that is enough.
         equivalent: The grader, whose comparison is that of the rules.
         rules: How answers are counted.
         calibration: Of values, if they are to be calibrated.
@@ -121,41 +168,31 @@ def grade_records(
         The problems by id, sorted, and the run's summary.
     """
     references: dict[str, str] = {}
-    responses: dict[str, dict[int, list[_Counted]]] = {}
+    responses: dict[str, dict[int, TreeAnswers]] = {}
+    num_trees: dict[str, int] = {}
     costs, finished, lengths = [], [], []
     for record in records:
         references[record.problem_id] = record.reference
         of_problem = responses.setdefault(record.problem_id, {})
         of_problem[record.repetition] = [
-            _Counted(rules.answer_of(r.text, r.answer), r.value, r.confidence)
+            CountedResponse(rules.answer_of(r.text, r.answer), r.value, r.confidence)
             for r in record.responses
         ]
+        if record.is_enough:
+            num_trees[record.problem_id] = record.repetition + 1
         costs.append(record.cost)
         finished += [r.finished for r in record.responses]
         lengths += [r.num_tokens for r in record.responses]
 
     graded = {}
     for problem_id in sorted(responses):
-        if len(responses[problem_id]) < num_repetitions:
-            continue
-        searches = [responses[problem_id][repetition] for repetition in range(num_repetitions)]
-        answers = [[one.answer for one in search] for search in searches]
-        grouping = rules.group(
-            list(chain.from_iterable(answers)), references[problem_id], equivalent
-        )
-        classes, correct = iter(grouping.classes), iter(grouping.correct)
-        graded[problem_id] = GradedProblem(
-            reference=references[problem_id],
-            answers=answers,
-            classes=[[next(classes) for _ in search] for search in searches],
-            correct=[[next(correct) for _ in search] for search in searches],
-            values=[[one.value for one in of if one.value is not None] for of in searches],
-            rules=rules,
-            joining=grouping.joining,
-            confidences=[[one.confidence for one in of if one.confidence] for of in searches],
-        )
-        if calibration is not None:
-            graded[problem_id].calibrate(calibration)
+        of_problem = responses[problem_id]
+        needed = range(num_trees.get(problem_id, num_repetitions))
+        if all(repetition in of_problem for repetition in needed):
+            searches = [of_problem[repetition] for repetition in needed]
+            graded[problem_id] = grade_problem(searches, references[problem_id], equivalent, rules)
+            if calibration is not None:
+                graded[problem_id].calibrate(calibration)
     answered = [
         one.answer is not None
         for of in responses.values()
@@ -175,14 +212,6 @@ def grade_records(
     return graded, summary
 
 
-class _Counted(NamedTuple):
-    """What votes need of a recorded response."""
-
-    answer: str | None
-    value: float | None
-    confidence: Confidence | None
-
-
 @dataclass(frozen=True)
 class MetricRow:
     """One cell of the table, with the accuracies behind it.
@@ -190,7 +219,8 @@ class MetricRow:
     Attributes:
         method: Name of a vote.
         trees: Repetitions voted together.
-        budget: num_blocks x trees.
+        budget: num_blocks x trees; the most of a problem, where the run stopped some of them.
+        mean_budget: Mean over problems of what they had of it.
         estimate: Mean accuracy with its intervals.
         per_problem: [problems], the accuracy of each, in order of the problems' ids.
     """
@@ -198,6 +228,7 @@ class MetricRow:
     method: str
     trees: int
     budget: int
+    mean_budget: float
     estimate: Estimate
     per_problem: list[float]
 
@@ -212,25 +243,41 @@ def compute_metrics(
     num_blocks: int,
     num_repetitions: int,
     votes: Iterable[str] = (),
+    is_stopped: bool = False,
 ) -> list[MetricRow]:
     """Returns the default and the named aggregations at every power of two of trees.
 
     Default ones are left out unless every response has the features that they need. `t` trees give
     `num_repetitions // t` disjoint groups a problem: the repetitions of the estimate.
 
+    Where problems stop when their trees are enough, only the first `t` count: which of the later
+    ones there are depends on the first. A problem that stopped before has the vote of what it has.
+
+    Args:
+        graded: The problems by id.
+        num_blocks: Blocks of one tree.
+        num_repetitions: Most trees of a problem.
+        votes: Names of votes beside the default ones.
+        is_stopped: Whether the run stops problems.
+
     Raises:
         ValueError: If responses lack the features of a named one; see `choose_votes`.
     """
+    problems = list(graded.values())
     rows = []
-    for method in choose_votes(votes, common_features(graded.values())):
+    for method in choose_votes(votes, common_features(problems)):
         trees = 1
-        while trees <= num_repetitions and graded:
-            scores = np.array([problem.score(method, trees) for problem in graded.values()])
+        while trees <= num_repetitions and problems:
+            scores = np.array(
+                [problem.score(method, trees)[: 1 if is_stopped else None] for problem in problems]
+            )
+            had = [min(trees, len(problem.classes)) for problem in problems]
             rows.append(
                 MetricRow(
                     method,
                     trees,
                     num_blocks * trees,
+                    num_blocks * float(np.mean(had)),
                     estimate_mean(scores),
                     scores.mean(1).tolist(),
                 )
@@ -242,7 +289,8 @@ def compute_metrics(
 def format_metrics(rows: list[MetricRow]) -> str:
     """Returns the table of a run: a line an aggregation, a column a budget, accuracy in per cent.
 
-    The last line is n: problems x independent groups of trees.
+    The last line is n: problems x independent groups of trees. A line before it has the mean budget
+    of a problem, if some had less.
     """
     budgets = sorted({row.budget for row in rows})
     cells = {(row.method, row.budget): format_estimate(row.estimate) for row in rows}
@@ -251,6 +299,9 @@ def format_metrics(rows: list[MetricRow]) -> str:
     counts = [f"{of_budget[b].num_problems} x {of_budget[b].num_repetitions}" for b in budgets]
     header = ["budget", *map(str, budgets)]
     lines = [[method, *(cells[method, budget] for budget in budgets)] for method in methods]
+    spent = {row.budget: row.mean_budget for row in rows}
+    if any(spent[budget] < budget for budget in budgets):
+        lines.append(["mean budget", *(f"{spent[budget]:.1f}" for budget in budgets)])
     lines.append(["n", *counts])
     return format_table(header, lines)
 
@@ -319,7 +370,7 @@ def metrics_document(
     value_model: ModelSize | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Returns the content of `metrics.json`, as JSON types.
+    """Returns the content of `metrics.json`, as JSON types, but for `stopping`.
 
     `answers` names the rules by which answers are counted. `problem_ids` are those of the complete
     problems, in the order of each `per_problem`. The sizes of the models, where they are known,
@@ -340,8 +391,30 @@ def metrics_document(
 
 def parse_metrics(document: dict[str, Any]) -> tuple[list[str], list[MetricRow]]:
     """Returns the ids of the problems and the rows of a `metrics.json`."""
-    rows = [
-        MetricRow(**(row | {"estimate": Estimate(**row["estimate"])}))
-        for row in document["metrics"]
-    ]
+    rows = []
+    for row in document["metrics"]:
+        earlier = {"mean_budget": row["budget"]}  # when no problem was stopped
+        rows.append(MetricRow(**(earlier | row | {"estimate": Estimate(**row["estimate"])})))
     return list(document["problem_ids"]), rows
+
+
+def stopping_document(graded: dict[str, GradedProblem], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a run saved by `--stop`, as JSON types.
+
+    `trees` are those of the complete problems, in the order of `problem_ids`; `saved_budget` is the
+    share of the budget of all trees that these problems did without.
+
+    Args:
+        graded: The complete problems by id.
+        flags: Flags of the run.
+    """
+    trees = [len(problem.classes) for problem in graded.values()]
+    mean_trees = float(np.mean(trees)) if trees else 0.0
+    return {
+        "rule": flags["stop"],
+        "confidence": flags["stop_confidence"],
+        "trees": trees,
+        "mean_trees": mean_trees,
+        "mean_budget": flags["num_blocks"] * mean_trees,
+        "saved_budget": 1 - mean_trees / flags["num_repetitions"] if trees else 0.0,
+    }

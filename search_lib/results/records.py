@@ -50,6 +50,7 @@ class Record:
         responses: Responses in slot order.
         tree: Every block, parents before children.
         cost: Tokens and time of the search.
+        is_enough: Whether the problem's trees end with this one, by the run's `--stop`.
     """
 
     problem_id: str
@@ -60,6 +61,7 @@ class Record:
     responses: list[RecordedResponse]
     tree: list[Node]
     cost: SearchCost
+    is_enough: bool = False
 
     @property
     def key(self) -> RecordKey:

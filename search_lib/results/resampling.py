@@ -178,13 +178,16 @@ class TreeVotes:
 
         pass@k is exact, over all subsets of trees; the others are means over `orders`. Votes in
         which the weight of a response depends on the others are counted subset by subset, which is
-        some hundred times slower.
+        some hundred times slower. One order alone is that of a run which stops problems: then only
+        its own subsets are there.
         """
         correct = self._problem.correct
         if method == "pass@1":
             right, responses = np.array([(sum(tree), len(tree)) for tree in correct]).T
             return (right[orders].cumsum(1) / responses[orders].cumsum(1)).mean(0)
         if method == "pass@k":
+            if len(orders) == 1:
+                return np.maximum.accumulate(np.array(list(map(any, correct)), float)[orders[0]])
             solving = np.array(sum(map(any, correct)))
             sizes = range(1, self.num_trees + 1)
             return np.array([pass_at_k(solving, self.num_trees, size) for size in sizes])

@@ -73,7 +73,7 @@ class RunConfig:
         if document.pop("use_sglang_server", False):  # in earlier versions beside `engine`
             document["engine"] = "sglang_server"
         document.setdefault("answer_format", "boxed")  # earlier versions knew no other
-        document.setdefault("step_aggregation", "last")
+        document.setdefault("stop", "never")
         problem_ids = list(document.pop("problem_ids"))
         settings = Settings.load(document)
         return cls(dict(settings.flags), dict(settings.contents), problem_ids)
@@ -94,6 +94,11 @@ class RunConfig:
         calibration = self.flags.get("calibration")
         votes = tuple(self.flags.get("vote", ()))
         return VoteFlags(votes, calibration and Path(calibration))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether problems stop when their trees are enough."""
+        return self.flags.get("stop", "never") != "never"
 
     @property
     def settings(self) -> Settings:

@@ -79,6 +79,9 @@ class Counted:
 class RunTrees:
     """The trees of a run that has ended.
 
+    A problem that stopped early has trees without responses, which cost nothing, in place of those
+    that it did without: its vote and costs at every number of trees are those of what it has.
+
     Attributes:
         name: The run, as the user named it.
         path: Its file of records.
@@ -124,10 +127,15 @@ class RunTrees:
             )
         num_trees = config.flags["num_repetitions"]
         places = {problem_id: place for place, problem_id in enumerate(graded)}
-        for problem in graded.values():
+        num_searches = sum(len(problem.classes) for problem in graded.values())
+        costs = np.full((len(graded), num_trees, 3), np.nan)
+        for place, problem in enumerate(graded.values()):
+            without = num_trees - len(problem.classes)
+            costs[place, num_trees - without :] = 0.0
+            for of_trees in (problem.answers, problem.classes, problem.correct):
+                of_trees.extend([] for _ in range(without))
             problem.values = [[] for _ in range(num_trees)]
             problem.confidences = [[] for _ in range(num_trees)]
-        costs = np.full((len(graded), num_trees, 3), np.nan)
         num_found = 0
         for record in read_records(path):
             if record.problem_id not in graded:
@@ -139,7 +147,7 @@ class RunTrees:
             problem.values[tree] = [r.value for r in record.responses if r.value is not None]
             problem.confidences[tree] = [r.confidence for r in record.responses if r.confidence]
             costs[places[record.problem_id], tree] = counted.costs(record.cost)
-        if num_found < len(graded) * num_trees:
+        if num_found < num_searches:
             raise InputError(f"{run}: there are answers of searches without a record; {again}")
         if counted.calibration is not None:
             for problem in graded.values():
@@ -178,7 +186,8 @@ class RunTrees:
         A majority vote over a search that no value guides is not charged with the value model, also
         where the run had one. Seconds are shares of the run's wall time by generated tokens.
         """
-        costs = {"budget": np.full(self.tokens.shape, float(self.config.flags["num_blocks"]))}
+        num_blocks = float(self.config.flags["num_blocks"])
+        costs = {"budget": np.where(self.tokens > 0, num_blocks, 0.0)}
         is_guided = not _UNGUIDED.fullmatch(self.config.flags["search_type"])
         needs_values = is_guided or {"values", "calibrated"}.intersection(find_vote(method).needs)
         flops = self.policy_flops + self.value_flops if needs_values else self.policy_flops

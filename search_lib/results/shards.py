@@ -4,6 +4,7 @@ Searches are dealt out like cards: shard i of n has the searches i, i + n, i + 2
 order, problem by problem and within it repetition by repetition. So the repetitions of a problem
 are spread over the shards, all shards work through the benchmark from its start, and each has its
 share of the hard problems: the first problems are complete early, and the shards end together.
+With `--stop`, where a tree depends on those before it, whole problems are dealt out in this way.
 
 The shards of a run become one run by
 
@@ -17,7 +18,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
     leave_on_interrupt()
 
 import filecmp
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -55,11 +56,34 @@ def shard_path(output_path: Path, index: int, count: int) -> Path:
 
 
 def searches_of(
-    problems: Sequence[Asked], num_repetitions: int, index: int, count: int
+    problems: Sequence[Asked],
+    num_repetitions: int,
+    index: int,
+    count: int,
+    is_stopped: bool = False,
 ) -> list[tuple[Asked, int]]:
-    """Returns the (problem, repetition) pairs of a shard, in the order of the run."""
-    searches = [(problem, r) for problem in problems for r in range(num_repetitions)]
-    return searches[index::count]
+    """Returns the (problem, repetition) pairs of a shard, in the order of the run.
+
+    Args:
+        problems: The problems of the run.
+        num_repetitions: Most trees of a problem.
+        index: Number of the shard, from 0.
+        count: Number of shards.
+        is_stopped: Whether the run stops problems.
+    """
+    dealt = problems[index::count] if is_stopped else problems
+    searches = [(problem, r) for problem in dealt for r in range(num_repetitions)]
+    return searches if is_stopped else searches[index::count]
+
+
+def needed_searches(searches: Sequence[RecordKey], num_trees: Mapping[str, int]) -> list[RecordKey]:
+    """Returns the searches without those that problems did without.
+
+    Args:
+        searches: The searches.
+        num_trees: Number of trees by problem, of those that stopped.
+    """
+    return [(own, tree) for own, tree in searches if tree < num_trees.get(own, tree + 1)]
 
 
 class Place(NamedTuple):
@@ -68,6 +92,20 @@ class Place(NamedTuple):
     path: Path
     start: int
     size: int
+
+
+class FoundRecords(NamedTuple):
+    """The records of a shard.
+
+    Attributes:
+        places: Place of each.
+        lacking: Searches that should have one, too.
+        num_damaged: Damaged lines.
+    """
+
+    places: dict[RecordKey, Place]
+    lacking: list[RecordKey]
+    num_damaged: int
 
 
 @dataclass(frozen=True)
@@ -105,18 +143,21 @@ class Shard:
 
     @property
     def searches(self) -> list[RecordKey]:
-        """Searches of the shard, in order."""
-        repetitions = self.config.flags["num_repetitions"]
-        return searches_of(self.config.problem_ids, repetitions, self.index, self.count)
+        """Searches of the shard, in order, if no problem stops."""
+        config = self.config
+        repetitions = config.flags["num_repetitions"]
+        parts = self.index, self.count
+        return searches_of(config.problem_ids, repetitions, *parts, config.is_stopped)
 
-    def find_records(self) -> tuple[dict[RecordKey, Place], int]:
-        """Returns the place of each search's record, and the number of damaged lines.
+    def find_records(self) -> "FoundRecords":
+        """Returns the place of each search's record.
 
         Raises:
             InputError: At a search that is another shard's, or that occurs twice.
         """
         own = set(self.searches)
         places: dict[RecordKey, Place] = {}
+        num_trees: dict[str, int] = {}
         damaged = 0
         for line in read_lines(Record, self.path):
             if line.record is None:
@@ -127,7 +168,10 @@ class Shard:
                 fault = "occurs twice" if key in places else "is not one of this shard's searches"
                 raise InputError(f"{self.name}, line {line.number}: {describe(key)} {fault}")
             places[key] = Place(self.path, line.start, len(line.content))
-        return places, damaged
+            if line.record.is_enough:
+                num_trees[line.record.problem_id] = line.record.repetition + 1
+        needed = needed_searches(self.searches, num_trees)
+        return FoundRecords(places, [key for key in needed if key not in places], damaged)
 
 
 def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> None:
@@ -160,7 +204,7 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
         # The blocks are there before the records, as in a run.
         with atomic_file(output_path) as file, merged_blocks(shards, output_path) as blocks:
             order = searches_of(config.problem_ids, config.flags["num_repetitions"], 0, 1)
-            for key in order:
+            for key in (key for key in order if key in places):
                 copy_search(key, places[key], file, blocks)
             file.flush()
             old = holds_something(output_path)
@@ -168,7 +212,7 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
                 raise InputError(
                     f"--output_path {output_path} holds other records; remove it to merge anew"
                 )
-        print(f"{len(order)} searches of {len(shards)} shards")
+        print(f"{len(places)} searches of {len(shards)} shards")
         # Those of runs with --no_save_blocks lack nothing.
         has_blocks = any(shard.config.flags.get("save_blocks", True) for shard in shards)
         has_blocks |= output_path.with_name(BLOCKS_NAME).is_file()
@@ -237,7 +281,8 @@ def check_one_run(shards: Sequence[Shard]) -> None:
     for shard, other in pairwise(shards):
         if shard.index == other.index:
             raise InputError(f"{shard.name} is there twice, also as {other.path}")
-    total = len(first.config.problem_ids) * first.config.flags["num_repetitions"]
+    each = 1 if first.config.is_stopped else first.config.flags["num_repetitions"]
+    total = len(first.config.problem_ids) * each
     with_searches = range(min(first.count, total))
     missing = sorted(set(with_searches) - {shard.index for shard in shards})
     if missing:
@@ -254,13 +299,12 @@ def find_all_records(shards: Sequence[Shard]) -> dict[RecordKey, Place]:
     places: dict[RecordKey, Place] = {}
     gaps = []
     for shard in shards:
-        found, damaged = shard.find_records()
-        places |= found
-        lacking = [describe(key) for key in shard.searches if key not in found]
-        if lacking:
-            lines = f", with {damaged} damaged lines," if damaged else ""
-            named = some_of(lacking, separator="; ")
-            gaps.append(f"{shard.name}{lines} lacks {len(lacking)} searches: {named}")
+        found = shard.find_records()
+        places |= found.places
+        if found.lacking:
+            lines = f", with {found.num_damaged} damaged lines," if found.num_damaged else ""
+            named = some_of(list(map(describe, found.lacking)), separator="; ")
+            gaps.append(f"{shard.name}{lines} lacks {len(found.lacking)} searches: {named}")
     if gaps:
         raise InputError(". ".join([*gaps, "The same command with the same --shard runs them"]))
     return places

@@ -1,7 +1,8 @@
-"""What stopping early would have saved, replayed from the records of a run that did not stop.
+"""When the trees of a problem are enough: rules for a run (`--stop`), and for its replay.
 
 The trees of a problem are counted one after the other. As soon as a rule is sure enough of the
-answer that leads, the others count as never searched.
+answer that leads, the others are not searched. `replay` tells from the records of a run that did
+not stop what that would have saved; `Stopping` asks the same rules while a run goes on.
 """
 
 from collections.abc import Callable
@@ -82,28 +83,106 @@ def value_mass(totals: np.ndarray) -> np.ndarray:
     return (_two_largest(totals)[0] + 1) / (totals.sum(-1) + 2)
 
 
+def secured_share(totals: np.ndarray, to_come: np.ndarray) -> np.ndarray:
+    """Returns the leading answer's share of all the weight that there can be.
+
+    Above one half the vote is decided, whatever comes. A lead over the second answer is not enough:
+    an answer to come may equal two that differ so far, and join their classes.
+
+    Args:
+        totals: [..., classes], summed weight of each class.
+        to_come: [...], the most that the responses to come can weigh together.
+    """
+    # Sums of the same weights in another order differ by rounding: that is a tie.
+    return _two_largest(totals)[0] / np.maximum(totals.sum(-1) + to_come, 1.0) - 1e-9
+
+
 class StoppingRule(NamedTuple):
     """When to stop, and how the trees until then vote.
 
     Attributes:
         method: MV or WMV.
-        confidence: [..., classes] summed weights by that method -> [...] confidence in the leader.
-        thresholds: Confidences to try; 0.95 is that of adaptive consistency.
+        confidence: ([..., classes] summed weights by that method, [...] most weight to come) ->
+            [...] confidence in the leader.
+        thresholds: Confidences to try.
+        usual: That of a run which names none.
     """
 
     method: str
-    confidence: Callable[[np.ndarray], np.ndarray]
+    confidence: Callable[[np.ndarray, np.ndarray], np.ndarray]
     thresholds: tuple[float, ...]
+    usual: float
 
 
 _PROBABILITIES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 STOPPING_RULES = {
-    "beta": StoppingRule("MV", beta_confidence, _PROBABILITIES),
-    "dirichlet": StoppingRule("MV", dirichlet_confidence, _PROBABILITIES),
-    "value mass": StoppingRule("WMV", value_mass, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    "decided": StoppingRule("WMV", secured_share, (0.5,), 0.5),
+    "beta": StoppingRule("MV", lambda totals, _: beta_confidence(totals), _PROBABILITIES, 0.95),
+    "dirichlet": StoppingRule(
+        "MV", lambda totals, _: dirichlet_confidence(totals), _PROBABILITIES, 0.95
+    ),
+    "value": StoppingRule(
+        "WMV", lambda totals, _: value_mass(totals), (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), 0.8
+    ),
 }
-"""Rules by name."""
+"""Rules by name; `decided` protects MV where there are no values (`stopping_rule`)."""
+
+
+def stopping_rule(name: str, has_values: bool) -> StoppingRule:
+    """Returns a rule for a run.
+
+    Args:
+        name: Key of `STOPPING_RULES`.
+        has_values: Whether responses have values.
+    """
+    rule = STOPPING_RULES[name]
+    return rule if name != "decided" or has_values else rule._replace(method="MV")
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """A rule as a run asks it, with the trees of a problem that are there so far.
+
+    Attributes:
+        rule: The rule.
+        threshold: It stops above this confidence.
+        num_trees: Most trees of a problem.
+        most_responses: Most responses of a tree.
+    """
+
+    rule: StoppingRule
+    threshold: float
+    num_trees: int
+    most_responses: int
+
+    def is_sure(self, votes: TreeVotes) -> bool:
+        """Returns whether these trees are enough."""
+        to_come = np.array(self.most_responses * (self.num_trees - votes.num_trees))
+        return bool(self.rule.confidence(self._totals(votes), to_come) > self.threshold)
+
+    def earliest(self, votes: TreeVotes | None = None) -> int:
+        """Returns the fewest trees that can be enough, if these are not.
+
+        At best every response to come has the leading answer, with the value 1.
+
+        Args:
+            votes: The trees so far; None before the first.
+        """
+        num_so_far = votes.num_trees if votes else 0
+        so_far = np.append(self._totals(votes), 0.0) if votes else np.zeros(1)
+        further = np.arange(1, self.num_trees - num_so_far)
+        totals = np.tile(so_far, (len(further), 1))
+        totals[:, so_far.argmax()] += self.most_responses * further
+        to_come = self.most_responses * (self.num_trees - num_so_far - further)
+        # Rounding may be on the other side when the responses are there.
+        is_sure = self.rule.confidence(totals, to_come) > self.threshold - 1e-9
+        return num_so_far + int(further[is_sure][0]) if is_sure.any() else self.num_trees
+
+    def _totals(self, votes: TreeVotes) -> np.ndarray:
+        """Returns [classes], the summed weights after all of these trees."""
+        order = np.arange(votes.num_trees)[None]
+        return next(votes.votes(self.rule.method, order)).totals[0, -1]
 
 
 @dataclass(frozen=True)
@@ -120,7 +199,11 @@ class Replay:
 
 
 def replay(
-    problem: TreeVotes, rule: StoppingRule, thresholds: tuple[float, ...], orders: np.ndarray
+    problem: TreeVotes,
+    rule: StoppingRule,
+    thresholds: tuple[float, ...],
+    orders: np.ndarray,
+    most_responses: int,
 ) -> Replay:
     """Stops at the first tree after which the confidence is above the threshold, or at the last.
 
@@ -129,10 +212,13 @@ def replay(
         rule: When to stop.
         thresholds: Confidences to try.
         orders: [orders, trees]. One order 0, 1, 2, ... is that of the records.
+        most_responses: Most responses of a tree.
     """
     parts = []
+    to_come = most_responses * np.arange(problem.num_trees)[::-1]
     for votes in problem.votes(rule.method, orders):
-        above = rule.confidence(votes.totals) > np.array(thresholds)[:, None, None]
+        confidence = rule.confidence(votes.totals, to_come)  # [orders, trees]
+        above = confidence > np.array(thresholds)[:, None, None]
         above[:, :, -1] = True
         last = above.argmax(2)
         parts.append((last + 1, np.take_along_axis(votes.accuracies, last.T, axis=1).T))

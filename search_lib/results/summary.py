@@ -44,6 +44,7 @@ from search_lib.results.metrics import (
     grade_records,
     metrics_document,
     metrics_name,
+    stopping_document,
 )
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
@@ -85,15 +86,17 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
             calibration,
         )
         with naming("--vote"):
-            rows = compute_metrics(graded, num_blocks, num_repetitions, config.vote_flags.vote)
+            votes = config.vote_flags.vote
+            rows = compute_metrics(graded, num_blocks, num_repetitions, votes, config.is_stopped)
         remark = explain_zero(graded, rows, summary, comparer)
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
     policy = model_size(flags["piref_model"])
     names_model = config.has_values and family_of(flags) != HTTP
     value_model = scorer_size(flags["classifier_ckpt_path"]) if names_model else None
+    stopping = stopping_document(graded, flags) if config.is_stopped else None
     document = metrics_document(graded, rows, summary, rules, policy, value_model, calibration)
-    write_json(path, document)
+    write_json(path, document | {"stopping": stopping})
     write_answers(answers_path, graded)
     title = (
         f"{flags['benchmark']}, {flags['search_type']}: {len(graded)} of "
@@ -105,6 +108,11 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         print(f"\n{format_metrics(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
         print("n: problems x groups of trees")
+    if stopping:
+        print(
+            f"--stop {stopping['rule']}: {stopping['mean_trees']:.1f} of {num_repetitions} trees a "
+            f"problem, {100 * stopping['saved_budget']:.1f} % of the budget saved"
+        )
     if joining := format_joining(graded):
         print(printable(joining))
     if remark:

@@ -150,7 +150,7 @@ def _open_prm(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     reader = step_reader(flags, model)
     prm = load_step_prm(model, reader, place.attention_impl, place.device)
     steps = StepModel(prm, reader, place.max_batch_tokens, flags.value_cache_tokens)
-    aggregate = AGGREGATIONS[flags.step_aggregation]
+    aggregate = AGGREGATIONS[flags.step_aggregation or "last"]
     return TextModelScorer(steps, reader, aggregate, place.max_batch_tokens, place.executor)
 
 
@@ -164,7 +164,7 @@ def _open_reward(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
 
 def _open_vllm_pooling(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     reader = step_reader(flags, model)
-    aggregate = AGGREGATIONS[flags.step_aggregation]
+    aggregate = AGGREGATIONS[flags.step_aggregation or "last"]
     # The one logit of Skywork's head is squashed here: vLLM itself knows no such head.
     options = {"task": "token_classify", "use_activation": reader.layout.labels == 2}
     return PoolingServerScorer(

@@ -24,8 +24,9 @@ class ScorerFlags:
     prm_layout: LayoutName | None = None
     """Of prm and vllm_pooling: how a step PRM reads steps (docs/scorers.md). By default as its
     architecture tells; language models (shepherd, rlhflow) don't."""
-    step_aggregation: AggregationName = "last"
-    """Of prm and vllm_pooling: the value of a response, of the scores of its steps."""
+    step_aggregation: AggregationName | None = None
+    """Of prm and vllm_pooling: the value of a response, of the scores of its steps; last by
+    default."""
     scorer_url: tyro.conf.UseAppendAction[tuple[str, ...]] = free(())
     """Of scorers in servers: http://host:port of a server or router, or of several equal ones,
     given once for each."""
@@ -55,7 +56,7 @@ class ScorerFlags:
             raise InputError(f"--scorer_url is for --scorer {others}, not {self.scorer}")
         for flag, value in (
             ("prm_layout", self.prm_layout is not None),
-            ("step_aggregation", self.step_aggregation != "last"),
+            ("step_aggregation", self.step_aggregation is not None),
         ):
             if value and kind.family != STEP_PRM:
                 raise InputError(f"--{flag} is for step PRMs (--scorer prm), not {self.scorer}")

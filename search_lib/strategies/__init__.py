@@ -48,6 +48,7 @@ __all__ = [
     "StrategySettings",
     "Value",
     "describe_strategies",
+    "most_responses",
     "strategy_factory",
 ]
 
@@ -110,19 +111,30 @@ def strategy_factory(
     if num_blocks > MAX_BLOCKS:
         raise InputError(f"--num_blocks must be at most {MAX_BLOCKS}, got {num_blocks}")
     settings.check()
-    name, number = re.fullmatch(r"(.*?)([0-9]*)", search_type, re.DOTALL).groups()  # type: ignore[union-attr]
+    name, number = _name_and_number(search_type)
     if name not in STRATEGIES:
         raise InputError(
             f"unknown --search_type {search_type!r}; known: {', '.join(describe_strategies())}; "
             "--help tells what each does"
         )
     spec = SearchSpec(
-        search_type,
-        num_blocks,
-        limits,
-        int(number) if number else None,
-        has_values,
-        settings,
-        confidence_window,
+        search_type, num_blocks, limits, number, has_values, settings, confidence_window
     )
     return STRATEGIES[name](spec)
+
+
+def most_responses(search_type: str, num_blocks: int) -> int:
+    """Returns the most responses that one tree ends with: N / w for beams of width w, else N.
+
+    Args:
+        search_type: See `strategy_factory`.
+        num_blocks: The budget N of one tree.
+    """
+    name, width = _name_and_number(search_type)
+    widths = {"beam": width, "random": width or 2, "bfs": num_blocks}
+    return num_blocks // (widths.get(name) or 1)
+
+
+def _name_and_number(search_type: str) -> tuple[str, int | None]:
+    name, number = re.fullmatch(r"(.*?)([0-9]*)", search_type, re.DOTALL).groups()  # type: ignore[union-attr]
+    return name, int(number) if number else None

@@ -41,6 +41,15 @@ from tests.support.tiny_models import add_code, save_tiny_classifier
         ({"scorer": "none"}, "--search_type beam2 selects blocks by their values, and --scorer no"),
         ({"scorer": "none", "search_type": "bfs"}, "--search_type bfs selects .* --scorer none"),
         ({"num_repetitions": 0}, "--num_repetitions must be at least 1"),
+        (
+            {"stop": "value", "scorer": "none", "search_type": "bon"},
+            "--stop value weighs by values, and --scorer none gives none",
+        ),
+        ({"stop_confidence": 0.9}, "--stop_confidence is for --stop beta and value, not never"),
+        (
+            {"stop": "beta", "stop_confidence": 1.0},
+            "--stop_confidence must be between 0 and 1, got 1.0",
+        ),
         ({"max_concurrent": 0}, "--max_concurrent must be at least 1, got 0"),
         ({"value_cache_tokens": -1}, "--value_cache_tokens must be at least 0, got -1"),
         ({"num_blocks": 10**12}, "--num_blocks must be at most 1000000, got 1000000000000"),

@@ -5,7 +5,6 @@ import gc
 import random
 import weakref
 from collections import Counter
-from concurrent.futures import Executor, Future
 
 import pytest
 
@@ -16,6 +15,7 @@ from search_lib.engines.base import Block, EngineUnavailable, Sampling
 from search_lib.engines.http_service import BadReply
 from search_lib.runner import SearchJob, TooManyFailures, run_search, run_searches
 from search_lib.strategies import Limits, strategy_factory
+from tests.support.executors import Inline
 
 SAMPLING = Sampling()
 LIMITS = Limits(max_length=6, block_size=2, stop_token_ids=(9,))
@@ -130,15 +130,6 @@ def test_a_strategy_that_never_asks_is_an_error_not_a_hang():
 
     with pytest.raises(RuntimeError, match="Stuck is not done, yet asks for nothing"):
         asyncio.run(run_search(Stuck(), CountingEngine(), HalfScorer(), SAMPLING))
-
-
-class Inline(Executor):
-    """Runs everything at once, in the thread of the loop: nothing is left to chance."""
-
-    def submit(self, fn, /, *args, **kwargs):
-        future = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 class SmallEngine:

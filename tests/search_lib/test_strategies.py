@@ -13,6 +13,7 @@ from search_lib.strategies import (
     Limits,
     StrategySettings,
     describe_strategies,
+    most_responses,
     strategy_factory,
 )
 from search_lib.strategies.beam import RandomBeams
@@ -169,6 +170,16 @@ def test_every_node_names_the_block_that_it_stands_for(search_type):
             path = blocks[node].token_ids + path
             node = search.nodes[node].parent
         assert path == response.token_ids
+
+
+@pytest.mark.parametrize("search_type", FACTORIES)
+def test_no_tree_has_more_responses_than_its_strategy_allows(search_type):
+    assert len(run(FACTORIES[search_type](PROMPT, 3))) <= most_responses(search_type, 8)
+
+
+def test_a_beam_has_one_response_at_most():
+    found = {name: most_responses(name, 8) for name in ("beam2", "bfs", "random", "random4", "bon")}
+    assert found == {"beam2": 4, "bfs": 1, "random": 4, "random4": 2, "bon": 8}
 
 
 def test_random_selection_ignores_values_and_differs_by_seed():

@@ -13,7 +13,7 @@ def metric_row(method: str, budget: int, per_problem: list[float]) -> MetricRow:
     """A row of one repetition, with an interval of 0.1."""
     mean = sum(per_problem) / len(per_problem)
     estimate = Estimate(mean, 0.1, None, len(per_problem), 1)
-    return MetricRow(method, 1, budget, estimate, per_problem)
+    return MetricRow(method, 1, budget, budget, estimate, per_problem)
 
 
 def write_run(

@@ -44,7 +44,8 @@ def write_run(
         folder: Folder of the run.
         searches: The reference and the trees of each problem.
         **changes: Flags that are others than those of one tree of best-of-n, `digest` of the
-            problems, or numbers of each search's cost.
+            problems, or numbers of each search's cost. Problems with fewer trees than
+            `num_repetitions` have stopped.
     """
     of_cost = changes.keys() & SearchCost.__annotations__
     costs = {name: changes.pop(name) for name in of_cost}
@@ -54,6 +55,7 @@ def write_run(
             [RecordedResponse("", answer, value, True, 10, 0) for answer, value in responses],
             [],
             tree_cost(tree, **costs),
+            tree + 1 == len(trees) < changes.get("num_repetitions", 0),
         )
         for problem_id, (reference, trees) in searches.items()
         for tree, responses in enumerate(trees)
@@ -72,7 +74,7 @@ def write_records(folder: Path, records: Sequence[Record], **changes: Any) -> No
     """
     folder.mkdir()
     problem_ids = list(dict.fromkeys(record.problem_id for record in records))
-    num_trees = len(records) // len(problem_ids)
+    num_trees = changes.get("num_repetitions", len(records) // len(problem_ids))
     digest = changes.pop("digest", None)
     args = Args("mine.jsonl", "policy", "values", answer_format="boxed", search_type="bon")
     flags = as_json(args) | {"output_path": "r.jsonl", "num_repetitions": num_trees} | changes
@@ -84,7 +86,8 @@ def write_records(folder: Path, records: Sequence[Record], **changes: Any) -> No
     graded, summary = grade_records(
         records, num_trees, lambda pairs: [first == second for first, second in pairs]
     )
-    rows = compute_metrics(graded, flags["num_blocks"], num_trees, flags["vote"])
+    votes, is_stopped = flags["vote"], config.is_stopped
+    rows = compute_metrics(graded, flags["num_blocks"], num_trees, votes, is_stopped)
     document = metrics_document(graded, rows, summary, policy=POLICY, value_model=VALUE_MODEL)
     write_json(folder / "metrics.json", document)
     write_answers(folder / "answers.jsonl", graded)

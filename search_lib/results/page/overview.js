@@ -57,6 +57,9 @@ function runCard(run, index) {
       "p",
       { class: "quiet" },
       `${flags.search_type} · ${flags.num_blocks} blocks × ${plural(run.trees, "tree")}` +
+        (run.mean_trees === null
+          ? ""
+          : ` at most, ${run.mean_trees} on average (--stop ${flags.stop})`) +
         (flags.block_size && flags.search_type !== "bon"
           ? ` · ${flags.block_size} tokens a block`
           : ""),

@@ -13,7 +13,7 @@ function readAddress() {
   const within = (value, count) => Number.isInteger(value) && value >= 0 && value < count;
   if (!within(problem, DATA.problems.length)) return { view: "overview" };
   const shownRun = within(run, DATA.runs.length) ? run : 0;
-  const shownTree = within(tree, DATA.runs[shownRun].trees) ? tree : 0;
+  const shownTree = within(tree, countTrees(problem, shownRun)) ? tree : 0;
   return {
     view,
     problem,
@@ -21,6 +21,11 @@ function readAddress() {
     tree: shownTree,
     block: Number.isInteger(block) && block >= 0 ? block : null,
   };
+}
+
+/** How many trees a run has of a problem: it may have stopped early. */
+function countTrees(problem, run) {
+  return DATA.problems[problem].runs[run].trees;
 }
 
 let shown = {};
@@ -105,21 +110,24 @@ document.addEventListener("keydown", async (event) => {
   const place = { ...shown };
   const step = { n: 1, p: -1, t: 1, T: -1, j: 1, k: -1, r: 1 }[event.key];
   if (step === undefined) return;
-  if ("np".includes(event.key))
+  if ("np".includes(event.key)) {
+    const problem = within(place.problem + step, DATA.problems.length);
     Object.assign(place, {
-      problem: within(place.problem + step, DATA.problems.length),
+      problem,
+      tree: within(place.tree, countTrees(problem, place.run)),
       block: null,
     });
+  }
   if ("tT".includes(event.key))
     Object.assign(place, {
-      tree: within(place.tree + step, DATA.runs[place.run].trees),
+      tree: within(place.tree + step, countTrees(place.problem, place.run)),
       block: null,
     });
   if (event.key === "r") {
     const run = (place.run + 1) % DATA.runs.length;
     Object.assign(place, {
       run,
-      tree: Math.min(place.tree, DATA.runs[run].trees - 1),
+      tree: within(place.tree, countTrees(place.problem, run)),
       block: null,
     });
   }

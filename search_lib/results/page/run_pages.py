@@ -30,6 +30,7 @@ FLAGS = (
     *("benchmark", "search_type", "num_blocks", "num_repetitions", "block_size", "max_length"),
     *("value_temperature", "lookahead", "min_block_size", "keep_percent"),
     *("temperature", "top_p", "seed", "piref_model", "classifier_ckpt_path", "scorer", "engine"),
+    "stop",
 )
 """Flags that the page shows of a run."""
 
@@ -196,6 +197,7 @@ class RunPage:
             "label": self.selection.label,
             "flags": {name: flags[name] for name in FLAGS if flags.get(name) is not None},
             "trees": int(self.run.tokens.shape[1]),
+            "mean_trees": self._mean_trees(),
             "method": self.method,
             "lacks": self.lacks(),
             "curves": {
@@ -204,6 +206,12 @@ class RunPage:
             "pruning": self.pruning(),
             "values": summarize(self.samples),
         }
+
+    def _mean_trees(self) -> float | None:
+        """Returns the mean number of trees of a problem; None if all have all."""
+        if not self.run.config.is_stopped:
+            return None
+        return round(len(self.every_search) / max(1, len(self.searches)), 1)
 
     def _curve(self, method: str) -> list[dict[str, Any]]:
         points = []
@@ -232,6 +240,7 @@ class RunPage:
             "votes": votes,
             "right": sum(correct),
             "responses": len(correct),
+            "trees": len(searches),
             "pruned": sum(search.pruned is not None for search in searches),
         }
 

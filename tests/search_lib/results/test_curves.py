@@ -42,7 +42,7 @@ def test_a_curve_has_every_number_of_trees_at_its_mean_cost(run):
 def test_a_search_that_stops_pays_for_its_trees_alone(run, name):
     curve = stopping_curve(SELECTION, run, name)
     rule, orders = STOPPING_RULES[name], tree_orders(6)
-    replays = [replay(votes, rule, rule.thresholds, orders) for votes in run.votes]
+    replays = [replay(votes, rule, rule.thresholds, orders, 1) for votes in run.votes]
     for index, point in enumerate(curve.points):
         tokens = [
             sum(10 * (tree + 1) for tree in order[:stop])
@@ -56,6 +56,36 @@ def test_a_search_that_stops_pays_for_its_trees_alone(run, name):
         right = [stopped.accuracies[index].mean() for stopped in replays]
         assert point.per_problem == pytest.approx(right)
     assert curve.points[0].trees < 6
+
+
+def test_a_run_that_stops_problems_pays_for_the_trees_that_it_has(tmp_path):
+    searches = {
+        "a": ("1", [[("2", 0.5)], [("1", 0.7)]]),
+        "b": ("1", [[("1", 0.5)], [("3", 0.7)], [("3", 0.1)], [("1", 0.9)]]),
+    }
+    flags = {"num_blocks": 1, "num_repetitions": 4, "stop": "value", "stop_confidence": 0.5}
+    write_run(tmp_path / "stopped", searches, **flags)
+    run = RunTrees.load(tmp_path / "stopped")
+    assert run.has_values
+
+    def points(method):
+        return budget_curve(SELECTION, run, method).points
+
+    # Trees of 10, 20, 30 and 40 tokens; a has two of them.
+    assert [point.costs["tokens"] for point in points("MV")] == [10, 30, 45, 65]
+    assert [point.costs["budget"] for point in points("MV")] == [1, 2, 2.5, 3]
+    assert [point.trees for point in points("MV")] == [1, 2, 3, 4]
+    found = {
+        method: [point.per_problem.tolist() for point in points(method)]
+        for method in ("MV", "WMV", "BoN", "pass@1", "pass@k")
+    }
+    assert found == {
+        "MV": [[0, 1], [0.5, 0.5], [0.5, 0], [0.5, 0.5]],
+        "WMV": [[0, 1], [1, 0], [1, 0], [1, 1]],
+        "BoN": [[0, 1], [1, 0], [1, 0], [1, 1]],
+        "pass@1": [[0, 1], [0.5, 0.5], [0.5, pytest.approx(1 / 3)], [0.5, 0.5]],
+        "pass@k": [[0, 1], [1, 1], [1, 1], [1, 1]],
+    }
 
 
 def test_points_are_optimal_unless_another_is_as_cheap_and_as_good_and_better_in_one():

@@ -11,6 +11,7 @@ from search_lib.results.metrics import (
     format_metrics,
     grade_records,
     published_metrics,
+    stopping_document,
 )
 from search_lib.results.records import Record, RecordedResponse
 
@@ -112,6 +113,56 @@ def test_a_problem_that_lacks_a_repetition_is_left_out():
     graded, summary = grade_records(records({("a", 3)}), 4, equal_strings)
     assert list(graded) == ["b"]
     assert summary.num_searches == 7
+
+
+STOPPED = {("a", 2), ("a", 3)}
+
+
+def stopping_records(enough=("a", 1), leave_out=STOPPED):
+    """Problem a did without its last two trees."""
+    return (replace(r, is_enough=r.key == enough) for r in records(leave_out))
+
+
+def test_a_stopped_problem_has_the_vote_of_what_it_has_at_every_budget():
+    graded, summary = grade_records(stopping_records(), 4, equal_strings)
+    assert summary.num_searches == 6
+    rows = {(r.method, r.trees): r for r in compute_metrics(graded, 4, 4, is_stopped=True)}
+    assert {(r.trees, r.budget, r.mean_budget) for r in rows.values()} == {
+        (1, 4, 4),
+        (2, 8, 8),
+        (4, 16, 12),  # 4 x (2 + 4) / 2
+    }
+    # The first trees only: a tie in both. Then 2 and 4 have more responses.
+    assert [rows["MV", trees].per_problem for trees in (1, 2, 4)] == [[0.5, 0.5], [0, 0], [0, 0]]
+    # a: 1 has 0.9 and 2 has 0.8 from its second tree on. b: 4 has 1.3, then 3.0, and 5 less.
+    assert [rows["WMV", trees].per_problem for trees in (1, 2, 4)] == [[1, 1], [1, 0], [1, 0]]
+    assert rows["pass@1", 4].per_problem == [1 / 4, 3 / 8]
+    # Trees behind the first depend on it: there is one group, and no interval over searches.
+    assert all(r.estimate.num_repetitions == 1 for r in rows.values())
+    assert all(r.estimate.over_searches is None for r in rows.values())
+    lines = [line.split() for line in format_metrics(list(rows.values())).splitlines()]
+    assert lines[-2:] == [["mean", "budget", "4.0", "8.0", "12.0"], ["n", *["2", "x", "1"] * 3]]
+
+
+def test_the_saved_budget_is_a_share_of_that_of_all_trees():
+    graded, _ = grade_records(stopping_records(), 4, equal_strings)
+    flags = {"stop": "beta", "stop_confidence": 0.95, "num_blocks": 4, "num_repetitions": 4}
+    assert stopping_document(graded, flags) == {
+        "rule": "beta",
+        "confidence": 0.95,
+        "trees": [2, 4],
+        "mean_trees": 3.0,
+        "mean_budget": 12.0,
+        "saved_budget": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("enough", "leave_out"), [(None, STOPPED), (("a", 1), {*STOPPED, ("a", 0)})]
+)
+def test_a_problem_that_still_needs_a_tree_is_left_out(enough, leave_out):
+    graded, _ = grade_records(stopping_records(enough, leave_out), 4, equal_strings)
+    assert list(graded) == ["b"]
 
 
 def test_the_summary_counts():

@@ -43,6 +43,7 @@ def make_config(**flags) -> RunConfig:
             "classifier_ckpt_path": "value_model",
             "seed": 7,
             "answer_format": "boxed",
+            "stop": "never",
             "max_concurrent": 32,
             "shard": None,
             "output_path": "out.jsonl",

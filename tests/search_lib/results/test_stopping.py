@@ -1,17 +1,23 @@
 """Early stopping against a replay step by step, and its probabilities against other ways."""
 
+import itertools
 import math
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from search_lib.answer_rules import STRICT
+from search_lib.results.metrics import GradedProblem
 from search_lib.results.resampling import TreeVotes, tree_orders
 from search_lib.results.stopping import (
     STOPPING_RULES,
+    Stopping,
     beta_confidence,
     dirichlet_confidence,
     replay,
+    stopping_rule,
     value_mass,
 )
 from tests.support.ballots import make_problem, vote
@@ -19,16 +25,17 @@ from tests.support.ballots import make_problem, vote
 ONE_BY_ONE = (0.55, 0.7, 0.9)
 
 
-def naive_replay(problem, rule, threshold, order):
+def naive_replay(problem, rule, threshold, order, most_responses):
     """(trees, accuracy): adds tree after tree, and asks after each."""
     totals = {}
     for count in range(1, len(order) + 1):
+        to_come = np.array(most_responses * (len(order) - count))
         tree = order[count - 1]
         for answer, value in zip(problem.classes[tree], problem.values[tree], strict=True):
             if answer is not None:
                 weight = 1 if rule.method == "MV" else value
                 totals[answer] = totals.get(answer, 0) + weight
-        sure = totals and rule.confidence(np.array(sorted(totals.values()))) > threshold
+        sure = totals and rule.confidence(np.array(sorted(totals.values())), to_come) > threshold
         if sure or count == len(order):
             return count, vote(problem, rule.method, sorted(order[:count]))
     raise AssertionError
@@ -38,11 +45,12 @@ def naive_replay(problem, rule, threshold, order):
 def test_a_replay_equals_one_step_by_step(rule):
     stopped_early = 0
     for seed in range(30):
-        problem = make_problem(seed, num_trees=8, per_tree=1 + seed % 2)
+        per_tree = 1 + seed % 2
+        problem = make_problem(seed, num_trees=8, per_tree=per_tree)
         orders = tree_orders(8, num_orders=16)
-        found = replay(TreeVotes(problem), rule, ONE_BY_ONE, orders)
+        found = replay(TreeVotes(problem), rule, ONE_BY_ONE, orders, per_tree)
         for row, threshold in enumerate(ONE_BY_ONE):
-            expected = [naive_replay(problem, rule, threshold, order) for order in orders]
+            expected = [naive_replay(problem, rule, threshold, order, per_tree) for order in orders]
             assert found.num_trees[row].tolist() == [trees for trees, _ in expected]
             assert found.accuracies[row] == pytest.approx([right for _, right in expected])
             stopped_early += sum(trees < 8 for trees, _ in expected)
@@ -52,14 +60,14 @@ def test_a_replay_equals_one_step_by_step(rule):
 @pytest.mark.parametrize("rule", STOPPING_RULES.values(), ids=STOPPING_RULES)
 def test_an_order_of_its_own_is_that_of_the_records(rule):
     problem = make_problem(5, num_trees=6)
-    found = replay(TreeVotes(problem), rule, (0.7,), np.arange(6)[None])
-    expected = naive_replay(problem, rule, 0.7, list(range(6)))
+    found = replay(TreeVotes(problem), rule, (0.7,), np.arange(6)[None], 3)
+    expected = naive_replay(problem, rule, 0.7, list(range(6)), 3)
     assert (found.num_trees[0, 0], found.accuracies[0, 0]) == expected
 
 
 def test_a_threshold_that_is_never_reached_takes_all_trees():
     problem = make_problem(0)
-    found = replay(TreeVotes(problem), STOPPING_RULES["beta"], (1.0,), tree_orders(4))
+    found = replay(TreeVotes(problem), STOPPING_RULES["beta"], (1.0,), tree_orders(4), 3)
     assert (found.num_trees == 4).all()
     assert found.accuracies == pytest.approx(vote(problem, "MV", range(4)))
 
@@ -114,3 +122,83 @@ def test_dirichlet_of_more_answers_is_the_share_of_draws(counts):
 
 def test_the_value_mass_is_the_share_beside_one_response_for_and_one_against():
     assert value_mass(np.array([[0.5, 2.0, 0.5], [0, 0, 0]])) == pytest.approx([3 / 5, 1 / 2])
+
+
+def sequences(length, classes, values):
+    """Every order of so many responses: [orders, length] classes, -1 for none, and values."""
+    kinds = [(-1, 0.0), *itertools.product(range(classes), values)]
+    chosen = np.array(list(itertools.product(range(len(kinds)), repeat=length)))
+    of_kind, of_value = map(np.array, zip(*kinds, strict=True))
+    return of_kind[chosen], of_value[chosen]
+
+
+def summed(answers, weights, classes):
+    """[orders, length, classes], what each class has after each response."""
+    return (weights[:, :, None] * (answers[:, :, None] == np.arange(classes))).cumsum(1)
+
+
+@pytest.mark.parametrize(
+    ("length", "classes", "values"),
+    [
+        *((length, 3, (1.0,)) for length in range(1, 7)),
+        (6, 2, (0.1, 0.3, 1.0)),  # 0.1 + 0.1 + 0.1 is more than 0.3 in floating point
+        (5, 3, (0.0, 0.5, 1.0)),
+    ],
+)
+def test_a_decided_vote_never_changes_its_winner(length, classes, values):
+    answers, weights = sequences(length, classes, values)
+    totals = summed(answers, weights, classes)
+    to_come = np.arange(length)[::-1]
+    decided = STOPPING_RULES["decided"].confidence(totals, to_come) > 0.5
+    runs = summed(answers, np.ones(weights.shape), classes) > 0
+    largest = np.where(runs, totals, -1.0).max(2, keepdims=True)
+    winning = runs & STRICT.is_tie(largest, totals)
+    assert (winning[decided].sum(-1) == 1).all()
+    last = np.broadcast_to(winning[:, -1:], winning.shape)
+    assert (winning[decided] == last[decided]).all()
+    # Nor does it if an answer to come makes one class of all the others.
+    own = np.take_along_axis(totals[:, -1:], winning.argmax(2)[:, :, None], 2)[..., 0]
+    assert (2 * own > totals[:, -1].sum(-1, keepdims=True) + 1e-8)[decided].all()
+    assert decided[:, :-1].any() == (length > 2)
+
+
+def test_equal_answers_are_decided_with_more_than_half_of_all():
+    stopping = Stopping(stopping_rule("decided", has_values=False), 0.5, 6, 1)
+    problem = GradedProblem("1", [], [[0]] * 6, [[True]] * 6, [[]] * 6, STRICT)
+    found = [
+        stopping.is_sure(TreeVotes(replace(problem, **first(problem, count))))
+        for count in range(1, 7)
+    ]
+    assert found == [False, False, False, True, True, True]
+    assert stopping.earliest() == 4
+
+
+def first(problem, count):
+    names = ("answers", "classes", "correct", "values")
+    return {name: getattr(problem, name)[:count] for name in names}
+
+
+@pytest.mark.parametrize("name", STOPPING_RULES)
+@pytest.mark.parametrize("has_values", [True, False])
+def test_a_rule_that_is_asked_as_trees_end_stops_where_its_replay_does(name, has_values):
+    rule = stopping_rule(name, has_values)
+    if rule.method == "WMV" and not has_values:
+        pytest.skip("the rule weighs by values")
+    ends = []
+    for seed in range(40):
+        per_tree = 1 + seed % 2
+        problem = make_problem(seed, num_trees=8, per_tree=per_tree)
+        for threshold in rule.thresholds:
+            stopping = Stopping(rule, threshold, 8, per_tree)
+            count = stopping.earliest()
+            while count < 8:
+                votes = TreeVotes(replace(problem, **first(problem, count)))
+                if stopping.is_sure(votes):
+                    break
+                assert stopping.earliest(votes) > count
+                count = stopping.earliest(votes)
+            order = np.arange(8)[None]
+            found = replay(TreeVotes(problem), rule, (threshold,), order, per_tree)
+            assert count == found.num_trees[0, 0]
+            ends.append(count)
+    assert min(ends) < 8
