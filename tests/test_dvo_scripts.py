@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from data_prep import roll_in
 from data_prep.dvo import export, paths, reference, sft, trees
 from run_lib.commands import parse_command_line
 from scripts import trl_train
+from scripts.reproduce import dvo_runs
 from search_lib.search_args import Args as SearchArgs
 from tests.support.documentation import DOCUMENTATION, joined
 from tests.support.paths import ROOT
@@ -162,7 +164,7 @@ def test_every_policy_is_evaluated_three_times_on_every_benchmark(run_script):
     )
     assert status == 0
     found = [
-        parse_command_line(SearchArgs, "e", None, flags_of(call, "inference_eval.py"))
+        parse(SearchArgs, call, "inference_eval.py")
         for call in calls
         if "inference_eval.py" in call
     ]
@@ -171,6 +173,56 @@ def test_every_policy_is_evaluated_three_times_on_every_benchmark(run_script):
     assert [(args.piref_model, args.benchmark, args.seed) for args in found] == expected
     assert {args.sampling.temperature for args in found} == {0.7}
     assert programs(calls).count("scripts.mean_of_runs") == 6
+
+
+def parse(args: type, call: list[str], program: str):
+    """The flags of a call of a program."""
+    return parse_command_line(args, program, None, flags_of(call, program))
+
+
+@pytest.mark.parametrize("toy", [False, True], ids=["paper", "toy"])
+def test_the_plan_of_table_1_fits_its_scripts(run_script, toy):
+    plan = dvo_runs.DvoPlanArgs(toy=toy)
+    *_, backbone = dvo_runs.scale_of(plan).backbones
+    runs = dvo_runs.DvoRuns(plan, backbone)
+    commands = runs.commands()
+    rounds, baselines = [c for c in commands if c.words[0].startswith("scripts/")]
+    status, calls, _ = run_script("dvo_rounds.sh", *rounds.words[1:], **rounds.environment)
+    assert status == 0
+    names = programs(calls)
+    assert names.count("train_dvo.py") == runs.scale.rounds
+    grown = parse(trees.TreesArgs, calls[names.index(ROUND[0])], ROUND[0])
+    assert (grown.tree.duplicates, grown.tree.backup) == ("drop", "mean")
+    drawn = parse(paths.PathsArgs, calls[names.index(ROUND[1])], ROUND[1])
+    assert (drawn.wrong_paths, drawn.paths_per_side) == ("answers", 4)
+    if not toy:
+        assert (grown.tree.iterations, grown.tree.breadth, grown.tree.depth) == (80, 5, 8)
+        assert f"{backbone.model}:64" in calls[names.index("data_prep.roll_in")]
+        assert calls[0][calls[0].index("--problems_per_round") + 1] == "10000"
+
+    # The table looks for evaluations where they are written, those of its first line, too.
+    written = {Path(call[-1]).parent for call in calls if "inference_eval.py" in call}
+    for policy in (backbone.start, runs.dvo):
+        for benchmark in runs.scale.benchmarks:
+            assert {runs.evaluation(policy, benchmark, seed) for seed in (1, 2, 3)} <= written
+    # The baselines are evaluated as DVO is.
+    of_dvo = [call for call in calls if str(runs.folder / runs.dvo / "final") in call]
+    of_baselines = [list(c.words) for c in commands if "inference_eval.py" in c.words]
+    planned = [parse(SearchArgs, call, "inference_eval.py") for call in of_baselines]
+    expected = [parse(SearchArgs, call, "inference_eval.py") for call in of_dvo]
+    same = {"piref_model": "", "output_path": Path()}
+    for name in ("rft", "dpo", "kto", "step_dpo"):
+        own = [args for args in planned if args.piref_model == f"{runs.folder}/{name}/final"]
+        assert [replace(args, **same) for args in own] == [replace(a, **same) for a in expected]
+
+    # They start where DVO starts, on paths of the trees of its first round.
+    folders = [f"{runs.folder}/{name}" for name in ("round_1_data", "sft/final")]
+    assert baselines.words[1:4] == [*folders, str(runs.folder)]
+    status, calls, _ = run_script("dvo_baselines.sh", *baselines.words[1:], **baselines.environment)
+    assert (status, len(calls)) == (0, 8)
+    for training in calls[1::2]:
+        args = trl_train.parse_args(flags_of(training, "scripts.trl_train"))
+        args.check(world_size=int(baselines.environment["NPROC_PER_NODE"]))
 
 
 @pytest.mark.parametrize(
