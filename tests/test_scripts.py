@@ -25,6 +25,8 @@ from dvo_lib import args as dvo_args
 from run_lib.commands import parse_command_line
 from scripts import compare, frontier, mean_of_runs, report, sweep, trl_train
 from scripts.bench import scheduling
+from scripts.reproduce.dvo_runs import DvoPlanArgs
+from scripts.reproduce.searches import SearchPlanArgs
 from search_lib.results import shards, summary
 from search_lib.search_args import Args as SearchArgs
 from search_lib.strategies import describe_strategies
@@ -172,6 +174,13 @@ OTHERS = {
     "scripts.mean_of_runs": mean_of_runs.Args,
     "scripts.report": report.Args,
     "scripts.sweep": sweep.Args,
+    "scripts.reproduce.main_table": SearchPlanArgs,
+    "scripts.reproduce.flops_to_mv": SearchPlanArgs,
+    "scripts.reproduce.block_size": SearchPlanArgs,
+    "scripts.reproduce.beam_width": SearchPlanArgs,
+    "scripts.reproduce.dvts": SearchPlanArgs,
+    "scripts.reproduce.random_blocks": SearchPlanArgs,
+    "scripts.reproduce.dvo_table1": DvoPlanArgs,
     "scripts.trl_train": trl_train.TrlArgs,
     "search_lib.results.summary": summary.Args,
 }

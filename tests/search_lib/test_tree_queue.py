@@ -226,7 +226,9 @@ def test_more_responses_than_the_rule_counts_on_are_a_failure():
 
 def test_the_votes_of_a_judge_are_those_of_the_metrics():
     judge = Judge(make_stopping("value"), equal_strings, Inline())
-    votes = judge._grade([[("0", 0.5), (None, 1.0)], [("1", 0.25)]], "0")
+    votes = judge._grade(
+        [[CountedResponse("0", 0.5), CountedResponse(None, 1.0)], [CountedResponse("1", 0.25)]], "0"
+    )
     assert isinstance(votes, TreeVotes)
     (found,) = votes.votes("WMV", np.arange(2)[None])
     assert found.totals.tolist() == [[[0.5, 0.0], [0.5, 0.25]]]
