@@ -132,6 +132,11 @@ def test_several_runs_of_a_budget_have_a_folder_of_their_own(capsys):
 def test_a_plan_can_be_narrowed(capsys):
     found = printed(dry_run(main_table, capsys, "--only", "7B/aime-25"))
     assert [parse(words).search_type for words in found] == ["bon", "beam2"]
+    line = refusal(main_table.main, main_table.PROGRAM, ["--dry_run", "--only", "8B"], capsys)
+    assert line.endswith(
+        "--only 8B: no command has that in its title "
+        "(1.5B/aime-24/bon, N = 256, 1.5B/aime-25/bon, N = 256, and 22 more)"
+    )
 
 
 def test_flags_of_searches_that_there_are_not_are_refused(capsys):
@@ -188,6 +193,20 @@ def test_sizes_without_a_hub_are_those_of_the_models():
     assert shape.value_model == ModelSize.of(Qwen2ForClassifier(config))
     llama = LlamaConfig(**{name: getattr(config, name) for name in names})
     assert shape.policy == ModelSize.of(AutoModelForCausalLM.from_config(llama))
+
+
+@pytest.mark.parametrize(
+    ("model", "billions", "embedding"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 7.62, 3584 * 152_064),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", 14.77, 5120 * 152_064),
+        ("deepseek-ai/deepseek-math-7b-instruct", 6.91, 4096 * 102_400),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", 8.03, 4096 * 128_256),
+    ],
+)
+def test_the_papers_policies_have_as_many_parameters_as_their_cards_say(model, billions, embedding):
+    total = cost.KNOWN[model].num_matmul_parameters + embedding
+    assert total / 1e9 == pytest.approx(billions, abs=0.006)
 
 
 def test_a_folder_has_the_size_of_its_model(tmp_path):

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Sequence
 
 from scripts.reproduce.ablation import Variant, run_ablation
-from scripts.reproduce.searches import Scale, with_vgs
+from scripts.reproduce.searches import Scale
 
 PROGRAM = "scripts.reproduce.beam_width"
 
@@ -26,12 +26,12 @@ def variants(scale: Scale) -> list[Variant]:
     beams = [
         Variant(
             f"width {width}",
-            with_vgs(scale, search_type=f"beam{width}"),
+            scale.vgs._replace(search_type=f"beam{width}"),
             published="best" if width == 2 else "-",
         )
         for width in WIDTHS
     ]
-    return [*beams, Variant("independent samples", with_vgs(scale, search_type="bon"))]
+    return [*beams, Variant("independent samples", scale.vgs._replace(search_type="bon"))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Sequence
 
 from scripts.reproduce.ablation import Variant, run_ablation
-from scripts.reproduce.searches import Scale, with_vgs
+from scripts.reproduce.searches import Scale
 
 PROGRAM = "scripts.reproduce.block_size"
 
@@ -27,7 +27,7 @@ def variants(scale: Scale) -> list[Variant]:
     return [
         Variant(
             f"{size} tokens",
-            with_vgs(scale, block_size=size),
+            scale.vgs._replace(block_size=size),
             published="best" if size == scale.vgs.block_size else "-",
         )
         for size in sizes

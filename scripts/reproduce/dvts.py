@@ -13,7 +13,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Sequence
 
 from scripts.reproduce.ablation import Variant, run_ablation
-from scripts.reproduce.searches import Scale, with_vgs
+from scripts.reproduce.searches import Scale
 
 PROGRAM = "scripts.reproduce.dvts"
 
@@ -24,7 +24,7 @@ def variants(scale: Scale) -> list[Variant]:
     return [
         Variant(
             f"{budget // size} tree{'s' if size < budget else ''} of {size}",
-            with_vgs(scale, num_blocks=size),
+            scale.vgs._replace(num_blocks=size),
             published="best" if size == small else "-",
         )
         for size in (small, 4 * small, budget)

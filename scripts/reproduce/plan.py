@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from run_lib.commands import positive
+from run_lib.commands import InputError, positive
 from run_lib.settings import free
+from run_lib.text import some_of
 from scripts.reproduce.cost import hours
 
 WIDTH = 100
@@ -112,9 +113,15 @@ def carry_out(
 
     Returns:
         The exit status: 1 if a command failed, or lacks what it needs.
+
+    Raises:
+        InputError: If `--only` leaves no command.
     """
     positive(gpu_flops=args.gpu_flops, training_gpu_flops=training_flops_per_second)
     chosen = [command for command in commands if args.only in command.title]
+    if not chosen:
+        titles = some_of([command.title for command in commands], most=2)
+        raise InputError(f"--only {args.only}: no command has that in its title ({titles})")
     if args.dry_run:
         print(format_plan(program, args, chosen, training_flops_per_second))
         print("\n" + "\n".join(f"# {line}".rstrip() for line in report(False).splitlines()))

@@ -14,14 +14,14 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Sequence
 
 from scripts.reproduce.ablation import Variant, run_ablation
-from scripts.reproduce.searches import Scale, with_vgs
+from scripts.reproduce.searches import Scale
 
 PROGRAM = "scripts.reproduce.random_blocks"
 
 
 def variants(scale: Scale) -> list[Variant]:
     """Returns guided and random selection."""
-    at_random = with_vgs(scale, search_type="random2")
+    at_random = scale.vgs._replace(search_type="random2")
     return [
         Variant("by value (VGS), WMV", scale.vgs),
         Variant("at random, WMV", at_random),

@@ -318,8 +318,3 @@ def format_missing(runs: Sequence[SearchRun]) -> str:
 def name_missing(names: Sequence[str]) -> str:
     """Returns a line that names what is missing; empty if nothing is."""
     return f"missing, or not complete: {len(names)}, {some_of(names)}" if names else ""
-
-
-def with_vgs(scale: Scale, **changes: int | str) -> Setting:
-    """Returns the published search with some of its settings changed."""
-    return scale.vgs._replace(**changes)  # type: ignore[arg-type]
