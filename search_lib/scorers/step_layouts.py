@@ -8,14 +8,11 @@ last step is what there is of it. An empty response is one empty step.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from run_lib.text import some_of
 from search_lib.scorers.inputs import Draft, InputEncoder, Piece, ScorerInput, check_chat_template
-
-Aggregation = Literal["last", "min", "mean", "product"]
 
 AGGREGATIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "last": lambda scores: scores[-1],
