@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ from scripts import compare, frontier, mean_of_runs, report, sweep, trl_train
 from scripts.bench import scheduling
 from scripts.reproduce.dvo_runs import DvoPlanArgs
 from scripts.reproduce.searches import SearchPlanArgs
-from search_lib.results import shards, summary
+from search_lib.results import calibration, shards, summary
 from search_lib.search_args import Args as SearchArgs
 from search_lib.strategies import describe_strategies
+from search_lib.voting import VOTES
 from tests.support.documentation import DOCUMENTATION, PAGES, README, commands, joined
 from tests.support.paths import ROOT
 from tests.support.tiny_models import save_tiny_classifier
@@ -182,6 +184,7 @@ OTHERS = {
     "scripts.reproduce.random_blocks": SearchPlanArgs,
     "scripts.reproduce.dvo_table1": DvoPlanArgs,
     "scripts.trl_train": trl_train.TrlArgs,
+    "search_lib.results.calibration": calibration.Args,
     "search_lib.results.summary": summary.Args,
 }
 
@@ -235,6 +238,14 @@ def test_a_page_opens_with_a_command_for_the_models_of_the_quickstart(page):
 def test_the_table_of_strategies_is_whole():
     forms = re.findall(r"^\| `([a-z]+(?:<\w>)?)` \|", PAGES["search.md"], re.MULTILINE)
     assert set(describe_strategies()) <= set(forms)
+
+
+def test_the_table_of_votes_is_whole():
+    (table,) = re.findall(r"^\| `--vote` .*?\n\n", PAGES["search.md"], re.MULTILINE | re.DOTALL)
+    names = [
+        re.findall(r"`(.+?)(?:\[\w+\])?`", line.split("|")[1]) for line in table.split("\n")[:-2]
+    ]
+    assert set(chain.from_iterable(names)) >= VOTES.keys()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])

@@ -75,8 +75,10 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     rules = ANSWER_RULES[flags.get("answers", STRICT.name)]
     searches = {(own, number) for own in config.problem_ids for number in range(num_repetitions)}
     answer_format = ANSWER_FORMATS[flags["answer_format"]]
-    questions = {one.problem_id: one.problem for one in read_records(output_path, searches)}
-    calibration = config.vote_flags.open_calibration(questions, config.value_model_digest)
+    calibration = None
+    if config.vote_flags.calibration is not None:
+        questions = {one.problem_id: one.problem for one in read_records(output_path, searches)}
+        calibration = config.vote_flags.open_calibration(questions, config.value_model_digest)
     with answer_format.open_comparer(2, rules.comparison) as comparer:
         graded, summary = grade_records(
             read_records(output_path, searches),
