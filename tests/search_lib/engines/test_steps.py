@@ -33,7 +33,8 @@ class WrittenEngine:
         else:
             ids, reason = self.token_ids[: expansion.max_new_tokens], "length"
         logprobs = [-float(place) for place in range(len(ids))] if expansion.logprobs else None
-        return [Block(ids, reason, logprobs)] * expansion.n
+        certainties = [float(place) for place in range(len(ids))] if logprobs else None
+        return [Block(ids, reason, logprobs, certainties, certainties)] * expansion.n
 
     async def close(self) -> None:
         pass
@@ -96,9 +97,11 @@ def test_a_delimiter_of_any_text_ends_steps(tokenizer):
     assert tokenizer.decode(block.token_ids) == "1 ok,"
 
 
-def test_the_log_probabilities_are_those_of_the_tokens_that_stay(tokenizer):
+def test_the_numbers_of_tokens_are_those_of_the_tokens_that_stay(tokenizer):
     ids = encode(tokenizer, "a", "\n", "\n", "bcd")
-    assert generate(tokenizer, ids, logprobs=True).logprobs == [0.0, -1.0, -2.0]
+    block = generate(tokenizer, ids, logprobs=True)
+    assert block.logprobs == [0.0, -1.0, -2.0]
+    assert block.confidences == block.certainties == [0.0, 1.0, 2.0]
 
 
 def test_an_empty_delimiter_is_refused(tokenizer):
