@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classifier_lib.loading import initialize_from_policy
     from classifier_lib.modeling import (
-        Qwen2ClassifierOutput,
+        ClassifierOutput,
+        LlamaForClassifier,
         Qwen2ForClassifier,
+        Qwen3ForClassifier,
         resolve_attention,
     )
 
 __all__ = [
-    "Qwen2ClassifierOutput",
+    "ClassifierOutput",
+    "LlamaForClassifier",
     "Qwen2ForClassifier",
+    "Qwen3ForClassifier",
     "initialize_from_policy",
     "resolve_attention",
 ]

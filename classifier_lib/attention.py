@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import is_flash_attn_2_available
 
 from classifier_lib.layouts import RowLayout
-from classifier_lib.modeling import Qwen2ForClassifier, resolve_attention
+from classifier_lib.modeling import ValueModel, resolve_attention
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def choose_attention(name: str, packing: str, device: torch.device) -> str:
     return name
 
 
-def leave_out_flex_dropout(model: Qwen2ForClassifier) -> None:
+def leave_out_flex_dropout(model: ValueModel) -> None:
     """Turns off the dropout of attention weights, which FlexAttention doesn't have, with a warning.
 
     The dropout before the head stays.

@@ -110,13 +110,13 @@ def model_size(model: str) -> ModelSize | None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from classifier_lib.modeling import Qwen2ForClassifier
+    from classifier_lib.loading import value_model_class
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):
-            if Qwen2ForClassifier.__name__ in (config.architectures or []):
-                return ModelSize.of(Qwen2ForClassifier(config))
+            if kind := value_model_class(config):
+                return ModelSize.of(kind(config))
             language_model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             return ModelSize.of(language_model)
     except Exception:  # an absent, damaged or foreign config raises anything

@@ -58,7 +58,7 @@ class Learner:
     """A value model and its loss, on the processes of a run.
 
     Attributes:
-        model: `Qwen2ForClassifier`, parallel where there are several processes.
+        model: A `ValueModel`, parallel where there are several processes.
         loss: Loss that it is trained with.
         implementation: Attention implementation of the model.
         processes: The processes of the run.

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig, Qwen2Config
+from transformers import PretrainedConfig
 
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import VALUE_MODELS, ValueModel
 from run_lib.checksums import check_intact
 from run_lib.hub import check_weights, load_config, loading
 from run_lib.text import some_of
@@ -14,19 +14,40 @@ MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """What is read of a model's folder; compared with the checksums of folders that have some."""
 
 
+def value_model_class(config: PretrainedConfig) -> type[ValueModel] | None:
+    """Returns the class of the value model that a config is of; None if it is of another model."""
+    kind = VALUE_MODELS.get(config.model_type)
+    return kind if kind and kind.__name__ in (config.architectures or []) else None
+
+
+def has_sliding_window(config: PretrainedConfig) -> bool:
+    """Returns whether some layer of a decoder attends to the latest tokens only."""
+    layers = getattr(config, "layer_types", None)
+    # Without types of layers all of them have the window.
+    window = getattr(config, "sliding_window", None)
+    return set(layers) != {"full_attention"} if layers else window is not None
+
+
+def check_positions(path: str | Path, config: PretrainedConfig) -> None:
+    """Raises ValueError if a token's position depends on the length of the longest row."""
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("dynamic", "longrope"):
+        raise ValueError(
+            f"{path} has {rope} positions: a sequence's would depend on the others of its batch"
+        )
+
+
 def load_value_config(path: str) -> PretrainedConfig:
     """Loads the config of a value model from a folder or the Hub.
 
     Raises:
         ValueError: If there is none, or it is of another model; one line that begins with the path.
     """
-    config = load_config(path)
-    if Qwen2ForClassifier.__name__ not in (config.architectures or []):
+    config: PretrainedConfig = load_config(path)
+    if value_model_class(config) is None:
         # A policy would load, too: with a head of random numbers.
-        raise ValueError(
-            f"{path} holds {config.architectures}, not a value model "
-            f"({Qwen2ForClassifier.__name__})"
-        )
+        names = ", ".join(kind.__name__ for kind in VALUE_MODELS.values())
+        raise ValueError(f"{path} holds {config.architectures}, not a value model ({names})")
     return config
 
 
@@ -35,7 +56,7 @@ def load_value_model(
     attention_impl: str = "sdpa",
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
-) -> Qwen2ForClassifier:
+) -> ValueModel:
     """Loads a value model for inference, with every one of its weights.
 
     Args:
@@ -55,8 +76,9 @@ def load_value_model(
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     check_intact(path, *MODEL_FILES)
     check_safetensors(path)
+    kind = VALUE_MODELS[load_value_config(path).model_type]
     with loading(path):
-        model, info = Qwen2ForClassifier.from_pretrained(
+        model, info = kind.from_pretrained(
             path,
             attn_implementation=attention_impl,
             dtype=dtype,
@@ -67,22 +89,27 @@ def load_value_model(
             output_loading_info=True,
         )
     check_weights(path, info, "is no value model")
-    return model.to(device).eval()
+    loaded: ValueModel = model.to(device).eval()
+    return loaded
 
 
-def load_policy_config(path: str | Path) -> Qwen2Config:
+def load_policy_config(path: str | Path) -> PretrainedConfig:
     """Loads the config of a model that a value model can be made of.
 
     Args:
-        path: Hub id or folder of a Qwen2 causal LM, or of a value model.
+        path: Hub id or folder of a causal LM of a family in `VALUE_MODELS`, or of a value model.
 
     Raises:
-        ValueError: If there is none, it is of another family, or its weights are not safetensors;
-            one line that begins with the path.
+        ValueError: If there is none, it is of another family, a token's position depends on other
+            rows, or its weights are not safetensors; one line that begins with the path.
     """
-    config = load_config(str(path))
-    if not isinstance(config, Qwen2Config):
-        raise ValueError(f"{path} holds a {config.model_type} model; only qwen2 is supported")
+    config: PretrainedConfig = load_config(str(path))
+    if config.model_type not in VALUE_MODELS:
+        raise ValueError(
+            f"{path} holds a {config.model_type} model; value models are made of "
+            f"{', '.join(VALUE_MODELS)}"
+        )
+    check_positions(path, config)
     check_safetensors(path)
     return config
 
@@ -104,15 +131,15 @@ def initialize_from_policy(
     attention_dropout: float,
     attn_implementation: str = "sdpa",
     dtype: torch.dtype = torch.float32,
-) -> Qwen2ForClassifier:
+) -> ValueModel:
     """Builds a value model for training: the policy's backbone with a new head.
 
     The head is drawn with `config.initializer_range` from torch's global generator, so the result
     is determined by `torch.manual_seed`. The LM head is dropped.
 
     Args:
-        path: Hub id or folder of a Qwen2 causal LM, or of a `Qwen2ForClassifier`, which is loaded
-            with its own head.
+        path: Hub id or folder of a causal LM of a family in `VALUE_MODELS`, or of a value model,
+            which is loaded with its own head.
         num_labels: Number of classes, 1, 2 or 3.
         attention_dropout: Dropout probability in attention and before the head.
         attn_implementation: See `resolve_attention`.
@@ -122,12 +149,12 @@ def initialize_from_policy(
         The model, in evaluation mode.
 
     Raises:
-        ValueError: If `path` holds no Qwen2 model, a value model with another number of labels, or
-            a backbone whose weights are incomplete, damaged or of another shape; one line that
-            begins with the path.
+        ValueError: If `path` holds a model of another family, a value model with another number of
+            labels, or a backbone whose weights are incomplete, damaged or of another shape; one
+            line that begins with the path.
     """
     config = load_policy_config(path)
-    is_classifier = Qwen2ForClassifier.__name__ in (config.architectures or [])
+    is_classifier = value_model_class(config) is not None
     if is_classifier and config.num_labels != num_labels:
         raise ValueError(
             f"{path} is a value model with {config.num_labels} labels; "
@@ -139,7 +166,7 @@ def initialize_from_policy(
     config.use_cache = False  # whole sequences in one forward: a cache would only hold memory
     check_intact(path, *MODEL_FILES)
     with loading(path):
-        model, info = Qwen2ForClassifier.from_pretrained(
+        model, info = VALUE_MODELS[config.model_type].from_pretrained(
             path,
             config=config,
             attn_implementation=attn_implementation,
@@ -151,4 +178,5 @@ def initialize_from_policy(
         )
     new_head = set() if is_classifier else {f"score.{name}" for name in model.score.state_dict()}
     check_weights(path, info, new=new_head)
-    return model
+    loaded: ValueModel = model
+    return loaded

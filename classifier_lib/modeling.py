@@ -1,4 +1,7 @@
-"""`Qwen2ForClassifier`: the token-level value model of Value-Guided Search (arXiv 2505.17373).
+"""The token-level value model of Value-Guided Search (arXiv 2505.17373), on several backbones.
+
+`Qwen2ForClassifier` is the published one; `Qwen3ForClassifier` and `LlamaForClassifier` have the
+same head on other backbones. All they share is in `ValueModel`.
 
 This file imports torch and transformers only, so `save_pretrained` can ship it with the weights and
 `AutoModelForTokenClassification.from_pretrained(..., trust_remote_code=True)` works anywhere.
@@ -7,12 +10,22 @@ This file imports torch and transformers only, so `save_pretrained` can ship it 
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Cache, Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+from transformers import (
+    Cache,
+    LlamaModel,
+    LlamaPreTrainedModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Model,
+    Qwen2PreTrainedModel,
+    Qwen3Model,
+    Qwen3PreTrainedModel,
+)
 from transformers.utils import ModelOutput, can_return_tuple, is_flash_attn_2_available
 
 logger = logging.getLogger(__name__)
@@ -22,8 +35,8 @@ SUCCESS_CLASS = 1
 
 
 @dataclass
-class Qwen2ClassifierOutput(ModelOutput):
-    """Output of `Qwen2ForClassifier`.
+class ClassifierOutput(ModelOutput):
+    """Output of a `ValueModel`.
 
     Attributes:
         loss: Scalar in float32, when `labels` was given.
@@ -108,16 +121,19 @@ def terminal_class_loss(
     return sample_means.sum() / mask.any(dim=1).sum().clamp(min=1)
 
 
-class Qwen2ForClassifier(Qwen2PreTrainedModel):
-    """Qwen2 with a two-layer token classification head in place of the LM head.
+class ValueModel(PreTrainedModel):
+    """A decoder with a two-layer token classification head in place of the LM head.
 
     Terminal classes: 0 finished and incorrect, 1 finished and correct, 2 unfinished. The value of a
     partial response is the probability of class 1 after its last token, `success_probs[:, t]`.
 
-    State dict: `model.*` as `Qwen2Model`, `score.0.weight` [hidden, hidden] and `score.2.weight`
+    State dict: `model.*` as the backbone, `score.0.weight` [hidden, hidden] and `score.2.weight`
     [num_labels, hidden]. `config.attention_dropout` is also the dropout before the head.
 
     The loss of `forward` is `terminal_class_loss`.
+
+    Attributes:
+        backbone_class: The decoder of transformers; each family names its own.
 
     Raises:
         ValueError: If `config.num_labels` is not 1, 2 or 3.
@@ -126,13 +142,15 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
     # A policy's folder can be loaded as it is: the value head replaces its LM head.
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # noqa: RUF012
 
-    def __init__(self, config: Qwen2Config):
+    backbone_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         if config.num_labels not in (1, 2, 3):
             raise ValueError(
-                f"Qwen2ForClassifier takes num_labels 1, 2 or 3, not {config.num_labels}"
+                f"{type(self).__name__} takes num_labels 1, 2 or 3, not {config.num_labels}"
             )
-        self.model = Qwen2Model(config)
+        self.model = self.backbone_class(config)
         self.dropout = nn.Dropout(config.attention_dropout)
         self.score = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size, bias=False),
@@ -177,7 +195,7 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
         loss_mask: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> Qwen2ClassifierOutput:
+    ) -> ClassifierOutput:
         """Classifies every prefix of every sequence.
 
         Args:
@@ -192,7 +210,7 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
             **kwargs: Passed to the backbone, e.g. `output_hidden_states`.
 
         Returns:
-            See `Qwen2ClassifierOutput`.
+            See `ClassifierOutput`.
 
         Raises:
             ValueError: If `labels` comes without `loss_mask`.
@@ -212,7 +230,7 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
             if loss_mask is None:
                 raise ValueError("labels needs loss_mask: 1 on the roll-out tokens, 0 elsewhere")
             loss = terminal_class_loss(logits, labels, loss_mask)
-        return Qwen2ClassifierOutput(
+        return ClassifierOutput(
             loss=loss,
             logits=logits,
             success_probs=success_probabilities(logits),
@@ -222,4 +240,30 @@ class Qwen2ForClassifier(Qwen2PreTrainedModel):
         )
 
 
-Qwen2ForClassifier.register_for_auto_class("AutoModelForTokenClassification")
+class Qwen2ForClassifier(Qwen2PreTrainedModel, ValueModel):
+    """The value model on a Qwen2 or Qwen2.5 backbone: the published one."""
+
+    backbone_class = Qwen2Model
+
+
+class Qwen3ForClassifier(Qwen3PreTrainedModel, ValueModel):
+    """The value model on a (dense) Qwen3 backbone."""
+
+    backbone_class = Qwen3Model
+
+
+class LlamaForClassifier(LlamaPreTrainedModel, ValueModel):
+    """The value model on a Llama backbone: Llama 2 and 3, SmolLM2 and others of this layout."""
+
+    backbone_class = LlamaModel
+
+
+VALUE_MODELS: dict[str, type[ValueModel]] = {
+    "llama": LlamaForClassifier,
+    "qwen2": Qwen2ForClassifier,
+    "qwen3": Qwen3ForClassifier,
+}
+"""Class of a value model by the `model_type` of its backbone."""
+
+for _value_model in VALUE_MODELS.values():
+    _value_model.register_for_auto_class("AutoModelForTokenClassification")

@@ -42,7 +42,7 @@ from tqdm import tqdm
 from transformers.utils import is_flash_attn_2_available
 
 from classifier_lib.loading import load_value_model
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import ValueModel
 from classifier_lib.score_files import (
     NUM_NAMED,
     WINDOW_ROWS,
@@ -134,7 +134,7 @@ def check_flags(args: ScoreArgs) -> None:
         raise InputError("--attention_impl flash_attention_2 needs --dtype bfloat16")
 
 
-def load(args: ScoreArgs) -> tuple[Qwen2ForClassifier, RowParser]:
+def load(args: ScoreArgs) -> tuple[ValueModel, RowParser]:
     """Loads the value model, and a parser of rows for it.
 
     Raises:
@@ -160,7 +160,7 @@ def load(args: ScoreArgs) -> tuple[Qwen2ForClassifier, RowParser]:
 
 def _score_rest(
     args: ScoreArgs,
-    model: Qwen2ForClassifier,
+    model: ValueModel,
     parser: RowParser,
     output: OutputFile,
     window_rows: int,
@@ -198,7 +198,7 @@ def _score_rest(
 
 
 def _score_window(
-    rows: Sequence[ParsedRow], model: Qwen2ForClassifier, args: ScoreArgs
+    rows: Sequence[ParsedRow], model: ValueModel, args: ScoreArgs
 ) -> Iterator[list[dict[str, Any]]]:
     """Yields the records of all rows, batch after batch, the bad ones first."""
     yield [_bad_record(row, row.error) for row in rows if row.error is not None]

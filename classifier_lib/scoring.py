@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from classifier_lib.modeling import Qwen2ForClassifier, success_probabilities
+from classifier_lib.modeling import ValueModel, success_probabilities
 
 
 class ScoringRequest(NamedTuple):
@@ -219,7 +219,7 @@ class ValueScorer:
 
     def __init__(
         self,
-        model: Qwen2ForClassifier,
+        model: ValueModel,
         max_batch_tokens: int = 65_536,
         max_cached_tokens: int = 262_144,
         token_values: bool = False,
@@ -408,7 +408,7 @@ def batch_by_length(lengths: Sequence[int], max_batch_tokens: int) -> list[list[
 
 @torch.inference_mode()
 def forward_values(
-    model: Qwen2ForClassifier, sequences: Sequence[list[int]], firsts: Sequence[int]
+    model: ValueModel, sequences: Sequence[list[int]], firsts: Sequence[int]
 ) -> list[list[float]]:
     """Values sequences in one forward, padded on the right.
 

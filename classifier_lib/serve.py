@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from classifier_lib.loading import load_value_config
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import VALUE_MODELS
 from run_lib.commands import GPU_REQUIREMENTS, InputError, check_installed, naming, run_command
 
 PROGRAM = "classifier_lib.serve"
@@ -53,16 +53,16 @@ def server_arguments(model: str, on_gpu: bool) -> list[str]:
 
 
 def check_registered() -> None:
-    """Raises InputError, with the reason, if SGLang doesn't know the value model.
+    """Raises InputError, with the reason, if SGLang doesn't know the value models.
 
     SGLang itself only logs the reason.
     """
     from sglang.srt.models.registry import ModelRegistry
 
-    if Qwen2ForClassifier.__name__ in ModelRegistry.models:
+    if all(kind.__name__ in ModelRegistry.models for kind in VALUE_MODELS.values()):
         return
     try:
-        importlib.import_module(f"{MODEL_PACKAGE}.qwen2_classifier")
+        importlib.import_module(f"{MODEL_PACKAGE}.classifiers")
         reason = f"SGLANG_EXTERNAL_MODEL_PACKAGE was not {MODEL_PACKAGE} when it was imported"
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

@@ -8,7 +8,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from classifier_lib.loading import MODEL_FILES, check_safetensors
+from classifier_lib.loading import (
+    MODEL_FILES,
+    check_positions,
+    check_safetensors,
+    has_sliding_window,
+)
 from run_lib.checksums import check_intact
 from run_lib.hub import check_weights, load_config, loading
 
@@ -82,18 +87,11 @@ def load_policy_config(source: str) -> PretrainedConfig:
         raise ValueError(
             f"{source} holds a {config.model_type} model; DVO trains {', '.join(FAMILIES)}"
         )
-    layers = getattr(config, "layer_types", None)
-    # Without types of layers all of them have the window.
-    window = getattr(config, "sliding_window", None)
-    if set(layers) != {"full_attention"} if layers else window is not None:
+    if has_sliding_window(config):
         raise ValueError(
             f"{source} has sliding-window attention, which rows of several paths don't have"
         )
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if rope in ("dynamic", "longrope"):
-        raise ValueError(
-            f"{source} has {rope} positions: a path's would depend on the others of its batch"
-        )
+    check_positions(source, config)
     return config
 
 

@@ -33,7 +33,8 @@ class TrainArgs:
     data_path: str = "VGS-AI/OpenR1-VM"
     """Training roll-outs: Hub id, Parquet file or folder, or save_to_disk folder."""
     model_path: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
-    """Policy to start from (Hub id or folder, Qwen2), or a value model to train further."""
+    """Policy to start from (Hub id or folder; Llama, Qwen2 or Qwen3), or a value model to train
+    further."""
     output_dir: Path = free(Path("outputs"))
     """Folder of the runs; with several machines a shared one."""
     data_num_response: int = 8

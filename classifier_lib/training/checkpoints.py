@@ -37,7 +37,6 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 
-from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.checkpoint_folders import (
     TRAINER_STATE,
     CheckpointError,
@@ -357,7 +356,7 @@ def write_model(
     folder: Path,
     config: PretrainedConfig,
     weights: dict[str, torch.Tensor],
-    kind: type[PreTrainedModel] = Qwen2ForClassifier,
+    kind: type[PreTrainedModel],
 ) -> None:
     """Writes weights, configuration and modeling code, as `save_pretrained` of the whole model.
 

@@ -12,7 +12,11 @@ from classifier_lib.batches import BatchPlan, PackingName
 from classifier_lib.data import GroupedRollouts, GroupSampler, format_bad_rows
 from classifier_lib.flops import ModelSize
 from classifier_lib.learner import Learner
-from classifier_lib.loading import initialize_from_policy, load_policy_config
+from classifier_lib.loading import (
+    has_sliding_window,
+    initialize_from_policy,
+    load_policy_config,
+)
 from classifier_lib.training.args import TrainArgs
 from classifier_lib.training.parallel import parallelize
 from classifier_lib.training.step import build_optimizer, default_warmup_steps
@@ -72,7 +76,7 @@ def check_model(packing: PackingName, source: str) -> int:
     """
     with naming("--model_path"):
         config = load_policy_config(source)
-    if config.use_sliding_window and packing != "padded":
+    if has_sliding_window(config) and packing != "padded":
         raise InputError(
             f"--packing {packing}: {source} has sliding-window attention, which packed rows "
             "don't have; use --packing padded"

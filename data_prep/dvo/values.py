@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import ValueModel
 from classifier_lib.scoring import ScoringRequest, ValueScorer
 from data_prep.reports import BadRow
 from dvo_lib.trees import TreeRecord
@@ -23,7 +23,7 @@ class StateValues:
         max_batch_tokens: Tokens of one forward pass.
     """
 
-    def __init__(self, model: Qwen2ForClassifier, name: str, max_batch_tokens: int):
+    def __init__(self, model: ValueModel, name: str, max_batch_tokens: int):
         self._model = model
         self._name = name
         self._max_batch_tokens = max_batch_tokens

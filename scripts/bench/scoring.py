@@ -36,7 +36,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import ValueModel
 from classifier_lib.scoring import ScoringRequest, ValueScorer
 from run_lib.commands import InputError, parse_command_line, run_command
 from scripts.bench import print_report
@@ -118,7 +118,7 @@ class Bench:
         seed: Seed of the tokens.
     """
 
-    def __init__(self, model: Qwen2ForClassifier, max_length: int, seed: int):
+    def __init__(self, model: ValueModel, max_length: int, seed: int):
         self._model = model
         self._max_length = max_length
         self._seed = seed

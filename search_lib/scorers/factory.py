@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import torch
 
 from classifier_lib.loading import load_value_config, load_value_model
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import VALUE_MODELS
 from classifier_lib.scoring import ValueScorer
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
@@ -253,7 +253,7 @@ def check_served_model(url: str, model: str, api_key: str | None = None) -> None
     if not isinstance(served, dict) or "model_path" not in served:
         raise InputError(f"--scorer_url {url} is no SGLang server, nor its router")
     architectures = served.get("architectures") or []
-    if Qwen2ForClassifier.__name__ not in architectures:
+    if not {kind.__name__ for kind in VALUE_MODELS.values()}.intersection(architectures):
         raise InputError(
             f"--scorer_url {url} serves {served['model_path']} ({', '.join(architectures)}), which "
             "is no value model; scripts/serve_value_model.sh serves one"

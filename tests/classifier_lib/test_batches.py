@@ -15,8 +15,8 @@ from classifier_lib.batches import PAD_MULTIPLE, BatchPlan, collate
 from classifier_lib.data import Rollout
 from classifier_lib.layouts import MIN_SHARED, Branch, lay_out
 from classifier_lib.losses import LOSSES
-from classifier_lib.modeling import Qwen2ForClassifier
-from tests.support.tiny_models import build_tiny_config
+from classifier_lib.modeling import VALUE_MODELS, Qwen2ForClassifier, ValueModel
+from tests.support.tiny_models import VOCAB_SIZE, build_tiny_config, tiny_value_config
 
 PACKINGS = ("padded", "packed", "shared_prefix")
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def models() -> dict[str, Qwen2ForClassifier]:
 
 
 def loss_and_gradients(
-    model: Qwen2ForClassifier, loss_name: str, parts: list[list[Rollout]], packing: str, **kwargs
+    model: ValueModel, loss_name: str, parts: list[list[Rollout]], packing: str, **kwargs
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of samples cut into micro batches, and its gradients."""
     loss = LOSSES[loss_name]
@@ -112,6 +112,21 @@ def test_layouts_and_micro_batches_have_one_loss_and_gradient(models, loss, max_
                 torch.testing.assert_close(
                     gradient, expected[1][name], atol=2e-6, rtol=1e-4, msg=name
                 )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_layouts_have_one_loss_and_gradient_in_every_family(family):
+    torch.manual_seed(0)
+    config = tiny_value_config(family, VOCAB_SIZE)
+    model = VALUE_MODELS[family]._from_config(config, attn_implementation=SEGMENTED_SDPA)
+    rollouts = cut_rollouts()
+    pairs = [rollouts[i : i + 2] for i in range(0, 12, 2)]
+    expected = loss_and_gradients(model, "cross_entropy", pairs, "padded")
+    for packing in ("packed", "shared_prefix"):
+        value, gradients = loss_and_gradients(model, "cross_entropy", [rollouts], packing)
+        assert value == pytest.approx(expected[0], rel=1e-5)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[1][name], atol=2e-6, rtol=1e-4, msg=name)
 
 
 def test_padded_loss_is_the_models_own(models):

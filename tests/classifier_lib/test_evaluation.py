@@ -393,8 +393,8 @@ def failing_command(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
     ("model", "data_name", "flags", "message"),
     [
         ("labels_3", "absent", [], "--data /{folder}/absent: no such file or folder"),
-        ("absent", "bad_row", [], "--model /{folder}/absent: no model could be loaded: no such"),
-        ("policy", "bad_row", [], "is no value model: no weights for score.0.weight, score.2.w"),
+        ("absent", "bad_row", [], "--model /{folder}/absent: no model could be found: no such"),
+        ("policy", "bad_row", [], "holds ['Qwen2ForCausalLM'], not a value model ("),
         ("labels_3", "bad_row", ["--loss", "bce"], "has 3 labels; --loss bce needs 1"),
         ("labels_1", "bad_row", [], "has 1 labels; --loss cross_entropy needs 3"),
         ("labels_3", "bad_row", ["--batch_size", "0"], "--batch_size must be at least 1, got 0"),

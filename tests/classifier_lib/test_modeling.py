@@ -14,8 +14,8 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 
 import classifier_lib
-from classifier_lib.modeling import Qwen2ForClassifier, terminal_class_loss
-from tests.support.tiny_models import build_tiny_config
+from classifier_lib.modeling import VALUE_MODELS, Qwen2ForClassifier, terminal_class_loss
+from tests.support.tiny_models import build_tiny_config, tiny_value_config
 
 PUBLISHED_CONFIG = {
     "architectures": ["Qwen2ForClassifier"],
@@ -168,9 +168,10 @@ def test_save_and_load_are_exact(tiny_config, tmp_path):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
-def test_saved_folder_works_without_this_repository(tiny_config, tmp_path):
-    model = tiny_classifier(tiny_config)
-    model.save_pretrained(tmp_path / "model")
+def test_saved_folders_work_without_this_repository(tmp_path):
+    models = {family: kind(tiny_value_config(family)) for family, kind in VALUE_MODELS.items()}
+    for family, model in models.items():
+        model.eval().save_pretrained(tmp_path / family)
     inputs = example_inputs()
     torch.save(inputs, tmp_path / "inputs.pt")
     code = """
@@ -178,19 +179,22 @@ import sys, torch
 from transformers import AutoModelForTokenClassification
 for package in ("classifier_lib", "run_lib", "search_lib", "dvo_lib", "data_prep"):
     sys.modules[package] = None  # can't be imported, though this environment may have it installed
-model = AutoModelForTokenClassification.from_pretrained("model", trust_remote_code=True)
-with torch.no_grad():
-    outputs = model(**torch.load("inputs.pt"))
-torch.save({"probs": outputs.success_probs, "loss": outputs.loss}, "outputs.pt")
+for family in sys.argv[1:]:
+    model = AutoModelForTokenClassification.from_pretrained(family, trust_remote_code=True)
+    with torch.no_grad():
+        outputs = model(**torch.load("inputs.pt"))
+    torch.save({"probs": outputs.success_probs, "loss": outputs.loss}, family + ".pt")
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
-    outputs = torch.load(tmp_path / "outputs.pt")
-    with torch.no_grad():
-        expected = model(**inputs)
-    assert torch.equal(outputs["probs"], expected.success_probs)
-    assert torch.equal(outputs["loss"], expected.loss)
+    command = [sys.executable, "-c", code, *models]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    for family, model in models.items():
+        outputs = torch.load(tmp_path / f"{family}.pt")
+        with torch.no_grad():
+            expected = model(**inputs)
+        assert torch.equal(outputs["probs"], expected.success_probs)
+        assert torch.equal(outputs["loss"], expected.loss)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):

@@ -292,8 +292,8 @@ def test_a_damaged_tokenizer_of_the_model_is_refused(
         (["--input", "empty.jsonl"], "--input empty.jsonl is empty"),
         (["--max_batch_tokens", "0"], "--max_batch_tokens must be at least 1, got 0"),
         (["--max_length", "-1"], "--max_length must be at least 1, got -1"),
-        (["--model", "/absent"], "--model /absent: no model could be loaded"),
-        (["--model", "policy"], "--model policy is no value model: no weights for score.0.weight"),
+        (["--model", "/absent"], "--model /absent: no model could be found"),
+        (["--model", "policy"], "--model policy holds ['Qwen2ForCausalLM'], not a value model"),
         (["--model", "torn"], "--model torn: no model could be loaded"),
         (["--attention_impl", "nonsense"], "--model value_model: "),
         (

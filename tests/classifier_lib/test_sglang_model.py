@@ -14,11 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 from classifier_lib import serve
-from classifier_lib.modeling import SUCCESS_CLASS, Qwen2ForClassifier, success_probabilities
+from classifier_lib.loading import load_value_model
+from classifier_lib.modeling import SUCCESS_CLASS, VALUE_MODELS, Qwen2ForClassifier, ValueModel
 from run_lib.commands import InputError
+from search_lib.scorers.value_server import ValueServer
 from tests.support.paths import ROOT
 from tests.support.sglang_processes import sglang_environment
-from tests.support.tiny_models import CONTEXT, save_tiny_classifier, save_tiny_policy, tiny_config
+from tests.support.tiny_models import (
+    CONTEXT,
+    save_tiny_classifier,
+    save_tiny_policy,
+    tiny_value_config,
+)
 from tests.support.value_servers import TOLERANCE, ask, class_probabilities
 
 pytestmark = pytest.mark.xdist_group("sglang")
@@ -27,6 +34,10 @@ pytestmark = pytest.mark.xdist_group("sglang")
 @pytest.fixture(scope="module")
 def reference(value_model_folder) -> Qwen2ForClassifier:
     return Qwen2ForClassifier.from_pretrained(value_model_folder).eval()
+
+
+IDS = [5, 6, *range(60)]
+"""What `load_in_sglang.py` asks for."""
 
 
 def rows_of(url: str, paths: list[list[int]]) -> list[list[float]]:
@@ -44,6 +55,25 @@ def test_class_probabilities_equal_those_of_transformers(value_server, reference
     rows = rows_of(value_server.url, paths)
     for path, row in zip(paths, rows, strict=True):
         assert row[:3] == pytest.approx(class_probabilities(reference, path), abs=TOLERANCE)
+
+
+def test_another_family_has_the_values_of_transformers(tmp_path, monkeypatch):
+    # Of the two others the one whose layers depend more on SGLang's batches; for both of them, the
+    # layers alone are compared below.
+    folder = save_tiny_classifier(tmp_path / "value_model", family="qwen3")
+    reference = load_value_model(str(folder), device=torch.device("cpu"))
+    for name, value in sglang_environment().items():
+        monkeypatch.setenv(name, value)
+    server = ValueServer(str(folder), tmp_path / "server.log", ["--chunked-prefill-size", "16"])
+    try:
+        server.wait_until_ready()
+        prompt = list(range(40))
+        for cached, path in ((0, prompt), (40, [*prompt, *range(5, 50)]), (40, [*prompt, 3])):
+            (row,) = rows_of(server.url, [path])
+            assert row[3] == cached
+            assert row[:3] == pytest.approx(class_probabilities(reference, path), abs=TOLERANCE)
+    finally:
+        server.stop()
 
 
 def test_a_cached_prefix_is_not_computed_again_and_changes_no_value(value_server, reference):
@@ -81,24 +111,37 @@ BROKEN = {
 }
 
 
+def build_models() -> dict[str, ValueModel]:
+    """Value models by name: every number of labels, every family, and its biases."""
+    settings = {f"qwen2, {labels} labels": ("qwen2", {"num_labels": labels}) for labels in (1, 2)}
+    settings |= {family: (family, {}) for family in VALUE_MODELS}
+    for family in ("llama", "qwen3"):
+        settings[f"{family}, biases"] = (family, {"attention_bias": True})
+    models = {}
+    for name, (family, changes) in settings.items():
+        torch.manual_seed(0)
+        models[name] = VALUE_MODELS[family](tiny_value_config(family, **changes)).eval()
+        for parameter_name, parameter in models[name].named_parameters():
+            if parameter_name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+    return models
+
+
 def test_weights_are_loaded_strictly_and_every_head_gives_three_classes(tmp_path):
-    vocab_size = 64
-    models = []
-    for num_labels in (1, 2, 3):
-        torch.manual_seed(num_labels)
-        models.append(Qwen2ForClassifier(tiny_config(vocab_size, num_labels=num_labels)).eval())
-        models[-1].save_pretrained(tmp_path / str(num_labels))
+    models = build_models()
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
     # What transformers ignores, too: the head that a policy had before.
-    weights = models[-1].state_dict()
+    weights = models["qwen2"].state_dict()
     extra = {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
-    save_file(weights | extra, tmp_path / "3" / "model.safetensors", {"format": "pt"})
+    save_file(weights | extra, tmp_path / "qwen2" / "model.safetensors", {"format": "pt"})
     for name, (change, _) in BROKEN.items():
-        shutil.copytree(tmp_path / "3", tmp_path / name)
+        shutil.copytree(tmp_path / "qwen2", tmp_path / name)
         changed = dict(weights)
         change(changed)
         save_file(changed, tmp_path / name / "model.safetensors", {"format": "pt"})
 
-    folders = [str(tmp_path / name) for name in ("1", "2", "3", *BROKEN)]
+    folders = [str(tmp_path / name) for name in (*models, *BROKEN)]
     search_path = os.pathsep.join([str(ROOT), sglang_environment()["PYTHONPATH"]])
     script = ROOT / "tests" / "support" / "load_in_sglang.py"
     output = subprocess.run(
@@ -110,15 +153,13 @@ def test_weights_are_loaded_strictly_and_every_head_gives_three_classes(tmp_path
     ).stdout
     results = [json.loads(line) for line in output.splitlines()[-len(folders) :]]
 
-    for model, found in zip(models, results, strict=False):
+    for model, row in zip(models.values(), results, strict=False):
         with torch.no_grad():
-            logits = model.score(torch.ones(model.config.hidden_size))
-        value = success_probabilities(logits).item()
-        for row in found:  # of two sequences
-            assert len(row) == 3
-            assert sum(row) == pytest.approx(1.0, abs=1e-6)
-            assert row[SUCCESS_CLASS] == pytest.approx(value, abs=1e-6)
-    assert results[3:] == [message for _, message in BROKEN.values()]
+            value = model(torch.tensor([IDS])).success_probs[0, -1].item()
+        assert len(row) == 3
+        assert sum(row) == pytest.approx(1.0, abs=1e-6)
+        assert row[SUCCESS_CLASS] == pytest.approx(value, abs=TOLERANCE)
+    assert results[len(models) :] == [message for _, message in BROKEN.values()]
 
 
 def test_a_server_that_cannot_serve_says_why(tmp_path, monkeypatch):
@@ -134,7 +175,7 @@ def test_a_server_that_cannot_serve_says_why(tmp_path, monkeypatch):
     for name in ("sglang", "sglang.srt", "sglang.srt.models"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[], __spec__=None))
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, f"{serve.MODEL_PACKAGE}.qwen2_classifier", None)
+    monkeypatch.setitem(sys.modules, f"{serve.MODEL_PACKAGE}.classifiers", None)
     monkeypatch.setattr(serve.os, "environ", {})
     message = r"this version of SGLang can't load .* \(made for 0.5.21\): ModuleNotFoundError: "
     with pytest.raises(InputError, match=message):

@@ -43,5 +43,5 @@ def test_a_window_that_no_layer_has_is_none(tmp_path):
 def test_positions_that_depend_on_the_batch_are_refused(tmp_path):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     tiny_config_of("llama", 64, rope_parameters=rope).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"^{tmp_path} has dynamic positions: a path's would"):
+    with pytest.raises(ValueError, match=f"^{tmp_path} has dynamic positions: a sequence's would"):
         load_policy_config(str(tmp_path))

@@ -12,7 +12,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import VALUE_MODELS
 from data_prep.toy.tokenizer import build_tokenizer
 
 CONTEXT = 128
@@ -48,6 +48,30 @@ def tiny_config_of(family: str, vocab_size: int, **overrides) -> PretrainedConfi
     return AutoConfig.for_model(family, **special | sizes | overrides)
 
 
+FAMILY_SETTINGS: dict[str, dict[str, object]] = {
+    # What sets it apart from the others, within a few dozen tokens.
+    "llama": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+}
+"""Settings of the families of value models by `model_type`."""
+
+
+def tiny_value_config(family: str, vocab_size: int = VOCAB_SIZE, **overrides) -> PretrainedConfig:
+    """Config of a value model of any family."""
+    settings = FAMILY_SETTINGS[family] | {"num_labels": 3}
+    return tiny_config_of(family, vocab_size, **settings | overrides)
+
+
 def _sizes(vocab_size: int) -> dict[str, object]:
     return {
         "vocab_size": vocab_size,
@@ -70,7 +94,8 @@ def save_tiny_policy(
     """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    config = tiny_config_of(family, len(tokenizer), tie_word_embeddings=True)
+    special = FAMILY_SETTINGS.get(family, {})
+    config = tiny_config_of(family, len(tokenizer), tie_word_embeddings=True, **special)
     model = AutoModelForCausalLM.from_config(config)
     model.to(dtype)
     model.generation_config = GenerationConfig(
@@ -81,11 +106,13 @@ def save_tiny_policy(
     return folder
 
 
-def save_tiny_classifier(folder: Path, seed: int = 1, vocab_size: int | None = None) -> Path:
+def save_tiny_classifier(
+    folder: Path, seed: int = 1, vocab_size: int | None = None, family: str = "qwen2"
+) -> Path:
     """A random value model; without a tokenizer, as the published one."""
     torch.manual_seed(seed)
-    size = vocab_size or len(build_tokenizer())
-    Qwen2ForClassifier(tiny_config(size, num_labels=3)).save_pretrained(folder)
+    config = tiny_value_config(family, vocab_size or len(build_tokenizer()))
+    VALUE_MODELS[family](config).save_pretrained(folder)
     return folder
 
 

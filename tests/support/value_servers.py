@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from classifier_lib.modeling import Qwen2ForClassifier
+from classifier_lib.modeling import ValueModel
 from search_lib.engines.base import Block
 from search_lib.engines.http_service import HttpService
 from search_lib.scorers.sglang_server import SglangServerScorer
@@ -36,7 +36,7 @@ def ask(url: str, payload: Any) -> Any:
 
 
 @torch.inference_mode()
-def class_probabilities(model: Qwen2ForClassifier, ids: list[int]) -> list[float]:
+def class_probabilities(model: ValueModel, ids: list[int]) -> list[float]:
     """Of the three classes after the last token, by transformers."""
     return model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist()
 

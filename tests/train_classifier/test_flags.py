@@ -222,5 +222,6 @@ def test_a_damaged_policy_is_named(flags, policy_copy, train_error):
 
 def test_sliding_windows_are_refused_in_packed_rows(flags, policy_copy, train_error):
     config = json.loads((policy_copy / "config.json").read_text())
-    (policy_copy / "config.json").write_text(json.dumps({**config, "use_sliding_window": True}))
+    changes = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 16}
+    (policy_copy / "config.json").write_text(json.dumps(config | changes))
     assert "--packing packed: " in train_error(flags(model_path=policy_copy))

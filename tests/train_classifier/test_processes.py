@@ -20,6 +20,7 @@ from run_lib.commands import InputError, RunStopped
 from run_lib.files import lock_file
 from run_lib.processes import StopRequest, distributed
 from tests.support.distributed import Job, host_store, run_distributed, torchrun_environment
+from tests.support.tiny_models import save_tiny_policy
 from tests.support.training import (
     check_close,
     check_equal,
@@ -179,9 +180,12 @@ def kill_two(folder: Path, argv: list[str], step: int = -1, published: str = "")
         assert job.exit_code(0) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "hsdp"])
-def test_killed_processes_continue_to_the_same_weights(flags, tmp_path, parallel):
+@pytest.mark.parametrize(
+    ("parallel", "family"), [("ddp", "qwen2"), ("fsdp", "qwen3"), ("hsdp", "llama")]
+)
+def test_killed_processes_continue_to_the_same_weights(flags, tmp_path, parallel, family):
     settings = {
+        "model_path": save_tiny_policy(tmp_path / "policy", family=family),
         "num_steps": 10,
         "save_every": 2,
         "parallel": parallel,

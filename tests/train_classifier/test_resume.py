@@ -21,6 +21,7 @@ from classifier_lib.training import checkpoints
 from classifier_lib.training.run_folder import LOCK_FILE, parse_settings
 from run_lib.checksums import CHECKSUMS_FILE
 from run_lib.files import lock_file
+from tests.support.tiny_models import save_tiny_policy
 from tests.support.training import (
     ENVIRONMENT,
     SCRIPT,
@@ -66,9 +67,10 @@ def test_a_run_of_an_earlier_version_goes_on(flags, tmp_path, capsys):
     assert parse_settings(config | {"num_steps": -1, "num_epochs": 5}).flags["num_epochs"] == 5
 
 
-@pytest.mark.parametrize("packing", ["packed", "shared_prefix"])
-def test_killed_run_continues_to_the_same_weights(flags, tmp_path, packing):
+@pytest.mark.parametrize(("packing", "family"), [("packed", "llama"), ("shared_prefix", "qwen2")])
+def test_killed_run_continues_to_the_same_weights(flags, tmp_path, packing, family):
     settings = {"num_steps": 60, "save_every": 3, "max_keep_ckpts": 30, "packing": packing}
+    settings["model_path"] = save_tiny_policy(tmp_path / "policy", family=family)
     command = flags(**settings)
     with start(command) as process:
         signal_at_step(process, 8, signal.SIGKILL)

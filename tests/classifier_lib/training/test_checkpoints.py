@@ -120,7 +120,7 @@ def test_weights_keep_their_type(tiny_config, tmp_path):
     model = Qwen2ForClassifier(tiny_config).to(torch.bfloat16)
     weights = full_weights(model, ALONE)
     assert weights is not None
-    write_model(tmp_path, model.config, weights)
+    write_model(tmp_path, model.config, weights, Qwen2ForClassifier)
     assert Qwen2ForClassifier.from_pretrained(tmp_path).dtype == torch.bfloat16
     assert weights  # not emptied
 

@@ -1,19 +1,21 @@
-"""`Qwen2ForClassifier` for SGLang 0.5.21; SGLang finds it by its name in a checkpoint's config.
+"""The value models for SGLang 0.5.21; SGLang finds one by the name in a checkpoint's config.
 
 A server started with `--is-embedding` returns, for a sequence, the probabilities of the terminal
 classes after its last token: entry 1 is the value. The radix cache and chunked prefill stay on.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sglang.srt.layers.pooler import EmbeddingPoolerOutput, PoolingType, pool_hidden_states
+from sglang.srt.models.llama import LlamaModel
 from sglang.srt.models.qwen2 import Qwen2ForCausalLM, Qwen2Model
+from sglang.srt.models.qwen3 import Qwen3Model
 from sglang.srt.utils import add_prefix
 from torch import nn
 from torch.nn import functional as F
-from transformers import Qwen2Config
+from transformers import PretrainedConfig
 
 from run_lib.text import some_of
 
@@ -21,8 +23,8 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 """Layers that SGLang computes as one, and their names in a checkpoint."""
 
 
-class Qwen2ForClassifier(nn.Module):
-    """Qwen2 with the two-layer classification head of `classifier_lib.modeling`.
+class ValueModel(nn.Module):
+    """A backbone of SGLang with the two-layer classification head of `classifier_lib.modeling`.
 
     The backbone is split over tensor-parallel ranks, the head is on each of them.
 
@@ -31,18 +33,23 @@ class Qwen2ForClassifier(nn.Module):
         quant_config: SGLang's quantisation of the backbone's linear layers.
         prefix: Prefix of the names of the weights.
 
+    Attributes:
+        backbone_class: The decoder of SGLang; each family names its own.
+
     Raises:
         ValueError: If `config.num_labels` is not 1, 2 or 3.
     """
 
-    def __init__(self, config: Qwen2Config, quant_config: Any = None, prefix: str = ""):
+    backbone_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, config: PretrainedConfig, quant_config: Any = None, prefix: str = ""):
         super().__init__()
         if config.num_labels not in (1, 2, 3):
             raise ValueError(
-                f"Qwen2ForClassifier takes num_labels 1, 2 or 3, not {config.num_labels}"
+                f"{type(self).__name__} takes num_labels 1, 2 or 3, not {config.num_labels}"
             )
         self.config = config
-        self.model = Qwen2Model(config, quant_config, add_prefix("model", prefix))
+        self.model = self.backbone_class(config, quant_config, add_prefix("model", prefix))
         self.score = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size, bias=False),
             nn.ReLU(),
@@ -123,6 +130,7 @@ class Qwen2ForClassifier(nn.Module):
                 missing.remove(name)
                 yield name, weight
 
+        # The names of fused layers are those of all three families.
         Qwen2ForCausalLM._legacy_load_weights(self, known())
         for what, names in (("no", sorted(missing)), ("unknown", sorted(unknown))):
             if names:
@@ -137,4 +145,22 @@ def _fused_layer(name: str) -> tuple[str, tuple[str, ...]]:
     return name, (name,)
 
 
-EntryClass = Qwen2ForClassifier
+class Qwen2ForClassifier(ValueModel):
+    """The value model on a Qwen2 backbone."""
+
+    backbone_class = Qwen2Model
+
+
+class Qwen3ForClassifier(ValueModel):
+    """The value model on a Qwen3 backbone."""
+
+    backbone_class = Qwen3Model
+
+
+class LlamaForClassifier(ValueModel):
+    """The value model on a Llama backbone."""
+
+    backbone_class = LlamaModel
+
+
+EntryClass = [Qwen2ForClassifier, Qwen3ForClassifier, LlamaForClassifier]
