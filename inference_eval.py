@@ -93,7 +93,7 @@ def evaluate(args: Args, models: OpenModels) -> int:
     with naming("--piref_model"):
         tokenizer = load_tokenizer(args.piref_model)
         ends = stop_token_ids(args.piref_model, tokenizer)
-        prompts = build_prompts(tokenizer, problems, instruction)
+        prompts = build_prompts(tokenizer, problems, instruction, answer_format.thoughts)
     limits = Limits(args.max_length, args.block_size, ends)
     has_values, settings = args.scorer_flags.has_values, args.strategy_settings
     new_strategy = strategy_factory(

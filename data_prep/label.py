@@ -55,7 +55,7 @@ from run_lib.files import replace_file, try_lock
 from run_lib.hub import create_dataset, load_tokenizer, push_dataset
 from search_lib.grading import Grader, extract_answer
 from search_lib.prompts import prompt_holds
-from search_lib.thoughts import THOUGHT_END, thought_mark
+from search_lib.thoughts import Thoughts
 
 INCORRECT, CORRECT, UNFINISHED = 0, 1, 2  # the value model's classes
 LABEL_NAMES = ("incorrect", "correct", "unfinished")
@@ -109,11 +109,13 @@ class AnswerReader:
 
     Args:
         tokenizer: Tokenizer of the policy.
+        thoughts: How it thinks before it answers.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts):
         self.tokenizer = tokenizer
-        ids = tokenizer.encode(THOUGHT_END, add_special_tokens=False)
+        self.thoughts = thoughts
+        ids = tokenizer.encode(thoughts.end, add_special_tokens=False)
         self._thought_end = ids[0] if len(ids) == 1 else None
 
     def read(self, prompt: str, response: np.ndarray) -> str | None:
@@ -127,11 +129,11 @@ class AnswerReader:
             response: [tokens] int32, all generated tokens.
         """
         start = 0
-        if self._thought_end is not None:
+        if self._thought_end is not None and self.thoughts.opened is not False:
             places = np.flatnonzero(response == self._thought_end)
             start = int(places[-1]) if len(places) else 0
         text = str(self.tokenizer.decode(response[start:].tolist()))
-        return extract_answer(text, thought_mark(prompt, text))
+        return extract_answer(text, self.thoughts.mark(prompt, text))
 
 
 class Labeller:
@@ -139,6 +141,7 @@ class Labeller:
 
     Args:
         tokenizer: Tokenizer of the policy.
+        thoughts: How the policy thinks before it answers.
         grader: Compares answers.
         keep_unsolved: Whether problems without a correct response stay.
         soft_labels: Whether rows get that column.
@@ -147,6 +150,7 @@ class Labeller:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
+        thoughts: Thoughts,
         grader: Grader,
         keep_unsolved: bool,
         soft_labels: bool,
@@ -155,7 +159,7 @@ class Labeller:
         self.grader = grader
         self.keep_unsolved = keep_unsolved
         self.schema = LABEL_SCHEMA.append(SOFT_LABELS) if soft_labels else LABEL_SCHEMA
-        self._reader = AnswerReader(tokenizer)
+        self._reader = AnswerReader(tokenizer, thoughts)
 
     def label(self, table: pa.Table) -> tuple[pa.Table, RowReport]:
         """Labels some rows.
@@ -289,8 +293,10 @@ def label(args: LabelArgs) -> None:
         "roll_outs": roll_outs.settings,
         "left_out": dict(roll_outs.report.bad_rows),
     }
+    # Earlier versions knew no other; all roll-ins have the same.
+    thoughts = Thoughts.of(origin["roll_ins"][0].get("think_tags", "auto"))
     with Stage(args.output, settings, sources, args.rows_per_file, args.shard, origin) as stage:
-        label_chunks(args, stage, sources, tokenizer)
+        label_chunks(args, stage, sources, tokenizer, thoughts)
         finish(stage, args, origin)
 
 
@@ -299,11 +305,12 @@ def label_chunks(
     stage: Stage,
     sources: Mapping[str, RowSource],
     tokenizer: PreTrainedTokenizerBase,
+    thoughts: Thoughts,
 ) -> None:
     """Labels the rows of this shard, and prints how their answers were graded."""
     started = time.monotonic()
     with Grader(num_workers=args.num_workers) as grader:
-        labeller = Labeller(tokenizer, grader, args.keep_unsolved, args.soft_labels)
+        labeller = Labeller(tokenizer, thoughts, grader, args.keep_unsolved, args.soft_labels)
 
         def make(chunk: Chunk) -> tuple[pa.Table, RowReport]:
             rows = sources[chunk.split].read(chunk.start, chunk.stop, READ_COLUMNS)

@@ -57,6 +57,7 @@ from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
 from search_lib.prompts import ControlTokensInProblem, PromptTemplate
+from search_lib.thoughts import ThinkTags, Thoughts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,11 @@ class RollInArgs(GenerationArgs):
     """Splits of the input to roll in; by default all."""
     answer_format: AnswerFormatName = "boxed"
     """How the policy is asked to write its answer: boxed, final_answer or choice."""
+    think_tags: ThinkTags = "auto"
+    """Two texts that begin and end a thought: prompts end with the first and a line break, and an
+    answer stands behind the second. none: the policies don't think before they answer. auto:
+    <think> </think>, which prompts open for tokenizers of DeepSeek-R1's kind, and for others where
+    their chat template does."""
     instruction: str | None = None
     """Text of the prompt after the problem, instead of what the answer format asks for."""
     rows_per_file: int = 16
@@ -81,6 +87,8 @@ class RollInArgs(GenerationArgs):
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
         super().check()
+        with naming("--think_tags"):
+            Thoughts.of(self.think_tags)
         if self.window < self.rows_per_file:
             raise InputError(
                 f"--window {self.window} must be at least --rows_per_file {self.rows_per_file}"
@@ -114,6 +122,7 @@ class RollInStage(Stage):
         flags, contents = dict(settings.flags), dict(settings.contents)
         model, count, digest = flags.pop("model"), flags.pop("roll_ins"), contents.pop("model")
         flags["models"] = f"{model}:{count}"
+        flags.setdefault("think_tags", "auto")  # earlier versions knew no other
         contents["models"] = f"{digest}:{count}" if digest else None
         return Settings(flags, contents)
 
@@ -146,7 +155,11 @@ class RollInRecipe:
         with naming(policy.flag):
             try:
                 if self._template is None:
-                    self._template = PromptTemplate(policy.tokenizer, self._args.prompt_text)
+                    self._template = PromptTemplate(
+                        policy.tokenizer,
+                        self._args.prompt_text,
+                        Thoughts.of(self._args.think_tags),
+                    )
                 prompt = self._template.prompt_ids(problem.problem)
             except ControlTokensInProblem as error:
                 return left_out(problem.id, "control tokens", str(error))
@@ -274,6 +287,7 @@ def roll_in(args: RollInArgs) -> None:
         count = counts[policy.name]
         settings = as_json(args.sampling) | {
             "instruction": args.prompt_text,
+            "think_tags": as_json(args)["think_tags"],
             "model": policy.name,
             "model_digest": policy.digest,
             "roll_ins": count,

@@ -95,6 +95,11 @@ class SplitOfRollIns(NamedTuple):
     digest: str
 
 
+def think_tags(stage: FinishedStage) -> Any:
+    """Returns the `--think_tags` of some roll-ins; earlier versions knew only the usual ones."""
+    return stage.settings.get("think_tags", "auto")
+
+
 class RollInFolders:
     """The roll-ins of several models, chunk by chunk.
 
@@ -126,16 +131,19 @@ class RollInFolders:
                 stage.settings[name] == first.settings[name]
                 for name in ("rows_per_file", "instruction")
             )
+            same = same and think_tags(stage) == think_tags(first)
             if not same:
                 raise ValueError(
                     f"{folder}: {stage.folder.name} and {first.folder.name} differ in "
-                    f"their problems, or in the instruction or --rows_per_file of {ROLL_IN}"
+                    f"their problems, or in the instruction, --think_tags or --rows_per_file "
+                    f"of {ROLL_IN}"
                 )
         self.origin = {
             "roll_ins": [
                 {
                     **stage.origin,
                     **{name: stage.settings[name] for name in ORIGIN_SETTINGS},
+                    "think_tags": think_tags(stage),
                     "left_out": dict(stage.report.bad_rows),
                 }
                 for stage in self._stages

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from search_lib.grading import Grader, extract_answer
 from search_lib.grading.answers import boxed_answers
 from search_lib.grading.grader import Comparison
-from search_lib.thoughts import thought_mark
+from search_lib.thoughts import USUAL_THOUGHTS, Thoughts
 
 AnswerFormatName = Literal["boxed", "final_answer", "choice"]
 
@@ -64,12 +64,14 @@ class AnswerFormat:
         find: Returns the answer behind a thought, or None: (text, whether the text is complete, or
             was cut where its last line may go on).
         is_mathematics: Whether answers are compared as mathematics, or else letter by letter.
+        thoughts: How the policy thinks before it answers.
     """
 
     name: AnswerFormatName
     instruction: str | None
     find: Callable[[str, bool], str | None]
     is_mathematics: bool = True
+    thoughts: Thoughts = USUAL_THOUGHTS
 
     def open_comparer(
         self, num_workers: int = 1, comparison: Comparison = "strict"
@@ -88,7 +90,7 @@ class AnswerFormat:
             is_complete: Whether its last line is whole; if not, an answer that ends with its line
                 is none yet.
         """
-        mark = thought_mark(prompt, response)
+        mark = self.thoughts.mark(prompt, response)
         if mark is not None:
             _, found, response = response.rpartition(mark)
             if not found:

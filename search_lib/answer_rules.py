@@ -27,6 +27,7 @@ from run_lib.commands import InputError
 from search_lib.grading.answers import last_box
 from search_lib.grading.grader import Comparison
 from search_lib.grouping import Equivalence, Grouping, group_around_reference, group_pairwise
+from search_lib.thoughts import THOUGHT_END, Thoughts
 
 RulesName = Literal["strict", "published"]
 
@@ -76,7 +77,11 @@ PUBLISHED = AnswerRules(
 ANSWER_RULES: dict[str, AnswerRules] = {rules.name: rules for rules in (STRICT, PUBLISHED)}
 
 
-def check_answers(rules: str, answer_format: str) -> None:
-    """Raises InputError unless answers of a format can be counted by some rules."""
-    if rules == PUBLISHED.name and answer_format != "boxed":
+def check_answers(rules: str, answer_format: str, think_tags: str | Sequence[str]) -> None:
+    """Raises InputError unless answers of a format, behind these tags, can be counted by rules."""
+    if rules != PUBLISHED.name:
+        return
+    if answer_format != "boxed":
         raise InputError(f"--answers published counts boxes, not --answer_format {answer_format}")
+    if Thoughts.of(think_tags).end != THOUGHT_END:
+        raise InputError(f"--answers published reads what is behind {THOUGHT_END}, no other tag")

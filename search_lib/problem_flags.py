@@ -1,7 +1,7 @@
 """The flags that name a problem set, and those of every command that asks a policy."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 from run_lib.commands import InputError, at_least, naming
@@ -16,6 +16,7 @@ from search_lib.benchmarks import (
     load_problems,
 )
 from search_lib.grading.references import comparable
+from search_lib.thoughts import ThinkTags, Thoughts
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,28 @@ class AskingFlags(ProblemFlags):
     r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
     or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E). By
     default choice for the benchmarks of multiple choice, and boxed for all others."""
+    think_tags: ThinkTags = "auto"
+    """Two texts that begin and end a thought: prompts end with the first and a line break, and an
+    answer stands behind the second. none: the policy doesn't think before it answers. auto:
+    <think> </think>, which prompts open for tokenizers of DeepSeek-R1's kind, and for others where
+    their chat template does."""
 
     def find_format(self) -> AnswerFormat:
-        """Returns how answers are written.
+        """Returns how answers are written, and thoughts before them.
 
         Raises:
-            InputError: If they can't be compared with the benchmark's references.
+            InputError: If they can't be compared with the benchmark's references, or a tag is
+                empty.
         """
+        with naming("--think_tags"):
+            thoughts = Thoughts.of(self.think_tags)
         known = self.find_source().answer_formats
         if self.answer_format is not None and self.answer_format not in known:
             raise InputError(
                 f"--answer_format {self.answer_format} is not for --benchmark {self.benchmark}, "
                 f"whose answers are written as {' or '.join(known)}"
             )
-        return ANSWER_FORMATS[self.answer_format or known[0]]
+        return replace(ANSWER_FORMATS[self.answer_format or known[0]], thoughts=thoughts)
 
     def check_references(self, problems: Sequence[Problem], comparer: Comparer) -> None:
         """Prints which references no answer can be compared with, if there are any.

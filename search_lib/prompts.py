@@ -5,8 +5,9 @@ import re
 import secrets
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from run_lib.hub import loading
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem
-from search_lib.thoughts import THOUGHT_BEGIN
+from search_lib.thoughts import USUAL_THOUGHTS, Thoughts
 
 R1_BEGIN = "<｜begin▁of▁sentence｜>"
 R1_USER = "<｜User｜>"
@@ -25,6 +26,9 @@ R1_ASSISTANT = "<｜Assistant｜>"
 
 TEMPLATE_SECONDS = 20.0
 """A chat template is a program; one that takes this long doesn't end."""
+TEMPLATE_DATE = datetime(2024, 7, 26)
+"""What a chat template that writes the date takes for today: Llama 3's own default. With the real
+one, prompts would change overnight, and with them a run that goes on the next day."""
 MAX_TEMPLATE_LENGTH = 1_000_000
 """Most characters of a template around the question; real ones have some thousands."""
 
@@ -40,23 +44,30 @@ class PromptTemplate:
     """The prompt template of a policy, which ends where the policy's thought begins.
 
     A tokenizer with DeepSeek-R1's role tokens gets the template of the VGS paper; any other one
-    its own chat template. Control tokens are the template's and the instruction's: where a problem
-    has the text of one, it is encoded as plain text.
+    its own chat template, and behind that the tag that begins a thought, if prompts are to open one
+    and the template doesn't. Control tokens are the template's and the instruction's: where a
+    problem has the text of one, it is encoded as plain text.
 
     Args:
         tokenizer: Tokenizer of the policy.
         instruction: Appended to the question (`benchmarks.MATH_INSTRUCTION` for mathematics).
+        thoughts: How the policy thinks before it answers.
 
     Raises:
         ValueError: If the tokenizer has neither kind of template, or its own can't be used: it
             fails, doesn't end, or doesn't show the question as it is. Begins with its name.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        instruction: str,
+        thoughts: Thoughts = USUAL_THOUGHTS,
+    ):
         self._tokenizer = tokenizer
         self._instruction = instruction
-        self._fill = _find_template(tokenizer)
-        self._control = control_tokens(tokenizer)
+        self._fill = _find_template(tokenizer, thoughts)
+        self._control = control_tokens(tokenizer, thoughts)
         stand_in = f"problem{secrets.token_hex(8)}"
         frame = try_template(self._fill, stand_in + instruction, tokenizer.name_or_path)
         # The prompt around the problem: the parts before, between and after its occurrences.
@@ -96,7 +107,10 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: 
 
 
 def build_prompts(
-    tokenizer: PreTrainedTokenizerBase, problems: Iterable[Problem], instruction: str
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Iterable[Problem],
+    instruction: str,
+    thoughts: Thoughts = USUAL_THOUGHTS,
 ) -> dict[str, list[int]]:
     """Returns the prompt of each problem, by its id.
 
@@ -104,12 +118,13 @@ def build_prompts(
         tokenizer: Tokenizer of the policy.
         problems: The problems of a benchmark.
         instruction: See `PromptTemplate`.
+        thoughts: See `PromptTemplate`.
 
     Raises:
         ControlTokensInProblem: See `PromptTemplate.prompt_ids`; ends with the problem's id.
         ValueError: See `PromptTemplate`; of one problem it ends with its id.
     """
-    template = PromptTemplate(tokenizer, instruction)
+    template = PromptTemplate(tokenizer, instruction, thoughts)
     prompts = {}
     for problem in problems:
         try:
@@ -121,27 +136,38 @@ def build_prompts(
     return prompts
 
 
-def _find_template(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+def _find_template(tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts) -> Callable[[str], str]:
     """Returns the function that puts a question into the template of a tokenizer."""
+    opening = f"{thoughts.begin.rstrip()}\n"
     if all(_is_token(tokenizer, token) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
-        return lambda question: f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}{THOUGHT_BEGIN}\n"
+        r1_opening = "" if thoughts.opened is False else opening
+        return lambda question: f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}{r1_opening}"
     if not tokenizer.chat_template:
         raise ValueError(
             f"{tokenizer.name_or_path}: its tokenizer has no chat template and is not of the "
             "DeepSeek-R1 family: no prompt template fits it"
         )
 
+    settings: dict[str, Any] = {"strftime_now": TEMPLATE_DATE.strftime}
+    if thoughts.opened is not None:
+        # Templates of models that may think or not (Qwen3, SmolLM3) ask for this.
+        settings["enable_thinking"] = thoughts.opened
+
     def fill(question: str) -> str:
         messages = [{"role": "user", "content": question}]
         try:
-            return str(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = str(
+                tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, **settings
+                )
             )
         except Exception as error:  # a template is a program
             raise ValueError(
                 f"{tokenizer.name_or_path}: its chat template fails: {type(error).__name__}: "
                 f"{one_line(error)}"
             ) from error
+        is_open = text.rstrip().endswith(thoughts.begin.rstrip())
+        return text + opening if thoughts.opened and not is_open else text
 
     return fill
 
@@ -169,17 +195,20 @@ def try_template(fill: Callable[[str], str], question: str, name: str) -> str:
     return text
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts) -> dict[int, str]:
     """Returns the texts of the tokens that no problem may hold, by id.
 
     They are the special tokens, and role tokens and tags that aren't declared as such. Further
     added tokens are words like any other (the toy task's symbols), and so is a special token of one
     character.
     """
+    tags = {thoughts.begin.strip(), thoughts.end.strip()}
     return {
         index: token.content
         for index, token in tokenizer.added_tokens_decoder.items()
-        if (token.special and len(token.content) > 1) or _MARKUP.fullmatch(token.content)
+        if (token.special and len(token.content) > 1)
+        or _MARKUP.fullmatch(token.content)
+        or token.content.strip() in tags
     }
 
 
@@ -240,9 +269,11 @@ def rename_tokens(backend: str, names: dict[str, str]) -> Tokenizer:
     content = json.loads(backend)
     for token in content["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
-    # Some are tokens of the model, too.
+    # Some are tokens of the model, too. Where merges lead to one, they would give it to its text.
     model = content["model"]
     vocab = model["vocab"]
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not _makes(merge, names)]
     if isinstance(vocab, dict):
         model["vocab"] = {names.get(text, text): index for text, index in vocab.items()}
     else:
@@ -254,13 +285,23 @@ def rename_tokens(backend: str, names: dict[str, str]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(content))
 
 
+def _makes(merge: list[str] | str, names: Collection[str]) -> bool:
+    """Returns whether a merge of two tokens makes one of these, or is of one."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    return "".join(parts) in names or any(part in names for part in parts)
+
+
 def prompt_holds(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], problem: str) -> bool:
     """Returns whether a tokenizer reads a problem in a prompt's ids; if not, they are another's."""
     if max(prompt_ids, default=0) >= len(tokenizer):
         return False
-    # Tokenizers of the Qwen family compose characters, and chat templates trim.
-    text = unicodedata.normalize("NFC", str(tokenizer.decode(prompt_ids)))
-    return unicodedata.normalize("NFC", problem.strip()) in text
+    # Tokenizers of the Qwen family compose characters, those of sentencepiece take this mark for a
+    # space, and chat templates trim.
+    text, wanted = (
+        unicodedata.normalize("NFC", each).replace("▁", " ")
+        for each in (str(tokenizer.decode(prompt_ids)), problem.strip())
+    )
+    return wanted in text
 
 
 def _is_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:

@@ -93,7 +93,7 @@ class Args(AskingFlags):
         """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
         self.scorer_flags.check()
         self.sampling.check()
-        check_answers(self.answers, self.find_format().name)
+        check_answers(self.answers, self.find_format().name, self.think_tags)
         at_least(
             1,
             num_repetitions=self.num_repetitions,

@@ -16,7 +16,6 @@ from classifier_lib.flops import ModelSize
 from classifier_lib.modeling import Qwen2ForClassifier
 from run_lib.commands import parse_command_line
 from run_lib.files import write_json
-from scripts.compare import Point
 from scripts.reproduce import (
     beam_width,
     block_size,
@@ -29,6 +28,7 @@ from scripts.reproduce import (
     random_blocks,
     searches,
 )
+from search_lib.results.metrics import MetricRow
 from search_lib.results.run_config import CONFIG_NAME
 from search_lib.results.statistics import Estimate
 from search_lib.search_args import Args as SearchFlags
@@ -283,10 +283,10 @@ def test_what_is_there_does_not_run_again(tmp_path, capsys):
     assert (tmp_path / "done").read_text() == ""
 
 
-def point(accuracies: list[float], over_problems: float, over_searches: float | None) -> Point:
+def point(accuracies: list[float], over_problems: float, over_searches: float | None) -> MetricRow:
     mean = float(np.mean(accuracies))
     estimate = Estimate(mean, over_problems, over_searches, len(accuracies), 2)
-    return Point(estimate, np.array(accuracies))
+    return MetricRow("MV", 1, 4, 4, estimate, accuracies)
 
 
 def test_the_mean_of_sets_has_the_interval_of_independent_means():
@@ -295,7 +295,7 @@ def test_the_mean_of_sets_has_the_interval_of_independent_means():
     assert mean.estimate.mean == 0.75
     assert mean.estimate.over_problems == pytest.approx(0.25)
     assert mean.estimate.over_searches == pytest.approx(0.05)
-    assert mean.per_problem.tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert mean.per_problem == [1.0, 0.0, 1.0, 1.0]
     once = point([1.0, 1.0], 0.4, None)
     assert searches.mean_point([first, once]).estimate.over_searches is None
     assert searches.mean_point([first, None]) is None
@@ -402,7 +402,7 @@ def test_measured_figures_stand_beside_the_published_ones(monkeypatch):
         ("hmmt-feb-25", "MV"): [0.0, 1.0],
     }
 
-    def given(run: searches.SearchRun, method: str) -> Point | None:
+    def given(run: searches.SearchRun, method: str) -> MetricRow | None:
         found = accuracies.get((run.benchmark, method))
         return found and point(found, 0.3, 0.1)
 

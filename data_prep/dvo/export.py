@@ -43,6 +43,7 @@ from run_lib.hub import TOKENIZER_FILES, load_tokenizer
 from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
 from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat
 from search_lib.prompts import stop_token_ids
+from search_lib.thoughts import Thoughts
 
 PROGRAM = "data_prep.dvo export"
 WINDOW_ROWS = 1024
@@ -272,8 +273,13 @@ def open_rows(args: ExportArgs) -> tuple[Callable[[], Iterator[Row]], str | None
     return partial(_folder_rows, source), source.digest
 
 
+_RECORDED = ("model", "answer_format", "think_tags")
+
+
 def recorded(path: Path) -> dict[str, Any]:
-    """Returns what the input says of its trees: `model` and `answer_format`, if all agree on one.
+    """Returns what the input says of its trees, as far as all agree on one.
+
+    That is `model`, `answer_format` and `think_tags`.
 
     Args:
         path: See `--input`.
@@ -283,7 +289,8 @@ def recorded(path: Path) -> dict[str, Any]:
     """
     if path.is_file():
         saved = read_json(config_path(path)) or {}
-        return {"model": saved.get("tokenizer"), "answer_format": saved.get("answer_format")}
+        saved["model"] = saved.get("tokenizer")
+        return {name: saved[name] for name in _RECORDED if saved.get(name)}
     if not (path / STAGE_FILE).is_file():
         return {}
     with naming("--input"):
@@ -291,10 +298,10 @@ def recorded(path: Path) -> dict[str, Any]:
     # The reference is the policy of the trees, and its folder may have moved since.
     of_trees = [settings | stage.settings for settings in stage.origin.get("trees_settings", [])]
     found = {}
-    for name in ("model", "answer_format"):
-        values = {settings.get(name) for settings in of_trees or [stage.settings]}
-        if len(values) == 1:
-            (found[name],) = values
+    for name in _RECORDED:
+        first, *others = [settings.get(name) for settings in of_trees or [stage.settings]]
+        if first and all(other == first for other in others):
+            found[name] = first
     return found
 
 
@@ -382,10 +389,15 @@ def run(args: ExportArgs) -> None:
         raise InputError("--tokenizer is needed: name the policy that made the trees")
     answer_format = known.get("answer_format")
     formats = [ANSWER_FORMATS[answer_format]] if answer_format in ANSWER_FORMATS else ANY_FORMAT
+    thoughts = Thoughts.of(known.get("think_tags", "auto"))
+    formats = [replace(kind, thoughts=thoughts) for kind in formats]
     texts = open_texts(args.tokenizer, formats)
     read, digest = open_rows(args)
-    # The format of the answers is for who reads the lines; older files are without it.
-    if not bind_output(args, digest, {"answer_format": answer_format} if answer_format else {}):
+    # What tells where an answer stands is for who reads the lines; older files are without it.
+    told: dict[str, Any] = {
+        name: known[name] for name in ("answer_format", "think_tags") if name in known
+    }
+    if not bind_output(args, digest, told):
         return
     num_lines, num_paths, num_trees = write_lines(args, read(), texts)
     print(

@@ -20,7 +20,7 @@ killed command begins anew.
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, AnswerFormat
 from search_lib.engines.steps import BLANK_LINE
 from search_lib.grading import Grader
 from search_lib.prompts import prompt_holds
+from search_lib.thoughts import Thoughts
 
 PROGRAM = "data_prep.dvo sft"
 WINDOW_ROWS = 64
@@ -233,16 +234,18 @@ def run(args: SftArgs) -> None:
     if args.split not in sources:
         raise InputError(f"--split {args.split}: {args.input} has {', '.join(sources)} only")
     source = sources[args.split]
-    if args.tokenizer is None and (args.input / STAGE_FILE).is_file():
+    made: Mapping[str, Any] = {}
+    if (args.input / STAGE_FILE).is_file():
         with naming("--input"):
-            model = FinishedStage(args.input, ROLL_IN).settings.get("model")
-        args = replace(args, tokenizer=model)
+            made = FinishedStage(args.input, ROLL_IN).settings
+    args = replace(args, tokenizer=args.tokenizer or made.get("model"))
     if args.tokenizer is None:
         raise InputError("--tokenizer is needed: name the policy that made the roll-ins")
     texts = open_texts(args.tokenizer)
     if not bind_output(args, source.digest):
         return
-    answer_format = ANSWER_FORMATS[args.answer_format]
+    thoughts = Thoughts.of(made.get("think_tags", "auto"))
+    answer_format = replace(ANSWER_FORMATS[args.answer_format], thoughts=thoughts)
     report = RowReport()
     with answer_format.open_comparer(args.num_workers) as comparer:
         chooser = Chooser(args, texts, answer_format, comparer)

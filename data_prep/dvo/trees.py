@@ -126,7 +126,7 @@ def grow_trees(args: TreesArgs) -> int:
     index, count = parse_shard(args.shard or "0/1")
     source, problems = args.load()
     policy = load_policy(args.model, "--model")
-    prompts = make_prompts(args, policy, problems, answer_format.instruction or source.instruction)
+    prompts = make_prompts(args, policy, problems, answer_format, source.instruction)
     path = args.trees_path
     with answer_format.open_comparer() as comparer, TreeFile(path, "--output") as file:
         args.check_references(problems, comparer)
@@ -146,17 +146,29 @@ def grow_trees(args: TreesArgs) -> int:
 
 
 def make_prompts(
-    args: TreesArgs, policy: Policy, problems: Sequence[Problem], instruction: str
+    args: TreesArgs,
+    policy: Policy,
+    problems: Sequence[Problem],
+    answer_format: AnswerFormat,
+    usual: str,
 ) -> dict[str, list[int]]:
     """Returns the prompt of each problem, by its id.
+
+    Args:
+        args: The command line.
+        policy: The policy.
+        problems: The problems.
+        answer_format: How answers are written.
+        usual: Instruction of the benchmark, where neither the command line nor the format has one.
 
     Raises:
         InputError: If they can't be made, or one with its longest response exceeds the context.
     """
-    if args.instruction is not None:
-        instruction = args.instruction
+    instruction = args.instruction
+    if instruction is None:
+        instruction = answer_format.instruction or usual
     with naming("--model"):
-        prompts = build_prompts(policy.tokenizer, problems, instruction)
+        prompts = build_prompts(policy.tokenizer, problems, instruction, answer_format.thoughts)
     too_long = [
         f"{name}: {excess}"
         for name, prompt in prompts.items()
@@ -197,7 +209,12 @@ def bind_settings(
     contents = {"benchmark": problems_digest(list(problems.values())), "model": policy.digest}
     of_problems = {entry.name for entry in fields(ProblemFlags)}
     file = SettingsFile(
-        path.with_name(SETTINGS_NAME), path, ADVICE, free_flags(TreesArgs) | of_problems
+        path.with_name(SETTINGS_NAME),
+        path,
+        ADVICE,
+        free_flags(TreesArgs) | of_problems,
+        # Earlier versions knew no other.
+        parse=lambda document: Settings.load({"think_tags": "auto"} | document),
     )
     settings = Settings(flags, contents)
     file.bind(settings, not has_trees)

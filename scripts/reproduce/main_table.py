@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from run_lib.commands import parse_command_line, run_command
 from run_lib.text import format_table
-from scripts.compare import Point, compare
+from scripts.compare import compare
 from scripts.reproduce.plan import carry_out
 from scripts.reproduce.searches import (
     SAMPLES,
@@ -29,7 +29,7 @@ from scripts.reproduce.searches import (
     runs_of,
     scale_of,
 )
-from search_lib.results.metrics import format_estimate
+from search_lib.results.metrics import MetricRow, format_estimate
 
 PROGRAM = "scripts.reproduce.main_table"
 
@@ -43,7 +43,7 @@ PUBLISHED = {
 }
 """Accuracy in % of (MV, VGS); ± 95 % interval over searches on the same problems."""
 
-Row = tuple[str, Point | None, Point | None]
+Row = tuple[str, MetricRow | None, MetricRow | None]
 """(problem set or mean, MV, VGS)."""
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import numpy as np
 from run_lib.commands import at_least, parse_command_line
 from run_lib.settings import as_json, free, free_flags
 from run_lib.text import some_of
-from scripts.compare import Curve, Point, load_run
+from scripts.compare import Curve, load_run
 from scripts.reproduce.cost import find_size, forward
 from scripts.reproduce.plan import Command, PlanArgs
 from search_lib.answer_rules import ANSWER_RULES, RulesName
-from search_lib.results.metrics import metrics_name
+from search_lib.results.metrics import MetricRow, metrics_name
 from search_lib.results.run_config import RunConfig
 from search_lib.results.selection import Selection
 from search_lib.results.statistics import Estimate
@@ -244,7 +244,7 @@ class SearchRun:
         is_complete = list(loaded.problems.ids) == sorted(config.problem_ids)
         return loaded.curves if is_complete else None
 
-    def point(self, method: str, budget: int | None = None) -> Point | None:
+    def point(self, method: str, budget: int | None = None) -> MetricRow | None:
         """Returns the accuracy at a budget, by default the policy's; None if it is not there."""
         curves = self.curves or {}
         return curves.get(method, {}).get(budget or self.policy.budget)
@@ -272,7 +272,7 @@ def check_flags(args: SearchPlanArgs) -> None:
     parse_command_line(SearchFlags, "inference_eval.py", None, first.arguments)
 
 
-def mean_point(points: Sequence[Point | None]) -> Point | None:
+def mean_point(points: Sequence[MetricRow | None]) -> MetricRow | None:
     """Returns the mean over problem sets, each of the same weight; None if one is missing.
 
     The sets are independent: of S sets the half-width is the root of the summed squares, over S.
@@ -293,7 +293,8 @@ def mean_point(points: Sequence[Point | None]) -> Point | None:
         sum(one.num_problems for one in estimates),
         min(one.num_repetitions for one in estimates),
     )
-    return Point(estimate, np.concatenate([point.per_problem for point in there]))
+    scores = [score for point in there for score in point.per_problem]
+    return replace(there[0], estimate=estimate, per_problem=scores)
 
 
 def mean_curve(runs: Sequence[SearchRun], method: str) -> Curve:

@@ -72,8 +72,10 @@ class RunConfig:
             document[name]
         if document.pop("use_sglang_server", False):  # in earlier versions beside `engine`
             document["engine"] = "sglang_server"
-        document.setdefault("answer_format", "boxed")  # earlier versions knew no other
+        # Earlier versions knew no other.
+        document.setdefault("answer_format", "boxed")
         document.setdefault("stop", "never")
+        document.setdefault("think_tags", "auto")
         problem_ids = list(document.pop("problem_ids"))
         settings = Settings.load(document)
         return cls(dict(settings.flags), dict(settings.contents), problem_ids)

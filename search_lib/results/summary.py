@@ -167,7 +167,8 @@ def summarize(args: Args) -> None:
     # Those that are left out are as the run did.
     chosen = {name: value for name, value in as_json(args.vote_flags).items() if value}
     config = replace(config, flags=config.flags | chosen)
-    check_answers(config.flags.get("answers", STRICT.name), config.flags["answer_format"])
+    rules = config.flags.get("answers", STRICT.name)
+    check_answers(rules, config.flags["answer_format"], config.flags["think_tags"])
     report(path, config)
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from run_lib.text import one_line
 from search_lib.prompts import control_tokens, rename_tokens, try_template
+from search_lib.thoughts import USUAL_THOUGHTS
 
 Piece = str | int
 """A text that is encoded by itself, or a token id."""
@@ -128,7 +129,7 @@ class InputEncoder:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"{tokenizer.name_or_path}: its tokenizer is not a fast one")
-        control = control_tokens(tokenizer)
+        control = control_tokens(tokenizer, USUAL_THOUGHTS)
         added = tokenizer.added_tokens_decoder.items()
         control |= {index: token.content for index, token in added if token.content in tags}
         self._tokenizer = tokenizer

@@ -12,10 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from classifier_lib.data import GroupedRollouts
-from data_prep import label, roll_out
+from data_prep import label, roll_in, roll_out
 from data_prep.columns import LABEL_SCHEMA
 from data_prep.toy import task
-from tests.support.chain import label_args
+from run_lib.commands import InputError
+from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.thoughts import USUAL_THOUGHTS
+from tests.support.chain import (
+    label_args,
+    roll_in_args,
+    roll_out_args,
+    use_engine,
+    write_problems,
+)
 from tests.support.flags import replace_flags
 from tests.support.outputs import read_report, read_rows
 
@@ -273,7 +282,7 @@ def test_the_finished_data_set_is_uploaded(chain, tmp_path, monkeypatch):
     ],
 )
 def test_only_the_answer_of_a_response_is_decoded(tokenizer, monkeypatch, text, answer):
-    reader = label.AnswerReader(tokenizer)
+    reader = label.AnswerReader(tokenizer, USUAL_THOUGHTS)
     ids = np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
     num_read = len(tokenizer.encode("</think>" + text.rpartition("</think>")[2]))
     decode = tokenizer.decode
@@ -283,7 +292,44 @@ def test_only_the_answer_of_a_response_is_decoded(tokenizer, monkeypatch, text, 
     assert decoded == [num_read]
 
 
+class OneResponse:
+    """An engine whose every block is the same."""
+
+    def __init__(self, ids: list[int]):
+        self.ids = ids
+
+    async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        return [Block(self.ids, "stop")] * expansion.n
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("think_tags", "opening", "answer"),
+    [(("<a>", "<b>"), "<a>\n", None), ("none", "", "7"), ("auto", "<think>", "7")],
+)
+def test_the_tags_of_roll_ins_hold_for_labels(
+    tokenizer, hasty_policy, tmp_path, monkeypatch, think_tags, opening, answer
+):
+    write_problems(tmp_path / "in", {})
+    ids = tokenizer.encode(r"</think>\boxed{7}<b>so", add_special_tokens=False)
+    use_engine(monkeypatch, OneResponse([*ids, tokenizer.eos_token_id]))
+    roll_ins, roll_outs = tmp_path / "roll_ins", tmp_path / "roll_outs"
+    args = roll_in_args(tmp_path / "in", hasty_policy, roll_ins, think_tags=think_tags)
+    roll_in.roll_in(args)
+    roll_out.roll_out(roll_out_args(roll_ins, hasty_policy, roll_outs))
+    label.label(label_args(roll_outs, hasty_policy, tmp_path / "data", keep_unsolved=True))
+    for row in read_rows(roll_outs):
+        assert tokenizer.decode(row["prompt_ids"]).endswith(opening)
+    for row in read_rows(tmp_path / "data"):
+        assert set(row["processed_answer"]) == {answer}
+    if think_tags != "auto":
+        with pytest.raises(InputError, match=r"--think_tags \(was .*, now 'auto'\)"):
+            roll_in.roll_in(roll_in_args(tmp_path / "in", hasty_policy, roll_ins))
+
+
 @pytest.mark.parametrize(("prompt", "answer"), [("x<think>", None), ("x", "6")])
 def test_without_a_thought_in_the_prompt_all_of_the_text_counts(tokenizer, prompt, answer):
     ids = np.array(tokenizer.encode(r"so \boxed{6}", add_special_tokens=False), dtype=np.int32)
-    assert label.AnswerReader(tokenizer).read(prompt, ids) == answer
+    assert label.AnswerReader(tokenizer, USUAL_THOUGHTS).read(prompt, ids) == answer

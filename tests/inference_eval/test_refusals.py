@@ -35,6 +35,11 @@ from tests.support.tiny_models import add_code, save_tiny_classifier
             {"answer_format": "choice"},
             "--answer_format choice is not for --benchmark toy, whose answers are written as boxed",
         ),
+        (
+            {"think_tags": ("<a>", "<b>"), "answers": "published"},
+            "--answers published reads what is behind </think>, no other tag",
+        ),
+        ({"think_tags": ("<a>", "")}, r"--think_tags .*: expected auto, none, or two tags"),
         ({"skip_problems": 200}, "--skip_problems 200 leaves none of the 200 problems of --bench"),
         ({"skip_problems": -1}, "--skip_problems must be at least 0, got -1"),
         ({"search_type": "dfs"}, "unknown --search_type 'dfs'"),

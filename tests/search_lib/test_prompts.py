@@ -25,6 +25,7 @@ from search_lib.prompts import (
     R1_ASSISTANT,
     R1_BEGIN,
     R1_USER,
+    TEMPLATE_DATE,
     ControlTokensInProblem,
     PromptTemplate,
     build_prompt,
@@ -32,7 +33,8 @@ from search_lib.prompts import (
     prompt_holds,
     stop_token_ids,
 )
-from search_lib.thoughts import thought_mark
+from search_lib.thoughts import USUAL_THOUGHTS, Thoughts
+from tests.support.chat_tokenizers import LAYOUTS
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 
@@ -71,7 +73,63 @@ def test_any_other_tokenizer_gets_its_own_chat_template():
     ],
 )
 def test_an_answer_stands_behind_the_thought_if_there_is_one(prompt, response, mark):
-    assert thought_mark(prompt, response) == mark
+    assert USUAL_THOUGHTS.mark(prompt, response) == mark
+
+
+@pytest.mark.parametrize(
+    ("tags", "prompt", "response", "mark"),
+    [
+        ("none", "Q<think>\n", "so \\boxed{1}</think>", None),
+        (("[T]", "[/T]"), "Q[T]\n", "so \\boxed{1}", "[/T]"),
+        (("[T]", "[/T]"), "Q", "[T]so", "[/T]"),
+        (("[T]", "[/T]"), "Q", "so</think>", None),
+        (["<t>\n", "</t>"], "Q<t>\n", "so", "</t>"),  # as JSON has them
+    ],
+)
+def test_the_tags_of_thoughts_can_be_told(tags, prompt, response, mark):
+    assert Thoughts.of(tags).mark(prompt, response) == mark
+
+
+@pytest.mark.parametrize("tags", ["on", ("<t>",), ("<t>", " "), ["a", "b", "c"]])
+def test_tags_that_are_none_are_refused(tags):
+    with pytest.raises(ValueError, match=r": expected auto, none, or two tags that are not empty$"):
+        Thoughts.of(tags)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "end"),
+    [
+        ("toy, R1", "auto", f"{R1_ASSISTANT}<think>\n"),
+        ("toy, R1", ("[T]", "[/T]"), f"{R1_ASSISTANT}[T]\n"),
+        ("toy, R1", "none", R1_ASSISTANT),
+        ("Qwen3", "auto", "<|im_start|>assistant\n"),
+        ("Qwen3", ("<think>", "</think>"), "<|im_start|>assistant\n<think>\n"),
+        ("Qwen3", "none", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        # Its tag takes the space before it.
+        ("BPE, chat", "auto", "<|im_start|>assistant<think>\n"),
+        ("BPE, chat", ("<think>", "</think>"), "<|im_start|>assistant<think>\n"),
+    ],
+)
+def test_prompts_open_a_thought_once_if_they_are_to(name, tags, end):
+    tokenizer = tokenizers()[name]
+    text = tokenizer.decode(PromptTemplate(tokenizer, "", Thoughts.of(tags)).prompt_ids("1 + 1"))
+    assert text.endswith(f"1 + 1{end}" if "R1" in name else f"1 + 1<|im_end|>\n{end}")
+
+
+def test_tags_of_thoughts_in_a_problem_are_plain_text():
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["[T]", "[/T]"])
+    tokenizer.chat_template = "{{ messages[0].content }}:"
+    tags = tokenizer.convert_tokens_to_ids(["[T]", "[/T]"])
+    template = PromptTemplate(tokenizer, "", Thoughts.of(("[T]", "[/T]")))
+    ids = template.prompt_ids("a[/T]b[T]")
+    assert [index for index in ids if index in tags] == tags[:1]
+    assert tokenizer.decode(ids) == "a[/T]b[T]:[T]\n"
+
+
+def test_prompts_do_not_change_overnight():
+    tokenizer = tokenizers()["Llama 3"]
+    assert "Today Date: 26 Jul 2024<" in tokenizer.decode(build_prompt(tokenizer, "Q", ""))
 
 
 def test_stop_tokens_come_from_tokenizer_and_generation_config(tmp_path):
@@ -103,8 +161,10 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
+NAMES = ["toy", "toy, R1", "BPE, chat", "BPE, R1", *LAYOUTS]
 R1_TOKENS = (R1_BEGIN, R1_USER, R1_ASSISTANT)
 CONTROL = (*R1_TOKENS, "<think>", "</think>", "<|im_start|>", "<|im_end|>", "[SEP]")
+CONTROL += ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<s>", "</s>", "<unk>")
 
 
 @cache
@@ -142,7 +202,7 @@ def byte_level_bpe():
 
 @cache
 def tokenizers():
-    """By name: toy and BPE, each with both kinds of template."""
+    """By name: toy and BPE, each with both kinds of template, and the layouts of real families."""
     toy = build_tokenizer()
     toy_r1 = build_tokenizer()
     toy_r1.add_tokens([AddedToken(token, special=True) for token in R1_TOKENS])
@@ -150,7 +210,8 @@ def tokenizers():
         tokenizer_object=without_r1(byte_level_bpe().backend_tokenizer), eos_token="<|im_end|>"
     )
     chat.chat_template = CHAT_TEMPLATE
-    return {"toy": toy, "toy, R1": toy_r1, "BPE, chat": chat, "BPE, R1": byte_level_bpe()}
+    own = {"toy": toy, "toy, R1": toy_r1, "BPE, chat": chat, "BPE, R1": byte_level_bpe()}
+    return own | {name: build() for name, build in LAYOUTS.items()}
 
 
 def without_r1(backend):
@@ -199,7 +260,10 @@ def as_before(tokenizer, problem, instruction):
     question = problem + instruction
     if tokenizer.chat_template and R1_USER not in tokenizer.get_vocab():
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": question}],
+            tokenize=False,
+            add_generation_prompt=True,
+            strftime_now=TEMPLATE_DATE.strftime,
         )
     else:
         text = f"{R1_BEGIN}{R1_USER}{question}{R1_ASSISTANT}<think>\n"
@@ -213,8 +277,8 @@ def control_ids(tokenizer, ids):
     return [index for index in ids if index in control]
 
 
-@pytest.mark.parametrize("name", ["toy", "toy, R1", "BPE, chat", "BPE, R1"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problem=ORDINARY)
 def test_an_ordinary_problem_is_encoded_with_its_template_in_one_piece(name, problem):
     tokenizer = tokenizers()[name]
@@ -222,8 +286,8 @@ def test_an_ordinary_problem_is_encoded_with_its_template_in_one_piece(name, pro
     assert ids == as_before(tokenizer, problem, MATH_INSTRUCTION)
 
 
-@pytest.mark.parametrize("name", ["toy", "toy, R1", "BPE, chat", "BPE, R1"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problem=HOSTILE)
 def test_no_problem_adds_or_removes_a_control_token(name, problem):
     tokenizer = tokenizers()[name]
@@ -250,6 +314,17 @@ def test_only_the_control_tokens_are_encoded_in_another_way(name, token):
     assert len(ids) - len(expected) == len(plain) - len(changed)
     assert ids[:start] == expected[:start]
     assert ids[start + len(plain) :] == expected[start + len(changed) :]
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_each_control_token_of_a_family_is_plain_text_in_a_problem(name):
+    tokenizer = tokenizers()[name]
+    plain = build_prompt(tokenizer, "a, b", "")
+    for index, token in tokenizer.added_tokens_decoder.items():
+        problem = f"a {token.content}, b"
+        ids = build_prompt(tokenizer, problem, "")
+        assert ids.count(index) == plain.count(index)
+        assert problem in tokenizer.decode(ids)
 
 
 def test_control_tokens_of_an_instruction_are_meant():

@@ -33,10 +33,10 @@ def make_row(tokenizer, number, texts, reasons=None, answer="7"):
     }
 
 
-def write_roll_ins(folder, rows, policy, split="train"):
+def write_roll_ins(folder, rows, policy, split="train", **settings):
     """The rows as `data_prep.roll_in` leaves them."""
     inputs = {split: TreeSplit(len(rows), "digest")}
-    with Stage(folder, {"model": str(policy)}, inputs, rows_per_file=2) as stage:
+    with Stage(folder, {"model": str(policy), **settings}, inputs, rows_per_file=2) as stage:
         for chunk in stage.chunks:
             part = rows[chunk.start : chunk.stop]
             table = pa.Table.from_pylist(part, schema=ROLL_IN_SCHEMA)
@@ -63,6 +63,21 @@ def choose(tiny_policy, toy_tokenizer, tmp_path):
         return lines, reasons
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("think_tags", "kept"), [("none", ["id-0", "id-1"]), (["<a>", "<b>"], ["id-1"])]
+)
+def test_thoughts_are_those_of_the_roll_ins(tiny_policy, toy_tokenizer, tmp_path, think_tags, kept):
+    thinks = make_row(toy_tokenizer, 0, ["<a>" + RIGHT + END])
+    ends_it = make_row(toy_tokenizer, 1, ["<a><b>" + RIGHT + END])
+    folder = write_roll_ins(
+        tmp_path / "roll_ins", [thinks, ends_it], tiny_policy, think_tags=think_tags
+    )
+    args = sft.SftArgs(input=folder, output=tmp_path / "sft.jsonl", answer_format="final_answer")
+    sft.run(args)
+    lines = [json.loads(line) for line in args.output.read_text().splitlines()]
+    assert [line["problem_id"] for line in lines] == kept
 
 
 def test_a_line_is_the_response_as_it_was_sampled(choose, toy_tokenizer, tiny_policy, tmp_path):

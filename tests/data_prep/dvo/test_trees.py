@@ -177,6 +177,21 @@ def test_trees_of_other_settings_are_refused_by_flag(random_policy, tmp_path):
         grow_trees(replace(args, output=moved))
 
 
+def test_tags_of_thoughts_are_settings_of_trees(random_policy, tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"problem": "start 3 +4", "answer": "7"}\n')
+    flags = {"benchmark": str(problems), "instruction": ""}
+    args = make_args(random_policy, tmp_path / "out", **flags)
+    grow_trees(args)
+    path = tmp_path / "out" / "trees_settings.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("think_tags") == "auto"
+    path.write_text(json.dumps(settings))  # as earlier versions wrote them
+    grow_trees(args)
+    with pytest.raises(InputError, match=r"--think_tags \(was 'auto', now \['<a>', '<b>'\]\)"):
+        grow_trees(replace_flags(args, think_tags=("<a>", "<b>")))
+
+
 def test_trees_of_another_answer_format_are_refused(random_policy, tmp_path):
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"problem": "start 3 +4", "answer": "7"}\n')

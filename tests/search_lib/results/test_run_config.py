@@ -74,6 +74,16 @@ def test_answers_of_an_earlier_version_stood_in_boxes(records):
         make_config(answer_format="choice").bind(records, FREE)
 
 
+def test_thoughts_of_an_earlier_version_had_the_usual_tags(records):
+    path = records.with_name(CONFIG_NAME)
+    document = json.loads(path.read_text())
+    del document["think_tags"]
+    write_json(path, document)
+    make_config().bind(records, FREE)
+    with pytest.raises(InputError, match=r"--think_tags \(was 'auto', now 'none'\)"):
+        make_config(think_tags="none").bind(records, FREE)
+
+
 def test_another_content_is_another_configuration(records):
     digests = DIGESTS | {"piref_model": "retrained"}
     config = dataclasses.replace(make_config(), fingerprints=digests)

@@ -44,6 +44,7 @@ def make_config(**flags) -> RunConfig:
             "seed": 7,
             "answer_format": "boxed",
             "stop": "never",
+            "think_tags": "auto",
             "max_concurrent": 32,
             "shard": None,
             "output_path": "out.jsonl",
