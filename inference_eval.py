@@ -173,7 +173,7 @@ def find_stopping(args: Args) -> Stopping | None:
 
 def run_config(args: Args, problems: list[Problem]) -> RunConfig:
     """Returns the settings that the results depend on, for `run_config.json`."""
-    value_model = args.value_model
+    value_model, plugin = args.value_model, args.plugin_flag.plugin
     named = {"output_path": args.output_path.name, "classifier_ckpt_path": value_model}
     return RunConfig(
         flags=as_json(args) | named,
@@ -181,6 +181,7 @@ def run_config(args: Args, problems: list[Problem]) -> RunConfig:
             "benchmark": problems_digest(problems),
             "piref_model": fingerprint(args.piref_model, MODEL_FILES),
             "classifier_ckpt_path": value_model and fingerprint(value_model, MODEL_FILES),
+            "plugin": fingerprint(plugin) if plugin else None,
         },
         problem_ids=[problem.id for problem in problems],
     )

@@ -26,6 +26,7 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import read_document
 from run_lib.text import format_table
 from scripts.plots import check_plot_path, save_plot
+from search_lib.plugins import PluginFlag
 from search_lib.results.metrics import MetricRow, parse_metrics
 from search_lib.results.run_config import ProblemSet, RunConfig, check_same_problems
 from search_lib.results.selection import Selection, check_curve_names, parse_selections
@@ -46,6 +47,7 @@ class Args:
     """A plot of accuracy against budget, a .png, .pdf or .svg file."""
     title: str = ""
     """Above the plot."""
+    plugin_flag: PluginFlag = PluginFlag()
 
 
 Curve = dict[int, MetricRow]
@@ -194,6 +196,7 @@ def main(args: Args) -> None:
     Raises:
         InputError: If a run can't be read, or the runs are of different problems.
     """
+    args.plugin_flag.load()
     if len(args.runs) < 2:
         raise InputError("RUNS needs at least two, to compare one with another")
     if args.output is not None:

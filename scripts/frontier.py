@@ -29,6 +29,7 @@ from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.text import format_table
 from scripts.plots import check_plot_path, save_plot
 from search_lib.answer_rules import ANSWER_RULES, RulesName
+from search_lib.plugins import PluginFlag
 from search_lib.results.curves import Curve, Point, budget_curve, pareto_optimal, stopping_curve
 from search_lib.results.run_config import check_same_problems
 from search_lib.results.run_trees import COSTS, RunTrees
@@ -56,6 +57,7 @@ class Args:
     """Seed of the subsets of trees."""
     title: str = ""
     """Above the plot."""
+    plugin_flag: PluginFlag = PluginFlag()
 
 
 Optimal = dict[str, set[tuple[str, int]]]
@@ -239,6 +241,7 @@ def main(args: Args) -> None:
     Raises:
         InputError: If a run can't be read, or the runs are of different problems.
     """
+    args.plugin_flag.load()
     check_plot_path(args.output)
     rules = ANSWER_RULES[args.answers]
     loaded: dict[Path, RunTrees] = {}

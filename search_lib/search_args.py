@@ -14,8 +14,10 @@ from search_lib.answer_rules import ANSWER_RULES, RulesName, check_answers
 from search_lib.benchmarks import BenchmarkSource, Problem
 from search_lib.engines.base import Sampling
 from search_lib.engines.flags import EngineFlags
+from search_lib.plugins import PluginFlag
 from search_lib.problem_flags import AskingFlags
 from search_lib.scorers.flags import ScorerFlags
+from search_lib.scorers.registry import HTTP, PLUGIN, SCORERS
 from search_lib.strategies import describe_strategies
 from search_lib.strategies.base import StrategySettings
 from search_lib.vote_flags import VoteFlags
@@ -79,6 +81,7 @@ class Args(AskingFlags):
     """How answers are counted: strict, or published as the published code counts them, for
     comparisons with its tables (docs/search.md). Records can be counted again by either."""
     vote_flags: VoteFlags = VoteFlags()
+    plugin_flag: PluginFlag = PluginFlag()
     neptune_project: str | None = free(None)
     """Also logs the metrics to this Neptune project (offline without NEPTUNE_API_TOKEN)."""
     logger_tags: tuple[str, ...] = free(())
@@ -90,7 +93,11 @@ class Args(AskingFlags):
         return self.classifier_ckpt_path if self.scorer_flags.has_values else None
 
     def check(self) -> None:
-        """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
+        """Raises InputError for values that no run can have; `settle_engine` checks the engine.
+
+        It loads the plugin, whose names are as good as others.
+        """
+        self.plugin_flag.load()
         self.scorer_flags.check()
         self.sampling.check()
         check_answers(self.answers, self.find_format().name, self.think_tags)
@@ -106,11 +113,11 @@ class Args(AskingFlags):
         self._check_stop()
         if self.scorer_flags.token_values and not self.save_blocks:
             raise InputError("--token_values are saved with the blocks, not with --no_save_blocks")
-        own_name = self.classifier_ckpt_path != Args.classifier_ckpt_path
-        if self.scorer_flags.scorer == "http" and not own_name:
+        has_no_name = self.classifier_ckpt_path == Args.classifier_ckpt_path
+        if SCORERS[self.scorer_flags.scorer].family in (HTTP, PLUGIN) and has_no_name:
             raise InputError(
-                "--scorer http needs --classifier_ckpt_path: a name for the scorer, by which the "
-                "run is recorded"
+                f"--scorer {self.scorer_flags.scorer} needs --classifier_ckpt_path: a name for the "
+                "scorer, by which the run is recorded"
             )
         if self.output_path.suffix != ".jsonl":
             raise InputError(f"--output_path must end in .jsonl, got {self.output_path}")

@@ -60,7 +60,7 @@ def test_the_evaluation_commands_of_the_documentation_parse():
         *commands(inference_eval.__doc__, "inference_eval.py"),
         *commands(script, "scripts/search_slurm.sh"),
     ]
-    assert len(found) == 12
+    assert len(found) == 13
     for arguments in found:
         args = parse_command_line(SearchArgs, "inference_eval.py", None, arguments)
         args.find_format()

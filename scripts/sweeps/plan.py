@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class Cell:
     @property
     def name(self) -> str:
         """What the cell is called in messages."""
-        return f"{self.strategy}, {self.scorer}, budget {self.budget}, seed {self.args.seed}"
+        scorer = f", {self.scorer}" if self.scorer else ""
+        return f"{self.strategy}{scorer}, budget {self.budget}, seed {self.args.seed}"
 
     @property
     def command(self) -> str:
@@ -169,9 +171,10 @@ def _without_values(args: Args) -> str | None:
         InputError: If it couldn't with any.
     """
     limits = Limits(args.max_length, args.block_size, ())
-    strategy_factory(args.search_type, args.num_blocks, limits)
+    new = partial(strategy_factory, args.search_type, args.num_blocks, limits)
+    new(True, args.strategy_settings, args.confidence)
     try:
-        strategy_factory(args.search_type, args.num_blocks, limits, args.scorer_flags.has_values)
+        new(args.scorer_flags.has_values, args.strategy_settings, args.confidence)
     except InputError as error:
         return str(error)
     return None

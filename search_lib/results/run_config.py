@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from run_lib.commands import InputError
 from run_lib.settings import Settings, SettingsFile, read_document
-from search_lib.scorers.registry import family_of
+from search_lib.scorers.registry import PLUGIN, family_of
 from search_lib.vote_flags import VoteFlags
 
 CONFIG_NAME = "run_config.json"
@@ -126,7 +126,8 @@ class RunConfig:
         earlier = RunConfig.load(folder)
         records = folder / earlier.flags["output_path"] if earlier else output_path
         free = FORMER_FLAGS | set(free)
-        if earlier and family_of(earlier.flags) != family_of(self.flags):
+        families = earlier and (family_of(earlier.flags), family_of(self.flags))
+        if families and (families[0] != families[1] or PLUGIN in families):
             free -= {"scorer"}  # any two of a family are equal
         file = SettingsFile(
             folder / CONFIG_NAME,

@@ -33,6 +33,7 @@ from search_lib.answer_rules import (
     check_answers,
 )
 from search_lib.grading.references import comparable
+from search_lib.plugins import PluginFlag
 from search_lib.results.answers import answers_name, write_answers
 from search_lib.results.metrics import (
     GradedProblem,
@@ -48,7 +49,7 @@ from search_lib.results.metrics import (
 )
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
-from search_lib.scorers.registry import HTTP, family_of
+from search_lib.scorers.registry import HTTP, OTHER, PLUGIN, family_of
 from search_lib.vote_flags import VoteFlags
 from search_lib.voting import check_names
 
@@ -94,7 +95,7 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
     policy = model_size(flags["piref_model"])
-    names_model = config.has_values and family_of(flags) != HTTP
+    names_model = config.has_values and family_of(flags) not in (HTTP, PLUGIN, OTHER)
     value_model = scorer_size(flags["classifier_ckpt_path"]) if names_model else None
     stopping = stopping_document(graded, flags) if config.is_stopped else None
     document = metrics_document(graded, rows, summary, rules, policy, value_model, calibration)
@@ -151,6 +152,7 @@ class Args:
     answers: RulesName | None = None
     """How answers are counted (docs/search.md); by default as the run did."""
     vote_flags: VoteFlags = VoteFlags()
+    plugin_flag: PluginFlag = PluginFlag()
 
 
 def summarize(args: Args) -> None:
@@ -159,6 +161,7 @@ def summarize(args: Args) -> None:
     Raises:
         InputError: If there is no such run, or its records are not its own.
     """
+    args.plugin_flag.load()
     path, config = RunConfig.find(args.run)
     if args.answers is not None:
         config = replace(config, flags=config.flags | {"answers": args.answers})

@@ -87,7 +87,10 @@ def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer | TextSc
             begins with its name.
         InputError: If the servers don't serve it.
     """
-    return OPENERS[flags.scorer](flags, model, place) if flags.has_values else None
+    if not flags.has_values:
+        return None
+    opener = SCORERS[flags.scorer].opener or OPENERS[flags.scorer]
+    return opener(flags, model, place)
 
 
 def check_text_scorer(flags: ScorerFlags, model: str) -> int | None:

@@ -1,12 +1,14 @@
 """The scorers by name, with what is known of each before anything of it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 VALUE_MODEL = "value model"
 STEP_PRM = "step PRM"
 REWARD_MODEL = "reward model"
 HTTP = "HTTP scorer"
+PLUGIN = "scorer of a plugin"
 OTHER = "scorer of another kind"
 
 
@@ -18,11 +20,13 @@ class ScorerKind:
         summary: One line for the help text.
         family: Scorers of one family give equal values to rounding, for one model.
         servers: What serves at `--scorer_url`, for messages; None for one without servers.
+        opener: Opens a scorer of a plugin; see `factory.OPENERS` for the others.
     """
 
     summary: str
     family: str
     servers: str | None = None
+    opener: Callable[..., Any] | None = None
 
 
 SCORERS: dict[str, ScorerKind] = {

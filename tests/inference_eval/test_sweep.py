@@ -49,7 +49,7 @@ def test_a_cell_is_a_run_of_each_combination_that_there_can_be(tmp_path):
     assert found.baseline == "beam2"
     assert found.left_out == [
         f"beam2, none, budget 4, seed {seed}: --search_type beam2 selects blocks by their values, "
-        "and --scorer none gives none; bon and random<w> do without"
+        "and --scorer none gives none; bon, random<w> and deepconf<n> do without"
         for seed in (1, 2)
     ]
 
