@@ -67,7 +67,7 @@ def address(tmp_path_factory):
         def pieces(self, token_ids):
             return [f"block {one} {PLANTED}" if one >= 0 else " end" for one in token_ids]
 
-    def reader(records, config):
+    def reader(records, config, values_of):
         def saved(record):
             return [
                 BlockTokens([index, -1], [0.1, 0.9], Texts()) for index in range(len(record.tree))
