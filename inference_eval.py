@@ -26,13 +26,19 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from run_lib.commands import parse_command_line, run_command
+    from search_lib.search_args import PROGRAM, Args
+
+    ARGUMENTS = parse_command_line(Args, PROGRAM, __doc__)
+    run_command(PROGRAM, ARGUMENTS.check)
+
 from collections.abc import Callable
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from loggers import open_trackers
-from run_lib.commands import naming, parse_command_line, parse_shard, run_command
+from run_lib.commands import naming, parse_shard, run_command
 from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
@@ -56,17 +62,13 @@ from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.texts import ProblemScorer, TextScorer
-from search_lib.search_args import Args, check_references, load_benchmark
+from search_lib.search_args import PROGRAM, Args, check_references, load_benchmark
 from search_lib.strategies import (
-    Limits,
     Strategy,
     StrategyFactory,
     most_responses,
-    strategy_factory,
 )
 from search_lib.tree_queue import EndedSearch, FoundTrees, TreeQueue, open_judge, problem_trees
-
-PROGRAM = "inference_eval.py"
 
 
 def main(args: Args) -> int:
@@ -94,11 +96,7 @@ def evaluate(args: Args, models: OpenModels) -> int:
         tokenizer = load_tokenizer(args.piref_model)
         ends = stop_token_ids(args.piref_model, tokenizer)
         prompts = build_prompts(tokenizer, problems, instruction, answer_format.thoughts)
-    limits = Limits(args.max_length, args.block_size, ends)
-    has_values, settings = args.scorer_flags.has_values, args.strategy_settings
-    new_strategy = strategy_factory(
-        args.search_type, args.num_blocks, limits, has_values, settings, args.confidence
-    )
+    new_strategy = args.find_strategy(ends)
     check_models(args, tokenizer, prompts)
 
     with RecordFile(args.output_path) as records:
@@ -258,6 +256,5 @@ def log_to_neptune(args: Args, project: str, rows: list[MetricRow]) -> None:
 
 if __name__ == "__main__":
     quiet_transformers()
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
     # A search that is given up doesn't wait for the batch that is running; every record is on disk.
-    run_command(PROGRAM, lambda: main(arguments), at_once=True)
+    run_command(PROGRAM, lambda: main(ARGUMENTS), at_once=True)

@@ -18,9 +18,11 @@ from search_lib.plugins import PluginFlag
 from search_lib.problem_flags import AskingFlags
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.registry import HTTP, PLUGIN, SCORERS
-from search_lib.strategies import describe_strategies
+from search_lib.strategies import Limits, StrategyFactory, describe_strategies, strategy_factory
 from search_lib.strategies.base import StrategySettings
 from search_lib.vote_flags import VoteFlags
+
+PROGRAM = "inference_eval.py"
 
 MAX_SEARCHES = 10_000_000
 """A run holds the keys of all its searches in memory."""
@@ -92,6 +94,14 @@ class Args(AskingFlags):
         """The model of the scorer; None with `--scorer none`."""
         return self.classifier_ckpt_path if self.scorer_flags.has_values else None
 
+    def find_strategy(self, stop_token_ids: tuple[int, ...] = ()) -> StrategyFactory:
+        """Returns what starts a search; raises InputError for settings that it can't have."""
+        limits = Limits(self.max_length, self.block_size, stop_token_ids)
+        has_values, settings = self.scorer_flags.has_values, self.strategy_settings
+        return strategy_factory(
+            self.search_type, self.num_blocks, limits, has_values, settings, self.confidence
+        )
+
     def check(self) -> None:
         """Raises InputError for values that no run can have; `settle_engine` checks the engine.
 
@@ -108,6 +118,7 @@ class Args(AskingFlags):
         )
         if self.confidence is not None:
             at_least(1, confidence=self.confidence)
+        self.find_strategy()
         features = {"values": self.scorer_flags.has_values, "confidences": self.confidence}
         self.vote_flags.check([name for name, is_there in features.items() if is_there])
         self._check_stop()

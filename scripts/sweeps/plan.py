@@ -2,8 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ import yaml
 
 from run_lib.commands import InputError, parse_command_line
 from run_lib.settings import as_json
-from search_lib.search_args import Args
-from search_lib.strategies import Limits, strategy_factory
-
-PROGRAM = "inference_eval.py"
+from search_lib.scorers.flags import ScorerFlags
+from search_lib.search_args import PROGRAM, Args
 
 AXES = ("scorers", "strategies", "budgets")
 """What is swept besides seeds; the first changes least often, since its models must be loaded."""
@@ -116,8 +113,10 @@ def read_sweep(path: Path, output: Path) -> Sweep:
             args = parse_command_line(Args, f"{path}: {PROGRAM}", None, arguments)
             cell = Cell(scorer, strategy, budget, args, arguments)
             try:
-                args.check()
+                args.plugin_flag.load()
                 reason = _without_values(args)
+                if reason is None:
+                    args.check()
             except InputError as error:
                 raise InputError(f"{path}: {cell.name}: {error}") from error
             if reason is None:
@@ -165,16 +164,12 @@ def as_arguments(flags: Mapping[str, Any]) -> list[str]:
 
 
 def _without_values(args: Args) -> str | None:
-    """Returns why a search can't do with the values that it has; None if it can.
-
-    Raises:
-        InputError: If it couldn't with any.
-    """
-    limits = Limits(args.max_length, args.block_size, ())
-    new = partial(strategy_factory, args.search_type, args.num_blocks, limits)
-    new(True, args.strategy_settings, args.confidence)
+    """Returns why a search that selects by values has none, if that is so."""
+    if args.scorer_flags.has_values:
+        return None
+    replace(args, scorer_flags=ScorerFlags()).find_strategy()  # with some it could
     try:
-        new(args.scorer_flags.has_values, args.strategy_settings, args.confidence)
+        args.find_strategy()
     except InputError as error:
         return str(error)
     return None

@@ -8,7 +8,7 @@ import tyro
 
 from run_lib.commands import InputError, at_least, naming
 from run_lib.settings import free
-from search_lib.engines.http_service import check_url
+from search_lib.engines.addresses import check_url
 
 EngineName = Literal["auto", "hf", "sglang", "sglang_server"]
 

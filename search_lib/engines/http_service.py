@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import random
-import re
 import resource
 import socket
 import time
@@ -16,11 +15,11 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from run_lib.text import printable, shorten
+from search_lib.engines.addresses import check_url
 from search_lib.engines.base import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -241,20 +240,6 @@ def make_socket(address: tuple[Any, ...]) -> socket.socket:
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
     return made
-
-
-def check_url(url: str) -> str:
-    """Returns the URL without its last slash; raises ValueError if it is no URL of a server."""
-    try:
-        parts = urlsplit(url)
-        is_server = (
-            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        ) and not (parts.query or parts.username or re.search(r"[\s\0-\x1f\x7f]", url))
-    except ValueError:  # of a port that is none
-        is_server = False
-    if not is_server:
-        raise ValueError(f"{url!r} is not of the form http://host:port")
-    return url.rstrip("/")
 
 
 def parse_json(content: bytes) -> Any:

@@ -7,7 +7,7 @@ import tyro
 
 from run_lib.commands import GPU_REQUIREMENTS, InputError, at_least, check_installed, naming
 from run_lib.settings import free
-from search_lib.engines.http_service import check_url
+from search_lib.engines.addresses import check_url
 from search_lib.scorers.registry import SCORERS, STEP_PRM, VALUE_MODEL, describe_scorers
 
 LayoutName = Literal["qwen", "shepherd", "skywork", "rlhflow"]
