@@ -41,13 +41,15 @@ def load_value_config(path: str) -> PretrainedConfig:
     """Loads the config of a value model from a folder or the Hub.
 
     Raises:
-        ValueError: If there is none, or it is of another model; one line that begins with the path.
+        ValueError: If there is none, it is of another model, or a token's position depends on other
+            rows; one line that begins with the path.
     """
     config: PretrainedConfig = load_config(path)
     if value_model_class(config) is None:
         # A policy would load, too: with a head of random numbers.
         names = ", ".join(kind.__name__ for kind in VALUE_MODELS.values())
         raise ValueError(f"{path} holds {config.architectures}, not a value model ({names})")
+    check_positions(path, config)
     return config
 
 

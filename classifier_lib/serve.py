@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from classifier_lib.loading import load_value_config
+from classifier_lib.loading import has_sliding_window, load_value_config
 from classifier_lib.modeling import VALUE_MODELS
 from run_lib.commands import GPU_REQUIREMENTS, InputError, check_installed, naming, run_command
 
@@ -71,6 +71,15 @@ def check_registered() -> None:
     )
 
 
+def check_served(model: str) -> None:
+    """Raises ValueError, beginning with its name, unless SGLang's values are those of a model."""
+    if has_sliding_window(load_value_config(model)):
+        raise ValueError(
+            f"{model} has sliding-window attention, which SGLang's backbones leave out; "
+            "--scorer hf has it"
+        )
+
+
 def main(arguments: list[str]) -> None:
     """Serves until it is stopped.
 
@@ -91,7 +100,7 @@ def main(arguments: list[str]) -> None:
     args, rest = parser.parse_known_args(arguments)
     check_installed("SGLang", "serving a value model", GPU_REQUIREMENTS)
     with naming("--model"):
-        load_value_config(args.model)
+        check_served(args.model)
     if args.end_with_parent:
         end_with_parent()
 

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2PreTrainedModel,
 )
 
-from classifier_lib.loading import MODEL_FILES, check_safetensors
+from classifier_lib.loading import MODEL_FILES, check_positions, check_safetensors
 from classifier_lib.scoring import ScoringRequest, ValueScorer, batch_by_length
 from run_lib.checksums import check_intact
 from run_lib.hub import check_weights, load_config, loading
@@ -248,10 +248,11 @@ def load_step_config(path: str) -> PretrainedConfig:
     """Loads the config of a step PRM.
 
     Raises:
-        ValueError: If there is none, or its logits are bent behind the output matrix; one line that
-            begins with the path.
+        ValueError: If there is none, a token's position depends on other rows, or its logits are
+            bent behind the output matrix; one line that begins with the path.
     """
     config = load_config(path)
+    check_positions(path, config)
     bent = ("final_logit_softcapping", "logits_scaling", "logit_scale")
     if names := [name for name in bent if getattr(config, name, None)]:
         raise ValueError(f"{path} has {names[0]}, which no step PRM has that is known")

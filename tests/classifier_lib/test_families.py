@@ -18,6 +18,7 @@ from transformers import (
 from classifier_lib.attention import SEGMENTED_SDPA, leave_out_flex_dropout
 from classifier_lib.flops import model_size
 from classifier_lib.loading import (
+    has_sliding_window,
     initialize_from_policy,
     load_policy_config,
     load_value_config,
@@ -103,11 +104,21 @@ def test_positions_that_depend_on_the_batch_are_refused(tmp_path):
     tiny_value_config("llama", rope_parameters=rope).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"^{tmp_path} has dynamic positions: a sequence's would"):
         load_policy_config(tmp_path)
+    build("llama", rope_parameters=rope).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"^{tmp_path} has dynamic positions: a sequence's would"):
+        load_value_config(str(tmp_path))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_values_with_cached_prefixes_are_those_of_whole_sequences(family):
-    model = build(family)
+WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [*((family, {}) for family in FAMILIES), ("qwen2", WINDOWS), ("qwen3", WINDOWS)],
+)
+def test_values_with_cached_prefixes_are_those_of_whole_sequences(family, settings):
+    model = build(family, **settings)
+    assert has_sliding_window(model.config) == bool(settings)
     scorer = ValueScorer(model, max_batch_tokens=300)
     rng = random.Random(0)
 

@@ -168,6 +168,10 @@ def test_a_server_that_cannot_serve_says_why(tmp_path, monkeypatch):
     policy = save_tiny_policy(tmp_path / "policy")
     with pytest.raises(InputError, match=r"holds \['Qwen2ForCausalLM'\], not a value model"):
         serve.main(["--model", str(policy)])
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    Qwen2ForClassifier(tiny_value_config("qwen2", **windows)).save_pretrained(tmp_path / "windows")
+    with pytest.raises(InputError, match="windows has sliding-window attention, which SGLang's ba"):
+        serve.main(["--model", str(tmp_path / "windows")])
     # SGLang itself would only log that it could not import the model.
     model = str(save_tiny_classifier(tmp_path / "value_model"))
     registry = SimpleNamespace(ModelRegistry=SimpleNamespace(models={}))

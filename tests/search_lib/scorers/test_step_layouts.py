@@ -275,6 +275,14 @@ def test_a_checkpoint_of_another_layout_is_refused(folders, model, layout, messa
         check_text_scorer(ScorerFlags("prm", layout), str(folders[model]))
 
 
+def test_positions_that_depend_on_the_batch_are_refused(folders, tmp_path):
+    config = json.loads((folders["qwen"] / "config.json").read_text())
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    with pytest.raises(ValueError, match=f"^{tmp_path} has dynamic positions"):
+        check_text_scorer(ScorerFlags("prm"), str(tmp_path))
+
+
 def test_the_architecture_tells_the_layout(folders):
     for name in ("qwen", "skywork"):
         assert step_reader(ScorerFlags("prm"), str(folders[name])).layout is STEP_LAYOUTS[name]
