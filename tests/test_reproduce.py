@@ -31,6 +31,7 @@ from scripts.reproduce import (
 from search_lib.results.metrics import MetricRow
 from search_lib.results.run_config import CONFIG_NAME
 from search_lib.results.statistics import Estimate
+from search_lib.scorers.text_models import Qwen2ForProcessRewardModel
 from search_lib.search_args import Args as SearchFlags
 from search_lib.strategies import Limits, strategy_factory
 from tests.support.refusals import refusal
@@ -78,6 +79,7 @@ def test_the_printed_searches_are_ones_that_can_run(script, scale, capsys, tmp_p
 
 def test_the_main_table_has_the_published_budgets_on_the_four_sets(capsys):
     found = [parse(words) for words in printed(dry_run(main_table, capsys))]
+    found = [args for args in found if args.scorer_flags.scorer != "prm"]
     sets = ["aime-24", "aime-25", "hmmt-feb-24", "hmmt-feb-25"]
     budgets = {"1.5B": 256, "7B": 128, "14B": 64}
     assert [
@@ -95,6 +97,21 @@ def test_the_main_table_has_the_published_budgets_on_the_four_sets(capsys):
     assert {(a.sampling.temperature, a.sampling.top_p, a.max_length) for a in found} == {
         (0.6, 0.95, 16384)
     }
+
+
+def test_the_searches_by_a_prm_are_those_of_vgs_but_for_the_scorer(capsys):
+    plain, by_prm = {}, {}
+    for words in printed(dry_run(main_table, capsys, "--only", "1.5B")):
+        args = parse(words)
+        of_kind = by_prm if args.scorer_flags.scorer == "prm" else plain
+        if args.search_type == "beam2":
+            of_kind[args.benchmark] = args
+    assert list(by_prm) == ["aime-25", "hmmt-feb-25"]
+    for name, args in by_prm.items():
+        assert args.classifier_ckpt_path == str(searches.PRM_FOLDER)
+        vgs = plain[name]
+        changed = {"scorer_flags", "classifier_ckpt_path", "output_path"}
+        assert replace(args, **{field: getattr(vgs, field) for field in changed}) == vgs
 
 
 @pytest.mark.parametrize(
@@ -135,7 +152,7 @@ def test_a_plan_can_be_narrowed(capsys):
     line = refusal(main_table.main, main_table.PROGRAM, ["--dry_run", "--only", "8B"], capsys)
     assert line.endswith(
         "--only 8B: no command has that in its title "
-        "(1.5B/aime-24/bon, N = 256, 1.5B/aime-25/bon, N = 256, and 22 more)"
+        "(1.5B/aime-24/bon, N = 256, 1.5B/aime-25/bon, N = 256, and 24 more)"
     )
 
 
@@ -155,6 +172,9 @@ def test_the_published_column_of_the_main_table():
         ("1.5B", "aime-25"): ("38.9 ±1.9", "46.7 ±0.7"),
         ("1.5B", "hmmt-feb-25"): ("24.3 ±2.9", "32.8 ±0.8"),
         ("1.5B", "the two of 2025"): ("31.6", "39.8"),
+        ("1.5B", "aime-25, by PRM"): ("38.9 ±1.9", "-"),
+        ("1.5B", "hmmt-feb-25, by PRM"): ("24.3 ±2.9", "-"),
+        ("1.5B", "the two of 2025, by PRM"): ("31.6", "31.6"),
         ("1.5B", "all four"): ("39.7", "45.7"),
         ("7B", "all four"): ("50.5", "56.4"),
         ("14B", "all four"): ("59.6", "61.0"),
@@ -191,6 +211,7 @@ def test_sizes_without_a_hub_are_those_of_the_models():
     names = cost.Shape.__annotations__
     shape = cost.Shape(**{name: getattr(config, name) for name in names})
     assert shape.value_model == ModelSize.of(Qwen2ForClassifier(config))
+    assert shape.step_prm == ModelSize.of(Qwen2ForProcessRewardModel(config))
     llama = LlamaConfig(**{name: getattr(config, name) for name in names})
     assert shape.policy == ModelSize.of(AutoModelForCausalLM.from_config(llama))
 
@@ -410,10 +431,12 @@ def test_measured_figures_stand_beside_the_published_ones(monkeypatch):
     policy, *_ = searches.PAPER.policies
     args = searches.SearchPlanArgs()
     settings = searches.SAMPLES, searches.PAPER.vgs
-    rows = main_table.rows_of(*(searches.runs_of(args, policy, setting) for setting in settings))
+    samples, vgs = (searches.runs_of(args, policy, setting) for setting in settings)
+    by_prm = searches.runs_of(args, policy, searches.PAPER.vgs._replace(by_prm=True))
+    rows = [*main_table.rows_of(samples, vgs), *main_table.rows_of(samples, by_prm)]
     scale = replace(searches.PAPER, policies=[policy])
     lines = main_table.format_rows(scale, {"1.5B": rows}).splitlines()
-    found = [[cell for cell in line.split("  ") if cell.strip()] for line in lines[2:8]]
+    found = [[cell for cell in line.split("  ") if cell.strip()] for line in lines[2:11]]
     assert [[cell.strip() for cell in cells] for cells in found] == [
         ["1.5B, N = 256, aime-24", "50.0 ±30.0 (10.0)", "-", "100.0 ±30.0 (10.0)", "-"],
         ["1.5B, N = 256, aime-25", "0.0 ±30.0 (10.0)", "38.9 ±1.9", "-", "46.7 ±0.7"],
@@ -421,6 +444,9 @@ def test_measured_figures_stand_beside_the_published_ones(monkeypatch):
         ["1.5B, N = 256, hmmt-feb-25", "50.0 ±30.0 (10.0)", "24.3 ±2.9", "-", "32.8 ±0.8"],
         ["1.5B, N = 256, the two of 2025", "25.0 ±21.2 (7.1)", "31.6", "-", "39.8"],
         ["1.5B, N = 256, all four", "-", "39.7", "-", "45.7"],
+        ["1.5B, N = 256, aime-25, by PRM", "0.0 ±30.0 (10.0)", "38.9 ±1.9", "-", "-"],
+        ["1.5B, N = 256, hmmt-feb-25, by PRM", "50.0 ±30.0 (10.0)", "24.3 ±2.9", "-", "-"],
+        ["1.5B, N = 256, the two of 2025, by PRM", "25.0 ±21.2 (7.1)", "31.6", "-", "31.6"],
     ]
 
 
@@ -431,6 +457,10 @@ def test_models_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
     assert ended.value.code == 1
     line = capsys.readouterr().err
     assert line.endswith("left out, there is no outputs/quickstart/policy\n")
+    with pytest.raises(SystemExit):
+        main_table.main(["--only", "1.5B/aime-25/beam2-8x4096-prm"])
+    line = capsys.readouterr().err
+    assert line.endswith("left out, there is no outputs/Qwen2.5-Math-PRM-7B\n")
 
 
 def test_it_runs_with_this_python(tmp_path):

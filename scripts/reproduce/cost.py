@@ -1,7 +1,7 @@
 """What a plan will cost: FLOPs by the accounting of `metrics.json`, before anything has run.
 
     policy       2 N tokens + 4 width contexts
-    value model  the same, of the tokens it scores
+    scorer       the same, of the tokens it scores
     training     3 x forward, each epoch
     GPU hours    FLOPs / (FLOP/s that a GPU sustains) / 3600
 
@@ -58,17 +58,27 @@ class Shape:
     @property
     def value_model(self) -> ModelSize:
         """Size of a value model on this backbone: its head has two layers, and three classes."""
+        return self._with_head(3)
+
+    @property
+    def step_prm(self) -> ModelSize:
+        """Size of a Qwen2.5-Math-PRM: a value model's with two classes."""
+        return self._with_head(2)
+
+    def _with_head(self, classes: int) -> ModelSize:
         width = self.num_hidden_layers * self.hidden_size
-        return ModelSize(self._layers + self.hidden_size * (self.hidden_size + 3), width)
+        return ModelSize(self._layers + self.hidden_size * (self.hidden_size + classes), width)
 
 
 _QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 151_936)
+_QWEN_7B = Shape(3584, 18_944, 28, 28, 4, 152_064)
 
 KNOWN = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": _QWEN_1_5B.policy,
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": Shape(3584, 18_944, 28, 28, 4, 152_064).policy,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _QWEN_7B.policy,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": Shape(5120, 13_824, 48, 40, 8, 152_064).policy,
     "VGS-AI/DeepSeek-VM-1.5B": _QWEN_1_5B.value_model,
+    "Qwen/Qwen2.5-Math-PRM-7B": _QWEN_7B.step_prm,
     "deepseek-ai/deepseek-math-7b-instruct": Shape(4096, 11_008, 30, 32, 32, 102_400).policy,
     "meta-llama/Meta-Llama-3-8B-Instruct": Shape(4096, 14_336, 32, 32, 8, 128_256).policy,
 }

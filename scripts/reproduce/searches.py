@@ -59,11 +59,13 @@ class Setting(NamedTuple):
         search_type: See `--search_type`.
         num_blocks: Blocks of a tree.
         block_size: Tokens of a block.
+        by_prm: Whether `PRM` guides it in the place of the value model.
     """
 
     search_type: str
     num_blocks: int
     block_size: int
+    by_prm: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Scale:
         num_problems: Problems of a set.
         value_model: Hub id or folder.
         vgs: The published search.
+        prm_sets: Names of the sets on which it is guided by `PRM`, too.
         flags: Further flags of every search.
         prompt_tokens: Tokens of a prompt, assumed for the estimate of the cost.
         vgs_tokens: Mean tokens of a response of VGS, for the same.
@@ -95,9 +98,16 @@ class Scale:
     vgs_tokens: int
     sample_tokens: int
     sources: Sequence[Path] = ()
+    prm_sets: Sequence[str] = ()
 
 
 _SETS = ("aime-24", "aime-25", "hmmt-feb-24", "hmmt-feb-25")
+
+PRM = "Qwen/Qwen2.5-Math-PRM-7B"
+PRM_FOLDER = Path("outputs/Qwen2.5-Math-PRM-7B")
+"""A copy of it whose config lets it read whole responses: docs/reproduce.md says how it is made."""
+
+_SETS_OF_2025 = ("aime-25", "hmmt-feb-25")
 
 PAPER = Scale(
     policies=[
@@ -106,7 +116,7 @@ PAPER = Scale(
         Policy("14B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", 64),
     ],
     benchmarks={name: ["--benchmark", name] for name in _SETS},
-    means={"the two of 2025": ["aime-25", "hmmt-feb-25"], "all four": _SETS},
+    means={"the two of 2025": _SETS_OF_2025, "all four": _SETS},
     num_problems=30,
     value_model="VGS-AI/DeepSeek-VM-1.5B",
     vgs=Setting("beam2", 8, 4096),
@@ -115,6 +125,7 @@ PAPER = Scale(
     # The paper's mean lengths, which are all that is published.
     vgs_tokens=11_219,
     sample_tokens=12_793,
+    prm_sets=_SETS_OF_2025,
 )
 
 _TOY_SETS = ("toy-1", "toy-2", "toy-3", "toy-4")
@@ -174,8 +185,9 @@ class SearchRun:
     @property
     def name(self) -> str:
         """The policy, the problem set and the search."""
-        kind, blocks, size = self.setting
+        kind, blocks, size, by_prm = self.setting
         search = kind if self.setting == SAMPLES else f"{kind}-{blocks}x{size}"
+        search += "-prm" if by_prm else ""
         return f"{self.policy.name}/{self.benchmark}/{search}"
 
     @property
@@ -188,13 +200,14 @@ class SearchRun:
     def arguments(self) -> list[str]:
         """The arguments of inference_eval.py."""
         scale = scale_of(self.args)
-        search_type, num_blocks, block_size = self.setting
+        search_type, num_blocks, block_size, by_prm = self.setting
         flags = [*scale.benchmarks[self.benchmark], "--piref_model", self.policy.model]
         if self.setting == SAMPLES:
             flags += ["--scorer", "none", "--search_type", search_type]
         else:
-            flags += ["--classifier_ckpt_path", scale.value_model, "--search_type", search_type]
-            flags += ["--block_size", str(block_size)]
+            flags += ["--scorer", "prm"] if by_prm else []
+            flags += ["--classifier_ckpt_path", str(PRM_FOLDER) if by_prm else scale.value_model]
+            flags += ["--search_type", search_type, "--block_size", str(block_size)]
         flags += ["--num_blocks", str(num_blocks)]
         flags += ["--num_repetitions", str(self.trees * self.args.num_runs), *scale.flags]
         # 256 blocks in flight.
@@ -204,26 +217,28 @@ class SearchRun:
 
     @cached_property
     def flops(self) -> float | None:
-        """FLOPs of policy and value model; see `scripts.reproduce.cost`."""
+        """FLOPs of policy and scorer; see `scripts.reproduce.cost`."""
         scale = scale_of(self.args)
         responses = scale.num_problems * self.policy.budget * self.args.num_runs
-        policy, value_model = find_size(self.policy.model), find_size(scale.value_model)
-        if policy is None or value_model is None:
+        policy = find_size(self.policy.model)
+        scorer = find_size(PRM if self.setting.by_prm else scale.value_model)
+        if policy is None or scorer is None:
             return None
         if self.setting == SAMPLES:
             return forward(policy, responses, scale.sample_tokens, scale.prompt_tokens)
-        sizes = (policy, value_model)
+        sizes = (policy, scorer)
         return sum(forward(s, responses, scale.vgs_tokens, scale.prompt_tokens) for s in sizes)
 
     @property
     def command(self) -> Command:
         """The command that makes the run, or goes on with it."""
+        sources = scale_of(self.args).sources
         return Command(
             f"{self.name}, N = {self.policy.budget}",
             ["python", "inference_eval.py", *self.arguments],
             self.flops,
             lambda: self.curves is not None,
-            needs=scale_of(self.args).sources,
+            needs=[*sources, PRM_FOLDER] if self.setting.by_prm else sources,
         )
 
     @property
@@ -308,7 +323,9 @@ def mean_curve(runs: Sequence[SearchRun], method: str) -> Curve:
 
 def runs_of(args: SearchPlanArgs, policy: Policy, setting: Setting) -> list[SearchRun]:
     """Returns the runs of a way to search, one a problem set."""
-    return [SearchRun(args, policy, name, setting) for name in scale_of(args).benchmarks]
+    scale = scale_of(args)
+    names = scale.prm_sets if setting.by_prm else scale.benchmarks
+    return [SearchRun(args, policy, name, setting) for name in names]
 
 
 def format_missing(runs: Sequence[SearchRun]) -> str:
