@@ -17,8 +17,8 @@ from typing import Any
 from classifier_lib.flops import ModelSize
 from run_lib.settings import read_document
 
-VALUE_MODEL_CLASS = "Qwen2ForClassifier"
-"""Its name in a config.json."""
+VALUE_MODEL = "ForClassifier"
+"""What the architecture of a value model ends with, in its config.json."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,10 @@ class Shape:
         hidden_size: Width of the residual stream.
         intermediate_size: Width of a feed-forward layer.
         num_hidden_layers: Layers.
-        num_attention_heads: Heads of the queries, of `hidden_size / num_attention_heads` each.
+        num_attention_heads: Heads of the queries.
         num_key_value_heads: Heads of keys and values.
         vocab_size: Rows of the output matrix.
+        head_dim: Width of a head; None for `hidden_size / num_attention_heads`.
     """
 
     hidden_size: int
@@ -40,20 +41,27 @@ class Shape:
     num_attention_heads: int
     num_key_value_heads: int
     vocab_size: int
+    head_dim: int | None = None
+
+    @property
+    def _width(self) -> int:
+        """Width of the attention of all layers."""
+        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        return self.num_hidden_layers * self.num_attention_heads * head_dim
 
     @property
     def _layers(self) -> int:
         """Parameters of all matrices but embedding and output."""
-        of_keys = self.hidden_size * self.num_key_value_heads // self.num_attention_heads
-        attention = 2 * self.hidden_size * (self.hidden_size + of_keys)
+        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        heads = self.num_attention_heads + self.num_key_value_heads
+        attention = 2 * self.hidden_size * heads * head_dim
         feed_forward = 3 * self.hidden_size * self.intermediate_size
         return self.num_hidden_layers * (attention + feed_forward)
 
     @property
     def policy(self) -> ModelSize:
         """Size of the language model."""
-        width = self.num_hidden_layers * self.hidden_size
-        return ModelSize(self._layers + self.hidden_size * self.vocab_size, width)
+        return ModelSize(self._layers + self.hidden_size * self.vocab_size, self._width)
 
     @property
     def value_model(self) -> ModelSize:
@@ -66,8 +74,8 @@ class Shape:
         return self._with_head(2)
 
     def _with_head(self, classes: int) -> ModelSize:
-        width = self.num_hidden_layers * self.hidden_size
-        return ModelSize(self._layers + self.hidden_size * (self.hidden_size + classes), width)
+        head = self.hidden_size * (self.hidden_size + classes)
+        return ModelSize(self._layers + head, self._width)
 
 
 _QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 151_936)
@@ -95,8 +103,9 @@ def find_size(model: str) -> ModelSize | None:
 
 
 def _parse_config(config: dict[str, Any]) -> ModelSize:
-    shape = Shape(**{name: config[name] for name in Shape.__annotations__})
-    is_value_model = VALUE_MODEL_CLASS in (config.get("architectures") or [])
+    shape = Shape(**{name: config[name] for name in Shape.__annotations__ if name in config})
+    architectures = config.get("architectures") or []
+    is_value_model = any(name.endswith(VALUE_MODEL) for name in architectures)
     return shape.value_model if is_value_model else shape.policy
 
 
