@@ -95,6 +95,17 @@ def test_flops_count_the_head(tmp_path):
     assert two.num_matmul_parameters - one.num_matmul_parameters == 32
 
 
+def test_a_template_that_lays_out_thoughts_is_given_the_whole_response():
+    tokenizer = qwen_tokenizer()
+    answer = "m.content.split('</think>')[-1]"
+    tokenizer.chat_template = CHATML.replace("m.content", f"({answer})", 1)
+    turns = [{"role": "user", "content": "1</think>2"}]
+    shown = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert "1" not in shown
+    ids = ConversationReader(tokenizer, 512).encode(PROBLEM, "1 + 1</think>So 2").ids
+    assert "1 + 1</think>So 2" in tokenizer.decode(ids)
+
+
 def test_other_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has 3 labels; a reward model has one, the reward, or"):
         check_text_scorer(ScorerFlags("reward"), str(save_reward(tmp_path / "three", 3)))
