@@ -75,7 +75,7 @@ class Args(AskingFlags):
     merge joins them and computes the metrics."""
     confidence: int | None = None
     """Also records how sure the policy was of each response, for votes that weigh by it, in windows
-    of so many tokens; DeepConf takes 2048 (docs/search.md)."""
+    of so many tokens; DeepConf takes 2048 (docs/votes.md)."""
     save_blocks: bool = free(True)
     """Saves the token ids of all blocks, dropped ones too, in blocks.jsonl beside the records: 1 to
     2 bytes a token of text, compressed."""

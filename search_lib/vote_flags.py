@@ -14,7 +14,7 @@ from search_lib.voting import ALL_VOTES, choose_votes, known_votes
 
 VOTE_HELP = (
     "Votes of the table and of metrics.json, beside MV, WMV, BoN, pass@1 and pass@k (rules: "
-    f"docs/search.md): {known_votes()}, as in PV0.25; or {ALL_VOTES}."
+    f"docs/votes.md): {known_votes()}, as in PV0.25; or {ALL_VOTES}."
 )
 
 

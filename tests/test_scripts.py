@@ -241,7 +241,7 @@ def test_the_table_of_strategies_is_whole():
 
 
 def test_the_table_of_votes_is_whole():
-    (table,) = re.findall(r"^\| `--vote` .*?\n\n", PAGES["search.md"], re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(r"^\| `--vote` .*?\n\n", PAGES["votes.md"], re.MULTILINE | re.DOTALL)
     names = [
         re.findall(r"`(.+?)(?:\[\w+\])?`", line.split("|")[1]) for line in table.split("\n")[:-2]
     ]
