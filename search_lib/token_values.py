@@ -31,7 +31,7 @@ class TreeValues:
     def __init__(self, model: str):
         self._name = model
         classifier = load_value_model(model)
-        self._vocab_size = classifier.config.vocab_size
+        self._config = classifier.config
         self._values = ValueScorer(classifier, MAX_BATCH_TOKENS, token_values=True)
         self.num_trees = 0
         self.largest_difference: float | None = None
@@ -41,14 +41,9 @@ class TreeValues:
         """Returns P(correct) after each token of each block, float32 [tokens of the block].
 
         Raises:
-            InputError: If the model doesn't know the tokens.
+            InputError: If the model doesn't know the tokens, or reads fewer than a path has.
         """
-        largest = max(int(block.token_ids.max()) for block in search.blocks)
-        if largest >= self._vocab_size:
-            raise InputError(
-                f"{self._name} knows {self._vocab_size} tokens, and a block has token {largest}: "
-                "it is the value model of another policy"
-            )
+        self._check(search)
         by_parent: dict[int | None, list[int]] = defaultdict(list)
         for index, block in enumerate(search.blocks):
             by_parent[block.node.parent].append(index)
@@ -75,6 +70,24 @@ class TreeValues:
                 difference = abs(block.node.value - float(values[index][-1]))
                 self.largest_difference = max(self.largest_difference or 0.0, difference)
         return [values[index] for index in range(len(search.blocks))]
+
+    def _check(self, search: SearchBlocks) -> None:
+        """Raises InputError unless the model can read every path."""
+        largest = max(*search.prompt_ids, *(int(one.token_ids.max()) for one in search.blocks))
+        if largest >= self._config.vocab_size:
+            raise InputError(
+                f"{self._name} knows {self._config.vocab_size} tokens, and a search has token "
+                f"{largest}: it is the value model of another policy"
+            )
+        lengths: list[int] = []  # a parent stands before its children
+        for block in search.blocks:
+            before = len(search.prompt_ids) if (at := block.node.parent) is None else lengths[at]
+            lengths.append(before + len(block.token_ids))
+        if max(lengths) > self._config.max_position_embeddings:
+            raise InputError(
+                f"{self._name} reads {self._config.max_position_embeddings} tokens, and a response "
+                f"with its prompt has {max(lengths)}"
+            )
 
     def close(self) -> str:
         """Ends the bar on the terminal, and says how far the values are from those of searches."""

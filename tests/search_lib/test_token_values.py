@@ -1,5 +1,7 @@
 """Values of tokens that are added to the blocks of a search later."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from run_lib.commands import InputError
 from search_lib.results.blocks import SearchBlocks, TreeBlock
 from search_lib.strategies.base import Node
 from search_lib.token_values import TreeValues
-from tests.support.tiny_models import save_tiny_classifier
+from tests.support.tiny_models import CONTEXT, save_tiny_classifier
 
 PROMPT = [5, 6, 7]
 PARENTS = [None, None, 0, 0, 2, 1]
@@ -57,5 +59,14 @@ def test_it_says_how_far_they_are_from_those_of_the_search(model):
 
 
 def test_the_value_model_of_another_policy_is_refused(model):
-    with pytest.raises(InputError, match=r"knows .* tokens, and a block has token 99999: it is"):
+    search = tree([None] * 6)
+    with pytest.raises(InputError, match=r"knows .* tokens, and a search has token 99999: it is"):
         TreeValues(model).of(tree([None] * 6, [*TOKENS[:5], [21, 99_999]]))
+    with pytest.raises(InputError, match=r"and a search has token 99999"):
+        TreeValues(model).of(replace(search, prompt_ids=[5, 99_999]))
+
+
+def test_a_path_that_is_too_long_for_the_model_is_refused(model):
+    search = tree([None] * 6, [*TOKENS[:4], [20] * (CONTEXT - 7), TOKENS[5]])
+    with pytest.raises(InputError, match=r"reads 128 tokens, .* response with its prompt has 129"):
+        TreeValues(model).of(search)
