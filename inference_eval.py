@@ -66,7 +66,7 @@ from search_lib.search_args import PROGRAM, Args, check_references, load_benchma
 from search_lib.strategies import (
     Strategy,
     StrategyFactory,
-    most_responses,
+    traits_of,
 )
 from search_lib.tree_queue import EndedSearch, FoundTrees, TreeQueue, open_judge, problem_trees
 
@@ -165,7 +165,7 @@ def find_stopping(args: Args) -> Stopping | None:
         return None
     rule = stopping_rule(args.stop, args.scorer_flags.has_values)
     threshold = rule.usual if args.stop_confidence is None else args.stop_confidence
-    most = most_responses(args.search_type, args.num_blocks)
+    most = traits_of(as_json(args)).most_responses
     return Stopping(rule, threshold, args.num_repetitions, most)
 
 

@@ -10,7 +10,7 @@ from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
 from search_lib.results.statistics import Estimate, estimate_mean
 from search_lib.results.stopping import replay, stopping_rule
-from search_lib.strategies import most_responses
+from search_lib.strategies import traits_of
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def stopping_curve(selection: Selection, run: RunTrees, rule: str, seed: int = 0
     asked = stopping_rule(rule, run.has_values)
     orders = tree_orders(run.tokens.shape[1], seed)
     method, thresholds = asked.method, asked.thresholds
-    flags = run.config.flags
-    most = most_responses(flags["search_type"], flags["num_blocks"])
+    most = traits_of(run.config.flags).most_responses
     of_tree = run.costs(method)
     num_trees = np.zeros(len(thresholds))
     costs = {name: np.zeros(len(thresholds)) for name in of_tree}

@@ -1,6 +1,5 @@
 """A run as its trees: the votes of each, and what each cost. No model is loaded, and no grader."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from search_lib.results.metrics import GradedProblem, common_features, metrics_n
 from search_lib.results.records import read_records
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.run_config import ProblemSet, RunConfig
+from search_lib.strategies import traits_of
 from search_lib.voting import VOTES, find_vote
 
 COSTS = {
@@ -27,9 +27,6 @@ COSTS = {
     "seconds": "seconds a problem, at the run's throughput",
 }
 """What an answer costs, by name."""
-
-_UNGUIDED = re.compile("bon|random[0-9]*|deepconf[0-9]+")
-"""Searches that need no values: their votes may."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ class RunTrees:
         """
         num_blocks = float(self.config.flags["num_blocks"])
         costs = {"budget": np.where(self.tokens > 0, num_blocks, 0.0)}
-        is_guided = not _UNGUIDED.fullmatch(self.config.flags["search_type"])
+        is_guided = traits_of(self.config.flags).needs_values
         needs_values = is_guided or {"values", "calibrated"}.intersection(find_vote(method).needs)
         flops = self.policy_flops + self.value_flops if needs_values else self.policy_flops
         if not np.isnan(flops).any():

@@ -1,7 +1,9 @@
 """Search strategies, by the name that `--search_type` gives them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
 
 from run_lib.commands import InputError, at_least
 from search_lib.strategies import (
@@ -27,6 +29,7 @@ from search_lib.strategies.base import (
     Strategy,
     StrategyFactory,
     StrategySettings,
+    Traits,
     Value,
 )
 from search_lib.strategies.beam import BeamSearch
@@ -46,10 +49,11 @@ __all__ = [
     "Strategy",
     "StrategyFactory",
     "StrategySettings",
+    "Traits",
     "Value",
     "describe_strategies",
-    "most_responses",
     "strategy_factory",
+    "traits_of",
 ]
 
 STRATEGIES: dict[str, Callable[[SearchSpec], StrategyFactory]] = {
@@ -123,16 +127,31 @@ def strategy_factory(
     return STRATEGIES[name](spec)
 
 
-def most_responses(search_type: str, num_blocks: int) -> int:
-    """Returns the most responses that one tree ends with: N / w for beams of width w, else N.
+def traits_of(flags: Mapping[str, Any]) -> Traits:
+    """Returns what a strategy says of its searches.
+
+    A strategy that is not known, as a plugin's is where the plugin isn't loaded, and one that says
+    nothing, count as guided by values, with N responses.
 
     Args:
-        search_type: See `strategy_factory`.
-        num_blocks: The budget N of one tree.
+        flags: Flags of a run, those of earlier versions too.
+
+    Raises:
+        InputError: As `strategy_factory` does.
     """
-    name, width = _name_and_number(search_type)
-    widths = {"beam": width, "random": width or 2, "bfs": num_blocks}
-    return num_blocks // (widths.get(name) or 1)
+    search_type, num_blocks = flags["search_type"], flags["num_blocks"]
+    if _name_and_number(search_type)[0] not in STRATEGIES:
+        return Traits(True, num_blocks)
+    limits = Limits(flags.get("max_length", 1), flags.get("block_size", 1), ())
+    settings = {entry.name: flags.get(entry.name) for entry in fields(StrategySettings)}
+    new = strategy_factory(
+        *(search_type, num_blocks, limits),
+        settings=StrategySettings(**settings),
+        confidence_window=flags.get("confidence"),
+    )
+    strategy = new([], 0)
+    needs_values = getattr(strategy, "needs_values", True)
+    return Traits(needs_values, getattr(strategy, "most_responses", num_blocks))
 
 
 def _name_and_number(search_type: str) -> tuple[str, int | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from run_lib.commands import InputError, at_least, positive
 from search_lib.engines.base import Block, Expansion
@@ -188,6 +188,18 @@ class Search(Protocol):
     def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[Value]) -> None:
         """Answers one expansion: its `n` blocks and the value at the end of each."""
         ...
+
+
+class Traits(NamedTuple):
+    """What a strategy says of its searches, by attributes of these names.
+
+    Attributes:
+        needs_values: Whether values guide the search; without them, they weigh votes at most.
+        most_responses: The most responses that one tree ends with.
+    """
+
+    needs_values: bool
+    most_responses: int
 
 
 class Strategy(Search, Protocol):

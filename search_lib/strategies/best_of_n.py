@@ -5,6 +5,7 @@ Budget: N responses.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Expansion
@@ -30,7 +31,10 @@ class BestOfN:
         num_blocks: Responses.
     """
 
+    needs_values: ClassVar[bool] = False
+
     def __init__(self, prompt_ids: list[int], limits: Limits, seed: int, num_blocks: int):
+        self.most_responses = num_blocks
         self._expansion = Expansion(
             path_id=0,
             prefix_ids=prompt_ids,

@@ -29,6 +29,11 @@ class PruneOnce(Rounds):
         super().__init__(prompt_ids, limits, seed, num_blocks)
         self.num_kept = num_kept
 
+    @property
+    def most_responses(self) -> int:
+        """The prefixes that are finished."""
+        return self.num_kept
+
     def select(self, candidates: list[Candidate]) -> dict[int, Path]:
         """Returns the best prefixes, and then what they end with."""
         self.block_size = self.limits.max_length

@@ -115,6 +115,11 @@ class Rounds(ABC):
         """
 
     @property
+    def most_responses(self) -> int:
+        """The most responses that the search ends with."""
+        return self.num_slots
+
+    @property
     def done(self) -> bool:
         """Whether every path is closed."""
         return not self.open_slots

@@ -13,8 +13,8 @@ from search_lib.strategies import (
     Limits,
     StrategySettings,
     describe_strategies,
-    most_responses,
     strategy_factory,
+    traits_of,
 )
 from search_lib.strategies.beam import RandomBeams
 from tests.support.fake_searches import LIMITS, PROMPT, STOP, run, sample_blocks, tell_round
@@ -172,14 +172,38 @@ def test_every_node_names_the_block_that_it_stands_for(search_type):
         assert path == response.token_ids
 
 
+def traits(search_type, **settings):
+    return traits_of({"search_type": search_type, "num_blocks": 8, "confidence": 3} | settings)
+
+
 @pytest.mark.parametrize("search_type", FACTORIES)
 def test_no_tree_has_more_responses_than_its_strategy_allows(search_type):
-    assert len(run(FACTORIES[search_type](PROMPT, 3))) <= most_responses(search_type, 8)
+    assert len(run(FACTORIES[search_type](PROMPT, 3))) <= traits(search_type).most_responses
 
 
-def test_a_beam_has_one_response_at_most():
-    found = {name: most_responses(name, 8) for name in ("beam2", "bfs", "random", "random4", "bon")}
-    assert found == {"beam2": 4, "bfs": 1, "random": 4, "random4": 2, "bon": 8}
+@pytest.mark.parametrize(
+    ("search_type", "most"),
+    [
+        *(("beam2", 4), ("bfs", 1), ("random", 4), ("random4", 2), ("dvts2", 4), ("lookahead2", 2)),
+        *(("stochastic4", 2), ("adaptive2", 4), ("particles", 8), ("prune3", 3), ("reject50", 8)),
+        *(("bon", 8), ("deepconf2", 8), ("not-loaded2", 8)),
+    ],
+)
+def test_a_beam_has_one_response_at_most(search_type, most):
+    assert traits(search_type).most_responses == most
+
+
+def test_blocks_ahead_leave_fewer_responses():
+    assert traits("lookahead2", lookahead=3).most_responses == 1
+
+
+@pytest.mark.parametrize("search_type", FACTORIES)
+def test_a_strategy_says_whether_it_does_without_values(search_type):
+    assert traits(search_type).needs_values == (search_type in GUIDED)
+
+
+def test_a_strategy_that_is_not_known_counts_as_guided():
+    assert traits("not-loaded2").needs_values
 
 
 def test_random_selection_ignores_values_and_differs_by_seed():
