@@ -32,6 +32,7 @@ from run_lib.commands import InputError, parse_shard, run_command
 from run_lib.files import atomic_file
 from run_lib.settings import free_flags
 from run_lib.text import some_of
+from search_lib.plugins import PluginFlag
 from search_lib.results.blocks import BLOCKS_NAME, RunBlocks
 from search_lib.results.record_log import NotARecord, read_lines
 from search_lib.results.records import (
@@ -42,7 +43,7 @@ from search_lib.results.records import (
     parse_record,
 )
 from search_lib.results.run_config import FORMER_FLAGS, RunConfig, holds_something
-from search_lib.results.summary import report
+from search_lib.results.summary import check_votes, report
 from search_lib.search_args import Args
 
 PROGRAM = "python -m search_lib.results.shards"
@@ -174,7 +175,9 @@ class Shard:
         return FoundRecords(places, [key for key in needed if key not in places], damaged)
 
 
-def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> None:
+def merge(
+    files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path, plugin: Path | None = None
+) -> None:
     """Joins all shards of a run into the folder of one run, with its configuration and metrics.
 
     Records and their blocks are copied as they are, one in memory at a time, in the order of the
@@ -185,6 +188,7 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
         files: The shards' files of records, in any order.
         output_path: The run's file of records. Its folder also gets run_config.json, metrics.json
             and answers.jsonl, and blocks.jsonl if a shard has it.
+        plugin: That of the run, if it asks for a vote of its own.
 
     Raises:
         InputError: If the shards overlap, are of different configurations or not all of the run,
@@ -194,8 +198,10 @@ def merge(files: tyro.conf.Positional[tuple[Path, ...]], output_path: Path) -> N
         raise InputError(f"--output_path must end in .jsonl, got {output_path}")
     if not files:
         raise InputError("no shards to merge")
+    PluginFlag(plugin).load()
     shards = sorted(map(Shard.open, files), key=lambda shard: shard.index)
     check_one_run(shards)
+    check_votes(shards[0].config)
     places = find_all_records(shards)
     first = shards[0].config
     config = replace(first, flags=first.flags | {"shard": None, "output_path": output_path.name})

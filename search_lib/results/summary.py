@@ -21,7 +21,7 @@ from pathlib import Path
 import tyro
 
 from classifier_lib.flops import model_size, scorer_size
-from run_lib.commands import naming, parse_command_line, run_command
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import write_json
 from run_lib.settings import as_json
 from run_lib.text import printable
@@ -124,6 +124,16 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     return rows
 
 
+def check_votes(config: RunConfig) -> None:
+    """Raises InputError for a vote of a run that is not known, as that of a plugin may be."""
+    plugin = config.flags.get("plugin")
+    try:
+        check_names(config.vote_flags.vote)
+    except ValueError as error:
+        hint = f"; this run had --plugin {plugin}" if plugin else ""
+        raise InputError(f"--vote {error}{hint}") from error
+
+
 def explain_zero(
     graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary, comparer: Comparer
 ) -> str | None:
@@ -165,11 +175,10 @@ def summarize(args: Args) -> None:
     path, config = RunConfig.find(args.run)
     if args.answers is not None:
         config = replace(config, flags=config.flags | {"answers": args.answers})
-    with naming("--vote"):
-        check_names(args.vote_flags.vote)
     # Those that are left out are as the run did.
     chosen = {name: value for name, value in as_json(args.vote_flags).items() if value}
     config = replace(config, flags=config.flags | chosen)
+    check_votes(config)
     rules = config.flags.get("answers", STRICT.name)
     check_answers(rules, config.flags["answer_format"], config.flags["think_tags"])
     report(path, config)

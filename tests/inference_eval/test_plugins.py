@@ -7,8 +7,10 @@ import pytest
 
 import inference_eval
 from run_lib.commands import InputError
-from search_lib.results import summary
+from search_lib.results import shards, summary
 from search_lib.results.records import read_records
+from search_lib.results.shards import shard_path
+from search_lib.voting import VOTES
 from tests.support.paths import ROOT
 from tests.support.plugins import forgotten_plugins
 from tests.support.searches import make_args
@@ -34,6 +36,21 @@ def test_the_example_runs_from_the_flags_to_the_table_and_is_counted_again(model
     assert "Trimmed" in methods(tmp_path)
     (tmp_path / "metrics.json").unlink()
     summary.main([str(tmp_path), "--plugin", str(EXAMPLE)])
+    assert "Trimmed" in methods(tmp_path)
+
+
+def test_shards_merge_with_the_votes_of_the_plugin(models, tmp_path):
+    path = tmp_path / "records.jsonl"
+    changes = {"search_type": "exploring2", "vote": ("Trimmed",), "max_problems": 1}
+    args = make_args(models, tmp_path, plugin=EXAMPLE, shard="0/1", num_repetitions=1, **changes)
+    assert inference_eval.main(args) == 0
+    shard = shard_path(path, 0, 1)
+    with forgotten_plugins():
+        del VOTES["Trimmed"]
+        with pytest.raises(InputError, match=f"no vote 'Trimmed'.*this run had --plugin {EXAMPLE}"):
+            shards.merge((shard,), path)
+        assert not path.exists()
+    shards.merge((shard,), path, plugin=EXAMPLE)
     assert "Trimmed" in methods(tmp_path)
 
 
