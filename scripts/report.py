@@ -59,8 +59,11 @@ def main(args: Args) -> None:
         raise InputError(f"--out {args.out} does not end in .html")
     values = None
     if args.classifier_ckpt_path is not None:
-        from search_lib.token_values import TreeValues  # needs torch, as nothing else here
+        # These need torch, as nothing else here.
+        from run_lib.hub import quiet_transformers
+        from search_lib.token_values import TreeValues
 
+        quiet_transformers()
         with naming("--classifier_ckpt_path"):
             values = TreeValues(args.classifier_ckpt_path)
     with naming("RUNS"):
