@@ -125,7 +125,8 @@ def main(args: Args) -> int:
         print(f"failed: {line}")
     missing = sum(not is_complete(cell) for cell in sweep.cells)
     if failed or missing:
-        print(f"{missing} of {len(sweep.cells)} cells have not ended: there is no table yet")
+        what = f"{missing} of {len(sweep.cells)} cells have not ended: " if missing else ""
+        print(f"{what}there is no table yet")
         return 1 if failed else 0
     report_sweep(sweep, args.output)
     return 0

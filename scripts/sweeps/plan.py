@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from run_lib.commands import InputError, parse_command_line
+from run_lib.commands import InputError, naming, parse_command_line
 from run_lib.settings import as_json
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.search_args import PROGRAM, Args
+from search_lib.voting import check_names
 
 AXES = ("scorers", "strategies", "budgets")
 """What is swept besides seeds; the first changes least often, since its models must be loaded."""
@@ -21,6 +22,22 @@ KEYS = {"flags", "seeds", "votes", "baseline", *AXES}
 
 OWN_FLAGS = {"output_path", "seed", "shard"}
 """Flags that the sweep itself gives to its cells."""
+
+REPEATED_FLAGS = {"scorer_url", "sglang_url"}
+"""Flags that are given once for each of their values."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that occurs twice, of which YAML would keep the last."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        names = [(name.tag, name.value) for name, _ in node.value]
+        if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise yaml.composer.ComposerError(
+                None, None, f"{twice[0][1]!r} occurs twice", node.start_mark
+            )
+        return node
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ def read_sweep(path: Path, output: Path) -> Sweep:
         InputError: Naming the file, and the key at fault.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} can't be read: {error}") from error
     if not isinstance(content, dict) or not {"strategies", "budgets"} <= content.keys():
@@ -100,7 +117,8 @@ def read_sweep(path: Path, output: Path) -> Sweep:
         is_list = isinstance(values, list) and all(type(value) is kind for value in values)
         if not is_list or len(set(values)) < len(values):
             raise InputError(f"{path}: {name} must be a list of different {kind.__name__} values")
-    cells, left_out = [], []
+    cells: list[Cell] = []
+    left_out = []
     for scorer, strategy, budget in product(*axes.values()):
         names = (scorer, strategy, budget)
         flags = dict(common)
@@ -123,6 +141,8 @@ def read_sweep(path: Path, output: Path) -> Sweep:
                 cells.append(cell)
             else:
                 left_out.append(f"{cell.name}: {reason}")
+    with naming(f"{path}: votes:"):
+        check_names(votes)  # a plugin of the cells is loaded
     if len({cell.args.output_path for cell in cells}) < len(cells):
         raise InputError(f"{path}: two names become one folder; use other letters in them")
     return Sweep(cells, left_out, votes, baseline)
@@ -132,6 +152,9 @@ def _read_axis(path: Path, axis: str, content: Any) -> dict[str, dict[str, Any]]
     """Returns the flags of each entry of an axis by its name."""
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: {axis} must map a name to the flags of each")
+    for name in content:
+        if not isinstance(name, (str, int, float)) or isinstance(name, bool):
+            raise InputError(f"{path}: {axis}: a name reads as {name}, in YAML; write it in quotes")
     return {
         str(name): _check_flags(path, f"{axis}: {name}", flags) for name, flags in content.items()
     }
@@ -158,8 +181,12 @@ def as_arguments(flags: Mapping[str, Any]) -> list[str]:
     for name, value in flags.items():
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no_{name}")
+            continue
+        values = list(map(str, value)) if isinstance(value, list) else [str(value)]
+        if name in REPEATED_FLAGS:
+            arguments += [part for one in values for part in (f"--{name}", one)]
         else:
-            arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            arguments += [f"--{name}", *values]
     return arguments
 
 

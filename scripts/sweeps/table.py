@@ -13,6 +13,7 @@ from search_lib.results.run_config import check_same_problems
 from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
 from search_lib.results.statistics import bootstrap_interval
+from search_lib.voting import lack
 
 TABLE_VOTES = ("MV", "WMV", "BoN")
 
@@ -43,11 +44,11 @@ class Setting:
 
 
 def load_settings(sweep: Sweep) -> list[Setting]:
-    """Reads the runs of a sweep that has ended.
+    """Reads the runs of a sweep that has ended; those that have none of its votes are left out.
 
     Raises:
         InputError: If a run can't be read.
-        ValueError: If the runs are of different problems.
+        ValueError: If the runs are of different problems, or none has any of the votes.
     """
     by_setting: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in sweep.cells:
@@ -59,12 +60,15 @@ def load_settings(sweep: Sweep) -> list[Setting]:
             run = RunTrees.load(cell.args.output_path.parent)
             problem_sets.append(run.problem_set)
             for vote in sweep.votes or TABLE_VOTES:
-                if vote in run.methods:
+                if lack(vote, run.features) is None:
                     selection = Selection(", ".join(filter(None, names)), Path(), vote, False)
                     curves.setdefault(vote, []).append(budget_curve(selection, run, vote))
         means = {vote: mean_curve(of_seeds) for vote, of_seeds in curves.items()}
-        settings.append(Setting(*names, means))
+        if means:
+            settings.append(Setting(*names, means))
     check_same_problems(problem_sets)
+    if not settings:
+        raise ValueError(f"no run has what its votes need: {', '.join(sweep.votes)}")
     return settings
 
 

@@ -1,6 +1,7 @@
 """Sweeps over settings of a search."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import yaml
 
 import inference_eval
 from run_lib.commands import parse_command_line
+from run_lib.settings import as_json
 from scripts import sweep
-from scripts.sweeps.plan import read_sweep, shard_of
+from scripts.sweeps.plan import as_arguments, read_sweep, shard_of
 from scripts.sweeps.table import affordable, format_settings, load_settings, mean_curve, plotted
 from search_lib import open_models
 from search_lib.results.curves import Curve, Point
@@ -91,6 +93,8 @@ def test_the_sweep_of_the_documentation_can_be_read():
         ({"seeds": [1, 1]}, "seeds must be a list of different int values"),
         ({"baseline": "best"}, "baseline 'best' is none of beam2, samples"),
         ({"strategies": {"a/b": {}, "a b": {}}}, "two names become one folder"),
+        ({"votes": ["MV", "PVV"]}, "votes: there is no vote 'PVV'; known: MV, WMV"),
+        ({"scorers": {True: {}}}, "scorers: a name reads as True, in YAML; write it in quotes"),
     ],
 )  # fmt: skip
 def test_a_bad_plan_is_one_line(tmp_path, capsys, changes, message):
@@ -106,6 +110,20 @@ def test_a_file_that_is_no_yaml_is_one_line(tmp_path, capsys):
     argv = [str(tmp_path / "plan.yaml"), "--output", "o"]
     line = refusal(sweep.run, "scripts.sweep", argv, capsys)
     assert "plan.yaml can't be read: while parsing" in line
+
+
+def test_a_name_that_occurs_twice_is_one_line(tmp_path, capsys):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("budgets: {4: {}}\nstrategies:\n  a: {num_blocks: 2}\n  a: {num_blocks: 4}\n")
+    line = refusal(sweep.run, "scripts.sweep", [str(plan), "--output", "o"], capsys)
+    assert "plan.yaml can't be read: 'a' occurs twice" in line
+
+
+@pytest.mark.parametrize("flag", [name for name, of in as_json(Args()).items() if of == []])
+def test_a_list_of_two_gives_a_flag_both(flag):
+    arguments = as_arguments({flag: ["http://a:1", "http://b:2"]})
+    args = as_json(parse_command_line(Args, "p", None, arguments))
+    assert args[flag] == ["http://a:1", "http://b:2"]
 
 
 def points(*costs_and_accuracies):
@@ -154,6 +172,16 @@ def test_the_table_has_differences_at_equal_budget_and_at_equal_flops(ended):
     assert rows[3][:3] == ["beam2 WMV", "4", "100.0 ± 0.0"]
     assert rows[6][:3] == ["samples WMV", "4", "50.0 ± 98.0"]
     assert rows[6][6:] == ["-50.0", "-100.0 to +0.0", "50.0 (all)", "-50.0", "-100.0 to +0.0"]
+
+
+def test_votes_with_a_number_are_in_the_table(ended):
+    chosen = replace(ended, votes=["PV0.1", "WMV"])
+    assert [[*setting.curves] for setting in load_settings(chosen)] == [["PV0.1", "WMV"]] * 2
+
+
+def test_votes_that_no_run_has_are_named(ended):
+    with pytest.raises(ValueError, match="no run has what its votes need: DeepConf-mean"):
+        load_settings(replace(ended, votes=["DeepConf-mean"]))
 
 
 def test_the_plot_has_majority_votes_only_where_they_cost_less(ended):
