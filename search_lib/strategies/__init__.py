@@ -131,7 +131,7 @@ def traits_of(flags: Mapping[str, Any]) -> Traits:
     """Returns what a strategy says of its searches.
 
     A strategy that is not known, as a plugin's is where the plugin isn't loaded, and one that says
-    nothing, count as guided by values, with N responses.
+    nothing, count as guided by values, with N responses and paths that compete.
 
     Args:
         flags: Flags of a run, those of earlier versions too.
@@ -150,8 +150,11 @@ def traits_of(flags: Mapping[str, Any]) -> Traits:
         confidence_window=flags.get("confidence"),
     )
     strategy = new([], 0)
-    needs_values = getattr(strategy, "needs_values", True)
-    return Traits(needs_values, getattr(strategy, "most_responses", num_blocks))
+    return Traits(
+        getattr(strategy, "needs_values", True),
+        getattr(strategy, "most_responses", num_blocks),
+        getattr(strategy, "paths_compete", True),
+    )
 
 
 def _name_and_number(search_type: str) -> tuple[str, int | None]:

@@ -196,10 +196,12 @@ class Traits(NamedTuple):
     Attributes:
         needs_values: Whether values guide the search; without them, they weigh votes at most.
         most_responses: The most responses that one tree ends with.
+        paths_compete: Whether a path can cost another one its place that it does not branch from.
     """
 
     needs_values: bool
     most_responses: int
+    paths_compete: bool = True
 
 
 class Strategy(Search, Protocol):

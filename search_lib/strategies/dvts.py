@@ -7,6 +7,8 @@ returns the w - 1 siblings of each subtree's last step, too, ended or not; here 
 response. The VGS paper says DVTS of several whole trees: that is `--num_repetitions`.
 """
 
+from typing import ClassVar
+
 from search_lib.strategies.base import SearchSpec, StrategyFactory
 from search_lib.strategies.beam import BeamSearch
 from search_lib.strategies.rounds import Candidate, Path
@@ -14,6 +16,8 @@ from search_lib.strategies.rounds import Candidate, Path
 
 class Subtrees(BeamSearch):
     """Beams that keep to their own children; see `BeamSearch`."""
+
+    paths_compete: ClassVar[bool] = False
 
     def select(self, candidates: list[Candidate]) -> dict[int, Path]:
         """Returns the best child of each slot; of equal ones the first."""

@@ -84,6 +84,8 @@ class Rounds(ABC):
 
     needs_values: ClassVar[bool] = True
     """Whether every block must have a value."""
+    paths_compete: ClassVar[bool] = True
+    """Whether a path can cost one of another slot its place."""
 
     def __init__(
         self, prompt_ids: list[int], limits: Limits, seed: int, num_slots: int, width: int = 1

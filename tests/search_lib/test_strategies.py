@@ -202,6 +202,10 @@ def test_a_strategy_says_whether_it_does_without_values(search_type):
     assert traits(search_type).needs_values == (search_type in GUIDED)
 
 
+def test_only_paths_of_subtrees_do_not_compete():
+    assert [name for name in FACTORIES if not traits(name).paths_compete] == ["dvts2"]
+
+
 def test_a_strategy_that_is_not_known_counts_as_guided():
     assert traits("not-loaded2").needs_values
 

@@ -18,6 +18,7 @@ from search_lib.results.page.trees import SearchTree, layout, path_to, right_pat
 from search_lib.results.records import Record, read_records
 from search_lib.results.run_trees import RunTrees
 from search_lib.results.selection import Selection
+from search_lib.strategies import traits_of
 from search_lib.voting import winning_classes
 
 CHARACTERS_A_TOKEN = 3
@@ -30,7 +31,7 @@ FLAGS = (
     *("benchmark", "search_type", "num_blocks", "num_repetitions", "block_size", "max_length"),
     *("value_temperature", "lookahead", "min_block_size", "keep_percent"),
     *("temperature", "top_p", "seed", "piref_model", "classifier_ckpt_path", "scorer", "engine"),
-    "stop",
+    *("stop", "stop_confidence", "confidence"),
 )
 """Flags that the page shows of a run."""
 
@@ -122,6 +123,7 @@ class RunPage:
         path, max_length = self.run.path, self.run.config.flags.get("max_length")
         reader = block_reader(path, self.run.config, values_of)
         self.blocks_lack = reader.lack
+        paths_compete = traits_of(self.run.config.flags).paths_compete
         for record in read_records(path):
             if record.problem_id not in self.graded:
                 continue
@@ -131,7 +133,8 @@ class RunPage:
             tree, pruned = None, None
             if record.tree:
                 tree = SearchTree.of(record, correct, max_length)
-                pruned = right_path_pruned(tree, blocks and [block.key for block in blocks])
+                keys = [block.key for block in blocks] if blocks else None
+                pruned = right_path_pruned(tree, keys, paths_compete)
             search = SearchPage(record, tree, blocks, pruned)
             self.searches[record.problem_id].append(search)
             self._add_values(record, correct)

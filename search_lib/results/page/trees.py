@@ -86,7 +86,9 @@ def path_to(nodes: Sequence[Node], index: int) -> list[int]:
     return path[::-1]
 
 
-def right_path_pruned(tree: SearchTree, texts: Sequence[Hashable] | None = None) -> int | None:
+def right_path_pruned(
+    tree: SearchTree, texts: Sequence[Hashable] | None = None, paths_compete: bool = True
+) -> int | None:
     """Returns the first dropped block that looks like a lost right path; None if there is none.
 
     What a dropped block would have led to is not known: nobody continued it. What is known is where
@@ -97,7 +99,7 @@ def right_path_pruned(tree: SearchTree, texts: Sequence[Hashable] | None = None)
       same text up to there. Or a path with the same text up to the end of this very block reached
       one. The prompt alone is no such text: every block continues it.
     - *A wrong path was kept in its place.* In the same round a block was kept that led to wrong
-      responses, and to no right one.
+      responses, and to no right one. Where paths don't compete, it must continue the same block.
 
     The first is the one of the earliest round, and in it the first in the tree. Answers are those
     of the search's responses: a tree without a right one has no such block, nor has one without a
@@ -107,10 +109,12 @@ def right_path_pruned(tree: SearchTree, texts: Sequence[Hashable] | None = None)
     Args:
         tree: The search.
         texts: Text or tokens of each block; None if they are not known.
+        paths_compete: See `Traits`.
     """
     classes = _path_classes(tree.nodes, texts)
     right_paths = {classes[index] for index in tree.right}
     wrong_rounds = {tree.rounds[index] for index in tree.wrong}
+    wrong_parents = {tree.nodes[index].parent for index in tree.wrong} - {None}
     parents = (tree.nodes[index].parent for index in tree.right)
     continued_right = {classes[parent] for parent in parents if parent is not None}
     for index in tree.dropped:
@@ -118,7 +122,10 @@ def right_path_pruned(tree: SearchTree, texts: Sequence[Hashable] | None = None)
         went_right = classes[index] in right_paths or (
             parent is not None and classes[parent] in continued_right
         )
-        if went_right and tree.rounds[index] in wrong_rounds:
+        is_replaced = (
+            tree.rounds[index] in wrong_rounds if paths_compete else parent in wrong_parents
+        )
+        if went_right and is_replaced:
             return index
     return None
 

@@ -134,6 +134,15 @@ def random_record(rng):
     return record_of(parents, {index: str(rng.integers(1, 3)) for index in chosen})
 
 
+def test_in_subtrees_a_wrong_path_takes_the_place_of_its_siblings_alone():
+    # Blocks 4 and 7 end two subtrees, right and wrong; 5 lost to 4.
+    tree = tree_of(record_of(PARENTS, {4: "1", 7: "2"}))
+    assert right_path_pruned(tree, paths_compete=False) is None
+    # Block 6 lost to 7, and its path has the text of the right one.
+    texts = ["x", "y", "x", "w", "p", "q", "p", "s"]
+    assert right_path_pruned(tree, texts, paths_compete=False) == 6
+
+
 def test_right_path_pruned_is_what_brute_force_finds():
     rng = np.random.default_rng(0)
     found = []
