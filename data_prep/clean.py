@@ -73,7 +73,7 @@ class CleanArgs:
     """Clean a set of problems, and divide it into train, validation and test."""
 
     input: str
-    """Problems: hub id, Parquet file, or folder of Parquet files."""
+    """Problems: .parquet, .jsonl, .json or .csv file, folder of Parquet files, or hub id."""
     output: Path
     """Folder to write to."""
     config: str | None = None

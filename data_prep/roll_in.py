@@ -65,7 +65,8 @@ class RollInArgs(GenerationArgs):
     """Sample roll-ins for every problem."""
 
     input: str
-    """Problems: output folder of data_prep.clean, Parquet file or folder, or hub id."""
+    """Problems: output folder of data_prep.clean, .parquet, .jsonl, .json or .csv file, folder of
+    Parquet files, or hub id."""
     output: Path
     """Folder; every model gets one below it."""
     models: tuple[str, ...]

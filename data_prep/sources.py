@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from data_prep.stages import REPORT_FILE, STAGE_FILE, FinishedStage, StageInput, reading_parquet
 from run_lib.commands import InputError
 from run_lib.fingerprints import fingerprint
+from run_lib.text import one_line
+from search_lib.benchmark_rows import LOCAL_FORMATS, read_rows
 
 SPLITS = ("train", "validation", "test")
 
@@ -109,10 +111,10 @@ class ParquetRows:
 
 
 class TableRows:
-    """The rows of a memory-mapped Arrow table.
+    """The rows of an Arrow table.
 
     Args:
-        table: The table of a data set of `datasets`.
+        table: A table in memory, or the memory-mapped one of a data set of `datasets`.
         digest: Digest of its content.
     """
 
@@ -138,7 +140,7 @@ def open_sources(
     (`data/train-00000-of-00010.parquet`); any other file belongs to the train split.
 
     Args:
-        source: Parquet file, folder with Parquet files, or Hub id `owner/name`.
+        source: File in one of `LOCAL_FORMATS`, folder with Parquet files, or Hub id `owner/name`.
         config: Configuration of a Hub data set, where it has several.
         required: Columns that must be there.
 
@@ -146,16 +148,17 @@ def open_sources(
         ValueError: If there is nothing to read, or a column is missing; begins with the source.
     """
     path = Path(source)
-    if path.exists():
+    sources: dict[str, RowSource]
+    if path.is_file() and path.suffix in LOCAL_FORMATS and path.suffix != ".parquet":
+        sources = {SPLITS[0]: _text_rows(path)}
+    elif path.exists():
         files = _parquet_files(path)
         if not files:
             raise ValueError(f"{source}: no .parquet file in this folder")
         root = path if path.is_dir() else path.parent
         digest = _stage_digest(path)
-        sources: dict[str, RowSource] = {
-            split: ParquetRows(paths, root, digest) for split, paths in files.items()
-        }
-    elif source.startswith(("/", ".")) or source.count("/") != 1 or path.suffix == ".parquet":
+        sources = {split: ParquetRows(paths, root, digest) for split, paths in files.items()}
+    elif source.startswith(("/", ".")) or source.count("/") != 1 or path.suffix in LOCAL_FORMATS:
         raise ValueError(f"{source}: no such file or folder")
     else:
         sources = _hub_sources(source, config)
@@ -283,6 +286,23 @@ def _parquet_files(path: Path) -> dict[str, list[Path]]:
         split = folders[0] if folders else name[1] if name else SPLITS[0]
         found[split].append(file)
     return {split: files for split, files in found.items() if files}
+
+
+def _text_rows(path: Path) -> TableRows:
+    """Returns the rows of a file of JSON or CSV, which are in memory as long as the source."""
+    rows = list(read_rows(str(path), SPLITS[0]))
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, UnicodeError) as error:
+            raise ValueError(
+                f"{path}: the column {name!r} has values of several types, or such as are no text: "
+                f"{one_line(error)}"
+            ) from error
+    return TableRows(pa.table(columns), str(fingerprint(path)))
 
 
 def _hub_sources(source: str, config: str | None) -> dict[str, RowSource]:

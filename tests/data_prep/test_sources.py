@@ -98,6 +98,34 @@ def empty(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("some.jsonl", '{"problem": "p0"}\n{"problem": "p1", "answer": "1"}\n'),
+        ("some.json", '[{"problem": "p0"}, {"problem": "p1", "answer": "1"}]'),
+    ],
+)
+def test_a_file_of_json_is_the_train_split(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    sources = open_sources(str(tmp_path / name), required=("problem", "answer"))
+    assert list(sources) == ["train"]
+    rows = sources["train"].read(0, 2, ["answer", "problem"])
+    assert rows.to_pydict() == {"answer": [None, "1"], "problem": ["p0", "p1"]}
+
+
+def test_a_column_of_several_types_in_a_file_of_json_is_named(tmp_path):
+    (tmp_path / "some.jsonl").write_text('{"answer": "a"}\n{"answer": [1]}\n')
+    with pytest.raises(ValueError, match=r"^/.*some.jsonl: the column 'answer' has values of sev"):
+        open_sources(str(tmp_path / "some.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["empty.jsonl", "empty.csv"])
+def test_a_file_of_text_without_rows_is_named(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=rf"^/.*{name} has no rows"):
+        open_sources(str(tmp_path / name), required=("problem",))
+
+
 def test_an_absent_source_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"^/.*absent: no such file or folder"):
         open_sources(str(tmp_path / "absent"))
