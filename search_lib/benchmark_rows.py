@@ -9,6 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from run_lib.text import one_line
 
 LOCAL_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
@@ -28,16 +31,19 @@ def read_rows(path: str, split: str, config: str | None = None) -> Iterable[Mapp
     Raises:
         ValueError: If it can't be read; begins with the path.
     """
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
+    readers = {
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(Path(path).suffix)
     if reader is not None:
         return reader(Path(path))
-    # Imported here: loading takes a second, and most local runs do without.
+    # Imported here: loading takes a second, and local runs do without.
     import datasets
 
     try:
-        if path.endswith(".parquet"):
-            return datasets.Dataset.from_parquet(path)
         return datasets.load_dataset(path, config, split=split)
     except Exception as error:  # the Hub's client has no common base for its errors
         raise ValueError(
@@ -68,6 +74,14 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise ValueError(f"{path}, row {index}: not a JSON object")
     return rows
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    # Not by `datasets`, which copies the file into its cache and shows a bar on the way.
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{path} could not be loaded: {one_line(error)}") from error
 
 
 def _parse_json(content: bytes, place: str) -> Any:
