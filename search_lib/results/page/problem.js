@@ -313,7 +313,7 @@ function votePanel({ trees, winners }, place, go) {
     h(
       "p",
       { class: "quiet" },
-      `${DATA.runs[place.run].label}, all ${plural(trees.length, "tree")}` +
+      `${DATA.runs[place.run].label}, ${trees.length > 1 ? "all " : ""}${plural(trees.length, "tree")}` +
         (unanswered ? `; ${plural(unanswered, "response")} without an answer` : ""),
     ),
     h(
