@@ -15,6 +15,10 @@ DVO_REFERENCE = "data_prep.dvo reference"
 ID_COLUMNS = ("message_id", "uuid", "id")
 """Where a data set may have the id of a problem, in this order."""
 
+ASKED = {"think_tags": "auto", "answer_format": "boxed"}
+"""Settings of roll-ins that tell how their answers are read, and what they were before they were
+saved."""
+
 IDS = pa.list_(pa.int32())
 """Token ids."""
 

@@ -9,7 +9,8 @@ A row is a problem; its lists have one entry for each completion, those of one r
     reward                                  float64: 1.0 for label 1, else 0.0
     roll_in_ids                             lists of int32: prompt and prefix
     roll_outs_ids                           lists of int32: the completion, never empty
-    processed_answer                        strings: last box after the thought; null without one
+    processed_answer                        strings: answer after the thought, such as the last box;
+                                            null without one
     labels                                  int32: 0 incorrect, 1 correct, 2 unfinished
     soft_labels                             float64, with --soft_labels: share of label 1 among the
                                             completions of the same prefix
@@ -29,7 +30,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_prep.card import data_card
 from data_prep.checks import check_chunks
-from data_prep.columns import LABEL, LABEL_SCHEMA, ROLL_OUT, SOFT_LABELS
+from data_prep.columns import ASKED, LABEL, LABEL_SCHEMA, ROLL_OUT, SOFT_LABELS
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources
 from data_prep.stages import Chunk, FinishedStage, Stage
@@ -53,7 +54,8 @@ from run_lib.commands import (
 )
 from run_lib.files import replace_file, try_lock
 from run_lib.hub import create_dataset, load_tokenizer, push_dataset
-from search_lib.grading import Grader, extract_answer
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, Comparer, LetterComparer
+from search_lib.grading import Grader
 from search_lib.prompts import prompt_holds
 from search_lib.thoughts import Thoughts
 
@@ -109,31 +111,32 @@ class AnswerReader:
 
     Args:
         tokenizer: Tokenizer of the policy.
-        thoughts: How it thinks before it answers.
+        answer_format: How it writes its answer, and thinks before.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, answer_format: AnswerFormat):
         self.tokenizer = tokenizer
-        self.thoughts = thoughts
-        ids = tokenizer.encode(thoughts.end, add_special_tokens=False)
+        self.answer_format = answer_format
+        ids = tokenizer.encode(answer_format.thoughts.end, add_special_tokens=False)
         self._thought_end = ids[0] if len(ids) == 1 else None
 
-    def read(self, prompt: str, response: np.ndarray) -> str | None:
-        """Returns the last box after the thought; None if there is none.
+    def read(self, prompt: str, response: np.ndarray, is_complete: bool = True) -> str | None:
+        """Returns the answer after the thought; None if there is none.
 
-        The result is that of `extract_answer` on the whole text: only the text behind the last end
-        of a thought counts, and where that is one token, nothing before the last of them matters.
+        The result is that of `find_answer` on the whole text: only the text behind the last end of
+        a thought counts, and where that is one token, nothing before the last of them matters.
 
         Args:
             prompt: Text of the prompt.
-            response: [tokens] int32, all generated tokens.
+            response: [tokens] int32, all generated tokens but the one that ended them.
+            is_complete: Whether there was one.
         """
         start = 0
-        if self._thought_end is not None and self.thoughts.opened is not False:
+        if self._thought_end is not None and self.answer_format.thoughts.opened is not False:
             places = np.flatnonzero(response == self._thought_end)
             start = int(places[-1]) if len(places) else 0
         text = str(self.tokenizer.decode(response[start:].tolist()))
-        return extract_answer(text, self.thoughts.mark(prompt, text))
+        return self.answer_format.find_answer(prompt, text, is_complete)
 
 
 class Labeller:
@@ -141,8 +144,8 @@ class Labeller:
 
     Args:
         tokenizer: Tokenizer of the policy.
-        thoughts: How the policy thinks before it answers.
-        grader: Compares answers.
+        answer_format: How the policy writes its answer, and thinks before.
+        comparer: Compares answers.
         keep_unsolved: Whether problems without a correct response stay.
         soft_labels: Whether rows get that column.
     """
@@ -150,16 +153,16 @@ class Labeller:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        thoughts: Thoughts,
-        grader: Grader,
+        answer_format: AnswerFormat,
+        comparer: Comparer,
         keep_unsolved: bool,
         soft_labels: bool,
     ):
         self.tokenizer = tokenizer
-        self.grader = grader
+        self.comparer = comparer
         self.keep_unsolved = keep_unsolved
         self.schema = LABEL_SCHEMA.append(SOFT_LABELS) if soft_labels else LABEL_SCHEMA
-        self._reader = AnswerReader(tokenizer, thoughts)
+        self._reader = AnswerReader(tokenizer, answer_format)
 
     def label(self, table: pa.Table) -> tuple[pa.Table, RowReport]:
         """Labels some rows.
@@ -207,7 +210,7 @@ class Labeller:
     def _read_answers(self, table: pa.Table, report: RowReport) -> dict[int, list[str | None]]:
         """Returns the answers of the responses of each usable row, and reports the other rows."""
         rows = table.select(["message_id", "problem", "answer", "prompt_ids"]).to_pylist()
-        readable = self.grader.readable([row["answer"] for row in rows])
+        readable = self.comparer.readable([row["answer"] for row in rows])
         answers: dict[int, list[str | None]] = {}
         for index, row in enumerate(rows):
             of_row = self._read_row(table, index, row, readable[index])
@@ -229,8 +232,9 @@ class Labeller:
             return BadRow(row_id, "tokenizer does not match", "it reads another prompt")
         prompt = str(self.tokenizer.decode(prompt_ids))
         answers: list[str | None] = []
-        for roll_in, roll_out in zip(
-            table.column("roll_in_ids")[index], table.column("roll_outs_ids")[index], strict=True
+        columns = ("roll_in_ids", "roll_outs_ids", "finish_reasons")
+        for roll_in, roll_out, reason in zip(
+            *(table.column(name)[index] for name in columns), strict=True
         ):
             completion = roll_out.values.to_numpy()
             if not len(completion):
@@ -238,7 +242,9 @@ class Labeller:
             response = np.concatenate([roll_in.values.to_numpy()[len(prompt_ids) :], completion])
             if int(response.max()) >= len(self.tokenizer):
                 return BadRow(row_id, "tokenizer does not match", "it has no such token ids")
-            answers.append(self._reader.read(prompt, response))
+            is_complete = reason.as_py() == "stop"
+            text_ids = response[:-1] if is_complete else response
+            answers.append(self._reader.read(prompt, text_ids, is_complete))
         return answers
 
     def _grade(
@@ -247,7 +253,7 @@ class Labeller:
         """Returns for each row whether its answers equal the reference; all in one request."""
         references = table.column("answer").to_pylist()
         verdicts = iter(
-            self.grader.equivalent(
+            self.comparer.equivalent(
                 [
                     (references[index], answer or "")
                     for index, row_answers in answers.items()
@@ -293,10 +299,12 @@ def label(args: LabelArgs) -> None:
         "roll_outs": roll_outs.settings,
         "left_out": dict(roll_outs.report.bad_rows),
     }
-    # Earlier versions knew no other; all roll-ins have the same.
-    thoughts = Thoughts.of(origin["roll_ins"][0].get("think_tags", "auto"))
+    asked = ASKED | origin["roll_ins"][0]  # alike in all roll-ins
+    answer_format = replace(
+        ANSWER_FORMATS[asked["answer_format"]], thoughts=Thoughts.of(asked["think_tags"])
+    )
     with Stage(args.output, settings, sources, args.rows_per_file, args.shard, origin) as stage:
-        label_chunks(args, stage, sources, tokenizer, thoughts)
+        label_chunks(args, stage, sources, tokenizer, answer_format)
         finish(stage, args, origin)
 
 
@@ -305,12 +313,15 @@ def label_chunks(
     stage: Stage,
     sources: Mapping[str, RowSource],
     tokenizer: PreTrainedTokenizerBase,
-    thoughts: Thoughts,
+    answer_format: AnswerFormat,
 ) -> None:
     """Labels the rows of this shard, and prints how their answers were graded."""
     started = time.monotonic()
     with Grader(num_workers=args.num_workers) as grader:
-        labeller = Labeller(tokenizer, thoughts, grader, args.keep_unsolved, args.soft_labels)
+        comparer = grader if answer_format.is_mathematics else LetterComparer()
+        labeller = Labeller(
+            tokenizer, answer_format, comparer, args.keep_unsolved, args.soft_labels
+        )
 
         def make(chunk: Chunk) -> tuple[pa.Table, RowReport]:
             rows = sources[chunk.split].read(chunk.start, chunk.stop, READ_COLUMNS)

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import transformers
 
 from data_prep.cleaning.filters.rows import text
-from data_prep.columns import ID_COLUMNS, ROLL_IN, ROLL_IN_SCHEMA
+from data_prep.columns import ASKED, ID_COLUMNS, ROLL_IN, ROLL_IN_SCHEMA
 from data_prep.generation import (
     REFUSED,
     Generated,
@@ -74,7 +74,8 @@ class RollInArgs(GenerationArgs):
     splits: tuple[str, ...] = ()
     """Splits of the input to roll in; by default all."""
     answer_format: AnswerFormatName = "boxed"
-    """How the policy is asked to write its answer: boxed, final_answer or choice."""
+    """How the policy is asked to write its answer, and data_prep.label reads it: boxed,
+    final_answer or choice."""
     think_tags: ThinkTags = "auto"
     """Two texts that begin and end a thought: prompts end with the first and a line break, and an
     answer stands behind the second. none: the policies don't think before they answer. auto:
@@ -123,7 +124,8 @@ class RollInStage(Stage):
         flags, contents = dict(settings.flags), dict(settings.contents)
         model, count, digest = flags.pop("model"), flags.pop("roll_ins"), contents.pop("model")
         flags["models"] = f"{model}:{count}"
-        flags.setdefault("think_tags", "auto")  # earlier versions knew no other
+        for name, value in ASKED.items():
+            flags.setdefault(name, value)
         contents["models"] = f"{digest}:{count}" if digest else None
         return Settings(flags, contents)
 
@@ -288,7 +290,7 @@ def roll_in(args: RollInArgs) -> None:
         count = counts[policy.name]
         settings = as_json(args.sampling) | {
             "instruction": args.prompt_text,
-            "think_tags": as_json(args)["think_tags"],
+            **{name: as_json(args)[name] for name in ASKED},
             "model": policy.name,
             "model_digest": policy.digest,
             "roll_ins": count,

@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 import transformers
 
-from data_prep.columns import ROLL_IN, ROLL_OUT, ROLL_OUT_SCHEMA
+from data_prep.columns import ASKED, ROLL_IN, ROLL_OUT, ROLL_OUT_SCHEMA
 from data_prep.cuts import CutFlags, draw_cuts, draw_step_cuts, step_ends
 from data_prep.generation import REFUSED, Generated, GenerationArgs, left_out, run_stage
 from data_prep.reports import BadRow, RowReport
@@ -95,9 +95,9 @@ class SplitOfRollIns(NamedTuple):
     digest: str
 
 
-def think_tags(stage: FinishedStage) -> Any:
-    """Returns the `--think_tags` of some roll-ins; earlier versions knew only the usual ones."""
-    return stage.settings.get("think_tags", "auto")
+def asked(stage: FinishedStage) -> dict[str, Any]:
+    """Returns the settings of some roll-ins that tell how their answers are read."""
+    return {name: stage.settings.get(name, usual) for name, usual in ASKED.items()}
 
 
 class RollInFolders:
@@ -131,19 +131,19 @@ class RollInFolders:
                 stage.settings[name] == first.settings[name]
                 for name in ("rows_per_file", "instruction")
             )
-            same = same and think_tags(stage) == think_tags(first)
+            same = same and asked(stage) == asked(first)
             if not same:
                 raise ValueError(
                     f"{folder}: {stage.folder.name} and {first.folder.name} differ in "
-                    f"their problems, or in the instruction, --think_tags or --rows_per_file "
-                    f"of {ROLL_IN}"
+                    "their problems, or in the instruction, --answer_format, --think_tags or "
+                    f"--rows_per_file of {ROLL_IN}"
                 )
         self.origin = {
             "roll_ins": [
                 {
                     **stage.origin,
                     **{name: stage.settings[name] for name in ORIGIN_SETTINGS},
-                    "think_tags": think_tags(stage),
+                    **asked(stage),
                     "left_out": dict(stage.report.bad_rows),
                 }
                 for stage in self._stages

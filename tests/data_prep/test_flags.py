@@ -56,7 +56,8 @@ def test_roll_ins_are_asked_for_their_answer_as_trees_are():
 def test_the_settings_of_roll_ins_are_the_flags_that_their_rows_depend_on(chain):
     document = json.loads((only_folder(chain.roll_in.output) / "stage.json").read_text())
     assert list(document["settings"]) == [
-        *("temperature", "top_p", "max_length", "seed", "instruction", "think_tags"),
+        *("temperature", "top_p", "max_length", "seed", "instruction"),
+        *("think_tags", "answer_format"),
         *("model", "model_digest", "roll_ins", "rows_per_file"),
     ]
 

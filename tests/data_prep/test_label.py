@@ -16,8 +16,8 @@ from data_prep import label, roll_in, roll_out
 from data_prep.columns import LABEL_SCHEMA
 from data_prep.toy import task
 from run_lib.commands import InputError
+from search_lib.answer_formats import ANSWER_FORMATS
 from search_lib.engines.base import Block, Expansion, Sampling
-from search_lib.thoughts import USUAL_THOUGHTS
 from tests.support.chain import (
     label_args,
     roll_in_args,
@@ -282,7 +282,7 @@ def test_the_finished_data_set_is_uploaded(chain, tmp_path, monkeypatch):
     ],
 )
 def test_only_the_answer_of_a_response_is_decoded(tokenizer, monkeypatch, text, answer):
-    reader = label.AnswerReader(tokenizer, USUAL_THOUGHTS)
+    reader = label.AnswerReader(tokenizer, ANSWER_FORMATS["boxed"])
     ids = np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
     num_read = len(tokenizer.encode("</think>" + text.rpartition("</think>")[2]))
     decode = tokenizer.decode
@@ -329,7 +329,33 @@ def test_the_tags_of_roll_ins_hold_for_labels(
             roll_in.roll_in(roll_in_args(tmp_path / "in", hasty_policy, roll_ins))
 
 
+@pytest.mark.parametrize(
+    ("answer_format", "written", "answer"),
+    [
+        ("boxed", r"\boxed{7}", "7"),
+        ("final_answer", "Final Answer: 7", "7"),
+        ("choice", "Final Answer: (B)", "B"),
+    ],
+)
+def test_answers_are_read_as_the_roll_ins_were_asked_to_write_them(
+    tokenizer, hasty_policy, tmp_path, monkeypatch, answer_format, written, answer
+):
+    write_problems(tmp_path / "in", {row: {"answer": answer} for row in range(6)})
+    ids = tokenizer.encode(f"</think>{written}", add_special_tokens=False)
+    use_engine(monkeypatch, OneResponse([*ids, tokenizer.eos_token_id]))
+    roll_ins, roll_outs = tmp_path / "roll_ins", tmp_path / "roll_outs"
+    asked = {"answer_format": answer_format}
+    roll_in.roll_in(roll_in_args(tmp_path / "in", hasty_policy, roll_ins, **asked))
+    roll_out.roll_out(roll_out_args(roll_ins, hasty_policy, roll_outs))
+    label.label(label_args(roll_outs, hasty_policy, tmp_path / "data"))
+    rows = read_rows(tmp_path / "data")
+    assert len(rows) == 6
+    for row in rows:
+        assert set(row["processed_answer"]) == {answer}
+        assert set(row["labels"]) == {label.CORRECT}
+
+
 @pytest.mark.parametrize(("prompt", "answer"), [("x<think>", None), ("x", "6")])
 def test_without_a_thought_in_the_prompt_all_of_the_text_counts(tokenizer, prompt, answer):
     ids = np.array(tokenizer.encode(r"so \boxed{6}", add_special_tokens=False), dtype=np.int32)
-    assert label.AnswerReader(tokenizer, USUAL_THOUGHTS).read(prompt, ids) == answer
+    assert label.AnswerReader(tokenizer, ANSWER_FORMATS["boxed"]).read(prompt, ids) == answer
