@@ -71,6 +71,7 @@ class ProblemTrees:
         num_trees: Number of its trees, as far as it is known: the most, until they are enough.
         certain: Trees that count in any case; the rule is asked when they have ended.
         is_enough: Whether the rule has stopped the problem.
+        num_saved: Trees that it did without since, and that nobody has counted yet.
         answers: Of the trees that have ended, by repetition.
         tasks: Searches in flight by repetition; None before their first step.
         held: Searches that have ended, and wait for the rule to ask for them or for their record.
@@ -82,6 +83,7 @@ class ProblemTrees:
     num_trees: int
     certain: int
     is_enough: bool = False
+    num_saved: int = 0
     answers: dict[int, TreeAnswers] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task | None] = field(default_factory=dict)
     held: dict[int, tuple[Job, SearchCost]] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class ProblemTrees:
         """Takes the rule's answer about the certain trees."""
         if stopping.is_sure(votes):
             self.is_enough = True
+            self.num_saved = self.num_trees - self.certain
             self.num_trees = self.certain
         else:
             self.certain = stopping.earliest(votes)
@@ -265,9 +268,8 @@ class TreeQueue(Iterator[Job | None]):
             yield
             if self._judge is not None:
                 trees.answers[repetition] = self._read(job, self._judge.stopping.most_responses)
-                before = trees.num_trees
                 await self._judge.settle(trees)
-                self._drop(trees, before)
+                self._drop(trees)
         except BaseException:
             self._lose(trees, repetition)
             raise
@@ -280,9 +282,11 @@ class TreeQueue(Iterator[Job | None]):
             )
         return answers
 
-    def _drop(self, trees: ProblemTrees, before: int) -> None:
+    def _drop(self, trees: ProblemTrees) -> None:
         """Ends what was started ahead, once the trees of a problem are enough."""
-        self.num_saved += before - trees.num_trees
+        # Of several trees that wait for the rule at once, the first counts them.
+        self.num_saved += trees.num_saved
+        trees.num_saved = 0
         trees.todo = [number for number in trees.todo if number < trees.num_trees]
         ahead = [task for number, task in trees.tasks.items() if number >= trees.num_trees]
         for task in ahead:

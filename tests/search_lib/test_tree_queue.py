@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from search_lib.results.resampling import TreeVotes
 from search_lib.results.stopping import STOPPING_RULES, Stopping, replay, stopping_rule
 from search_lib.runner import SearchJob, TooManyFailures, run_searches
 from search_lib.strategies import Limits, strategy_factory
-from search_lib.tree_queue import FoundTrees, Judge, TreeQueue, problem_trees
+from search_lib.tree_queue import FoundTrees, Judge, ProblemTrees, TreeQueue, problem_trees
 from tests.support.executors import Inline
 
 NUM_TREES, PROBLEMS = 8, [Problem(f"p{number}", "", "0") for number in range(12)]
@@ -222,6 +223,44 @@ def test_more_responses_than_the_rule_counts_on_are_a_failure():
     stopping = replace(make_stopping("decided"), most_responses=0)
     with pytest.raises(TooManyFailures, match="1 responses are more than --stop counts on: 0 a"):
         run(stopping)
+
+
+class SureTheSecondTime:
+    """A rule that wants five trees when it is first asked, and is sure then."""
+
+    most_responses = 1
+
+    def __init__(self):
+        self.num_asked = 0
+
+    def is_sure(self, votes):
+        self.num_asked += 1
+        return self.num_asked == 2
+
+    def earliest(self, votes):
+        return 5
+
+
+def test_trees_that_wait_for_the_rule_together_are_saved_once():
+    trees = ProblemTrees(PROBLEMS[0], list(range(NUM_TREES)), NUM_TREES, certain=2)
+
+    def new_job(problem, repetition):
+        return SearchJob(problem, repetition, 0, NEW_SEARCH([1], 0))
+
+    async def end(job):
+        async with job.turn:
+            pass
+
+    async def end_together(executor):
+        judge = Judge(SureTheSecondTime(), equal_strings, executor)
+        queue = TreeQueue(iter([trees]), new_job, answers_of, judge)
+        # While the rule is asked about the first two, the other three end.
+        await asyncio.gather(*[end(next(queue)) for _ in range(5)])
+        return queue.num_saved
+
+    with ThreadPoolExecutor(1) as executor:
+        assert asyncio.run(end_together(executor)) == NUM_TREES - 5
+    assert trees.is_enough
 
 
 def test_the_votes_of_a_judge_are_those_of_the_metrics():
