@@ -4,6 +4,7 @@ The processes are forked from a server that has imported torch and transformers 
 a fraction of a second instead of eight.
 """
 
+import contextlib
 import importlib.util
 import multiprocessing
 import multiprocessing.connection
@@ -94,8 +95,9 @@ class Job:
         return self.connections[rank].recv()
 
     def signal(self, rank: int, number: signal.Signals) -> None:
-        """Sends a signal to a process."""
-        os.kill(self.processes[rank].pid, number)
+        """Sends a signal to a process; one that has just ended by itself doesn't hear it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.processes[rank].pid, number)
 
     def exit_code(self, rank: int, timeout: float = TIMEOUT) -> int | None:
         """Returns a process's exit code when it ends; None if it runs on for `timeout` seconds."""
