@@ -38,8 +38,8 @@ class Batcher(Generic[Request, Result]):
     Args:
         run_batch: Yields (index of a request, its result) as soon as it is there, in any order.
             Called in `executor`.
-        executor: One thread. Two batchers that share it never run at the same time, as a CPU
-            prefers; on a GPU each has its own.
+        executor: One thread, which its giver ends. Two batchers that share it never run at the same
+            time, as a CPU prefers. None: one of the batcher's own, as on a GPU.
         max_size: Most requests in a batch, weighed by `size_of`.
         key_of: Key of a request: only requests with equal keys share a batch.
         size_of: Weight of a request. One heavier than `max_size` runs alone.
@@ -49,14 +49,15 @@ class Batcher(Generic[Request, Result]):
     def __init__(
         self,
         run_batch: Callable[[Sequence[Request]], Iterable[tuple[int, Result]]],
-        executor: ThreadPoolExecutor,
+        executor: ThreadPoolExecutor | None,
         max_size: float,
         key_of: Callable[[Request], Hashable] = lambda request: None,
         size_of: Callable[[Request], float] = lambda request: 1,
         length_of: Callable[[Request], int] = lambda request: 0,
     ):
         self._run_batch = run_batch
-        self._executor = executor
+        self._own_executor = None if executor else ThreadPoolExecutor(1)
+        self._executor = executor or self._own_executor
         self._max_size = max_size
         self._key_of = key_of
         self._size_of = size_of
@@ -82,7 +83,10 @@ class Batcher(Generic[Request, Result]):
         return await future
 
     async def close(self) -> None:
-        """Cancels the waiting requests. A running batch ends in its thread, its results unused."""
+        """Cancels the waiting requests. A running batch ends in its thread, its results unused.
+
+        Nothing can be submitted any more to a batcher that has a thread of its own.
+        """
         for entry in self._waiting:
             entry.future.cancel()
         self._waiting.clear()
@@ -90,6 +94,8 @@ class Batcher(Generic[Request, Result]):
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
             self._loop_task = None
+        if self._own_executor is not None:
+            self._own_executor.shutdown(wait=False)
 
     async def _serve(self) -> None:
         # The task ends when nothing waits: an idle batcher holds none.

@@ -186,11 +186,9 @@ class HfEngine:
         self.pad_token_id = pad_token_id
         self._max_batch_rows = max_batch_rows
         self._max_batch_tokens = max_batch_tokens
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
-        self._owns_executor = executor is None
         self._batcher: Batcher[GenerationRequest, list[Block]] = Batcher(
             self._generate_batch,
-            self._executor,
+            executor,
             1.0,
             # Lengths and seeds are each row's own; how tokens are drawn is the batch's.
             key_of=lambda request: (
@@ -271,10 +269,8 @@ class HfEngine:
         return [block for part in blocks for block in part]
 
     async def close(self) -> None:
-        """Fails the waiting requests and lets the worker thread end, if it is its own."""
+        """Fails the waiting requests."""
         await self._batcher.close()
-        if self._owns_executor:
-            self._executor.shutdown(wait=False)
 
     @torch.inference_mode()
     def _generate_batch(

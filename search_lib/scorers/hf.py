@@ -17,11 +17,9 @@ class HfScorer:
     """
 
     def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="hf-scorer")
-        self._owns_executor = executor is None
         self._batcher: Batcher[ScoringRequest, Scores] = Batcher(
             lambda requests: enumerate(values.score(requests)),
-            self._executor,
+            executor,
             # Several forward passes: enough sequences of about one length for each of them.
             max_size=16 * values.max_batch_tokens,
             size_of=lambda request: sum(len(request.prefix_ids) + len(b) for b in request.blocks),
@@ -39,7 +37,5 @@ class HfScorer:
         )
 
     async def close(self) -> None:
-        """Fails the waiting requests and lets the worker thread end, if it is its own."""
+        """Fails the waiting requests."""
         await self._batcher.close()
-        if self._owns_executor:
-            self._executor.shutdown(wait=False)

@@ -35,10 +35,9 @@ class TextModelScorer:
         self._model = model
         self._reader = reader
         self._aggregate = aggregate
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="text-scorer")
         self._batcher: Batcher[TextRequest, Scores] = Batcher(
             lambda requests: enumerate(self.score_batch(requests)),
-            self._executor,
+            executor,
             max_size=16 * max_batch_tokens * CHARACTERS_PER_TOKEN,
             size_of=lambda request: sum(map(len, request.responses)),
             length_of=lambda request: max(map(len, request.responses), default=0),
@@ -53,9 +52,8 @@ class TextModelScorer:
         return await self._batcher.submit(request)
 
     async def close(self) -> None:
-        """Fails the waiting requests and lets the worker thread end."""
+        """Fails the waiting requests."""
         await self._batcher.close()
-        self._executor.shutdown(wait=False)
 
     def score_batch(self, requests: Sequence[TextRequest]) -> list[Scores]:
         """Returns the values of each request's responses, in order."""

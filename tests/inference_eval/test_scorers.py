@@ -12,6 +12,7 @@ import torch
 import inference_eval
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
+from search_lib.open_models import OpenModels
 from search_lib.results.blocks import RunBlocks
 from search_lib.results.records import read_records
 from search_lib.scorers.factory import step_reader
@@ -52,6 +53,15 @@ def test_a_step_prm_values_every_path_and_is_counted(models, prm, tmp_path):
     assert cost["value_model_flops"] > 0
     with pytest.raises(InputError, match=r"--step_aggregation \(was 'min', now 'last'\)"):
         inference_eval.main(make_args(models, tmp_path, **(changes | {"step_aggregation": "last"})))
+
+
+def test_a_run_that_follows_one_with_a_step_prm_has_its_policy(models, prm, tmp_path):
+    few = {"max_problems": 1, "num_repetitions": 1}
+    by_prm = {"scorer": "prm", "classifier_ckpt_path": prm}
+    with OpenModels() as shared:
+        for name, changes in (("prm", by_prm), ("values", {})):
+            args = make_args(models, tmp_path / name, **few, **changes)
+            assert inference_eval.evaluate(args, shared) == 0
 
 
 def path_texts(record, blocks, tokenizer):

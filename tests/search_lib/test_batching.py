@@ -198,3 +198,16 @@ def test_close_cancels_what_waits():
                     await task
 
     asyncio.run(body())
+
+
+def test_a_thread_that_it_was_given_outlives_it_and_its_own_does_not():
+    async def body(executor):
+        batcher = Batcher(in_order(list), executor, max_size=1)
+        assert await batcher.submit(3) == 3
+        await batcher.close()
+        return batcher._executor
+
+    with ThreadPoolExecutor(1) as shared:
+        assert asyncio.run(body(shared)).submit(int).result() == 0
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        asyncio.run(body(None)).submit(int)
