@@ -63,11 +63,7 @@ from search_lib.runner import SearchFailure, SearchJob, report_failures, run_sea
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.texts import ProblemScorer, TextScorer
 from search_lib.search_args import PROGRAM, Args, check_references, load_benchmark
-from search_lib.strategies import (
-    Strategy,
-    StrategyFactory,
-    traits_of,
-)
+from search_lib.strategies import Strategy, StrategyFactory, traits_of
 from search_lib.tree_queue import EndedSearch, FoundTrees, TreeQueue, open_judge, problem_trees
 
 

@@ -6,11 +6,9 @@ import numpy as np
 from tqdm import tqdm
 
 from classifier_lib.loading import load_value_model
-from classifier_lib.scoring import ScoringRequest, ValueScorer
+from classifier_lib.scoring import ScoringRequest, ValueScorer, batch_tokens
 from run_lib.commands import InputError
 from search_lib.results.blocks import SearchBlocks
-
-MAX_BATCH_TOKENS = 16_384
 
 
 class TreeValues:
@@ -32,7 +30,7 @@ class TreeValues:
         self._name = model
         classifier = load_value_model(model)
         self._config = classifier.config
-        self._values = ValueScorer(classifier, MAX_BATCH_TOKENS, token_values=True)
+        self._values = ValueScorer(classifier, batch_tokens(classifier.device), token_values=True)
         self.num_trees = 0
         self.largest_difference: float | None = None
         self._bar = tqdm(unit="tree", desc="values", disable=None)

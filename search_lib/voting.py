@@ -250,7 +250,12 @@ class Vote:
         return [feature for feature in self.needs if feature not in features]
 
 
-_KEEP = Number("keep", 1, 100)
+_CONFIDENCES: dict[ConfidenceName, str] = {
+    "mean": "mean confidences",
+    "lowest": "confidences of the lowest window",
+    "bottom": "confidences of the lowest tenth of the windows",
+    "tail": "confidences of the last window",
+}
 
 VOTES: dict[str, Vote] = {
     "MV": Vote(
@@ -285,30 +290,15 @@ VOTES: dict[str, Vote] = {
         needs=("confidences",),
         number=Number("p", 0, 100),
     ),
-    "DeepConf-mean": Vote(
-        "the largest sum of mean confidences among the surest `keep` per cent",
-        partial(confidence_vote, of="mean"),
-        needs=("confidences",),
-        number=_KEEP,
-    ),
-    "DeepConf-lowest": Vote(
-        "the same with the confidence of the lowest window",
-        partial(confidence_vote, of="lowest"),
-        needs=("confidences",),
-        number=_KEEP,
-    ),
-    "DeepConf-bottom": Vote(
-        "the same with that of the lowest tenth of the windows",
-        partial(confidence_vote, of="bottom"),
-        needs=("confidences",),
-        number=_KEEP,
-    ),
-    "DeepConf-tail": Vote(
-        "the same with that of the last window",
-        partial(confidence_vote, of="tail"),
-        needs=("confidences",),
-        number=_KEEP,
-    ),
+    **{
+        f"DeepConf-{of}": Vote(
+            f"the largest sum of {what} among the surest `keep` per cent",
+            partial(confidence_vote, of=of),
+            needs=("confidences",),
+            number=Number("keep", 1, 100),
+        )
+        for of, what in _CONFIDENCES.items()
+    },
 }
 """Aggregations by name."""
 

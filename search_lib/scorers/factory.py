@@ -13,7 +13,7 @@ import torch
 
 from classifier_lib.loading import load_value_config, load_value_model
 from classifier_lib.modeling import VALUE_MODELS
-from classifier_lib.scoring import ValueScorer
+from classifier_lib.scoring import ValueScorer, batch_tokens
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
 from search_lib.engines.base import EngineUnavailable
@@ -67,8 +67,8 @@ class Place:
 
     @property
     def max_batch_tokens(self) -> int:
-        """Tokens of one forward pass: a CPU is fastest on batches that fit its caches."""
-        return 16_384 if self.device.type == "cpu" else 65_536
+        """Tokens of one forward pass."""
+        return batch_tokens(self.device)
 
 
 def open_scorer(flags: ScorerFlags, model: str, place: Place) -> Scorer | TextScorer | None:
