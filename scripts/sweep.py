@@ -43,7 +43,7 @@ LEGEND = """\
 accuracy in % ± 95 % interval over problems, mean over the seeds; costs a problem: seconds at the
 run's throughput, FLOPs with the value model where it takes part. Differences to the weighted vote
 of the baseline are paired by problem. Equal FLOPs: with as many trees as the baseline's FLOPs pay
-for, of any budget of the sweep; (all): all trees of the sweep cost less."""
+for, of any budget of the sweep; (all): all of its trees cost no more."""
 
 
 @dataclass(frozen=True)
