@@ -3,15 +3,12 @@
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from search_lib.urgency import Urgency, current_urgency
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
-
-
-search_order: ContextVar[int] = ContextVar("search_order", default=0)
-"""Place of the asking search among those of its run: earlier searches are served first."""
 
 
 class _Entry(NamedTuple):
@@ -22,15 +19,15 @@ class _Entry(NamedTuple):
     key: Hashable
     size: float
     length: int
-    order: int
+    urgency: Urgency
 
 
 class Batcher(Generic[Request, Result]):
     """Runs a blocking batch function in a worker thread over the waiting requests.
 
     While one batch runs, new requests queue up and form the next. A batch starts with the oldest
-    request of the earliest search (`search_order`), so that early searches end early; since they do
-    end, no request waits for ever. The batch is filled with the requests nearest to the first one
+    request of the most urgent search (see `Urgency`): early searches end early; since they do end,
+    no request waits for ever. The batch is filled with the requests nearest to the first one
     in length, so that there is little padding; of equals the earliest comes first. A batch that
     fails is tried again in halves: a faulty request fails alone, and a batch that outgrows the
     memory does not end the run.
@@ -75,7 +72,7 @@ class Batcher(Generic[Request, Result]):
                 self._key_of(request),
                 self._size_of(request),
                 self._length_of(request),
-                search_order.get(),
+                current_urgency(),
             )
         )
         if self._loop_task is None:
@@ -145,7 +142,7 @@ class Batcher(Generic[Request, Result]):
         self._waiting = [entry for entry in self._waiting if not entry.future.cancelled()]
         if not self._waiting:
             return []
-        self._waiting.sort(key=lambda entry: entry.order)  # stable: else the oldest first
+        self._waiting.sort(key=lambda entry: entry.urgency.rank)  # stable: else the oldest first
         first = self._waiting[0]
         by_distance = sorted(
             (abs(entry.length - first.length), index)

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 from classifier_lib.scoring import Scores
 from run_lib.commands import RunStopped
 from run_lib.text import one_line
-from search_lib.batching import search_order
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Engine, Expansion, Sampling
 from search_lib.engines.http_service import BadReply
@@ -20,6 +19,7 @@ from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
 from search_lib.scorers.base import Scorer
 from search_lib.strategies import Search
+from search_lib.urgency import Urgency, urgency
 
 AnySearch = TypeVar("AnySearch", bound=Search)
 
@@ -164,7 +164,7 @@ async def run_searches(
     clock = SessionClock()
 
     async def run(order: int, job: SearchJob[AnySearch]) -> SearchCost:
-        search_order.set(order)  # within this search's task
+        urgency.set(Urgency(order))  # within this search's task
         own = job.scorer or scorer
         async with job.turn:
             return await run_search(job.strategy, engine, own, sampling, clock, job.kept)

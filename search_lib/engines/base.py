@@ -70,6 +70,8 @@ class Block:
             likely tokens at its place, at temperature 1 whatever the sampling. None if they were
             not asked for.
         certainties: Self-certainty of each token, see `search_lib.confidence`; with `confidences`.
+        prefix_cached: Tokens of the prefix that were not computed for this sample: their states
+            were there. None if that is not known.
     """
 
     token_ids: list[int]
@@ -77,6 +79,7 @@ class Block:
     logprobs: list[float] | None = None
     confidences: list[float] | None = None
     certainties: list[float] | None = None
+    prefix_cached: int | None = None
 
 
 class EngineUnavailable(RunStopped):
@@ -87,7 +90,10 @@ class EngineUnavailable(RunStopped):
 
 
 class Engine(Protocol):
-    """A source of blocks. Safe to call from many searches at once."""
+    """A source of blocks. Safe to call from many searches at once.
+
+    A call that is cancelled is given up: what it occupies, in a queue or on a server, is freed.
+    """
 
     async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
         """Samples the `expansion.n` blocks that continue a path."""

@@ -63,8 +63,14 @@ class StepEngine:
                 high = middle
             else:
                 low = middle + 1
-        numbers = block.logprobs, block.confidences, block.certainties
-        return Block(ids[:low], "step", *(of and of[:low] for of in numbers))
+        return replace(
+            block,
+            token_ids=ids[:low],
+            finish_reason="step",
+            logprobs=block.logprobs and block.logprobs[:low],
+            confidences=block.confidences and block.confidences[:low],
+            certainties=block.certainties and block.certainties[:low],
+        )
 
     def _holds_delimiter(self, token_ids: list[int]) -> bool:
         return self._delimiter in str(self._tokenizer.decode(token_ids))

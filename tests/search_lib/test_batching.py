@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from search_lib.batching import Batcher, search_order
+from search_lib.batching import Batcher
+from search_lib.urgency import Urgency, urgency
 
 
 def in_order(run_batch):
@@ -66,7 +67,7 @@ def test_the_earliest_search_goes_first_whoever_asked_first():
 
     async def body():
         async def ask(order, request):
-            search_order.set(order)
+            urgency.set(Urgency(order))
             return await batcher.submit(request)
 
         with ThreadPoolExecutor(1) as executor:
@@ -76,6 +77,30 @@ def test_the_earliest_search_goes_first_whoever_asked_first():
 
     asyncio.run(body())
     assert batches == [["b", "d"], ["c", "e"], ["a"]]
+
+
+def test_guesses_go_last_until_they_are_none():
+    batches = []
+    urgencies = {"guess": Urgency(0, guessed=True), "other guess": Urgency(1, guessed=True)}
+    urgencies["certain"] = Urgency(2)
+
+    def record(batch):
+        batches.append(list(batch))
+        if batch == ["certain"]:
+            urgencies["other guess"].guessed = False
+        return batch
+
+    async def body():
+        async def ask(request):
+            urgency.set(urgencies[request])
+            return await batcher.submit(request)
+
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(in_order(record), executor, max_size=1)
+            await asyncio.gather(*map(ask, urgencies))
+
+    asyncio.run(body())
+    assert batches == [["certain"], ["other guess"], ["guess"]]
 
 
 def test_sizes_are_weighed_and_one_that_is_too_large_runs_alone():

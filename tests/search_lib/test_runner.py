@@ -9,12 +9,13 @@ from collections import Counter
 import pytest
 
 from classifier_lib.scoring import Scores
-from search_lib.batching import Batcher, search_order
+from search_lib.batching import Batcher
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, EngineUnavailable, Sampling
 from search_lib.engines.http_service import BadReply
 from search_lib.runner import SearchJob, TooManyFailures, run_search, run_searches
 from search_lib.strategies import Limits, strategy_factory
+from search_lib.urgency import current_urgency
 from tests.support.executors import Inline
 
 SAMPLING = Sampling()
@@ -142,8 +143,8 @@ class SmallEngine:
         self.served_at = {}
 
     async def generate(self, expansion, sampling):
-        self.waiting[search_order.get()] += 1
-        return await self.batcher.submit((search_order.get(), expansion))
+        self.waiting[current_urgency().order] += 1
+        return await self.batcher.submit((current_urgency().order, expansion))
 
     def _run(self, batch):
         orders = [order for order, _ in batch]
