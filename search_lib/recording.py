@@ -9,7 +9,7 @@ from search_lib.answer_formats import AnswerFormat
 from search_lib.confidence import Confidence
 from search_lib.results.blocks import RecordedBlocks
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import CountedResponse, TreeAnswers
+from search_lib.results.graded import CountedResponse, TreeAnswers
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.runner import SearchJob
 from search_lib.strategies import BlockSource, Response, Strategy

@@ -28,7 +28,7 @@ from search_lib.answer_rules import STRICT
 from search_lib.benchmarks import Problem
 from search_lib.grouping import Equivalence
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import CountedResponse, TreeAnswers, grade_problem
+from search_lib.results.graded import CountedResponse, TreeAnswers, grade_problem
 from search_lib.results.records import read_records
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.stopping import Stopping

@@ -276,7 +276,7 @@ def test_voting_refuses_other_winners():
     records = list(voting.draw_records("integers", 1, 2, 2, seed=0))
     votes = voting.vote_as_published(records, 2, voting.PublishedVotes())
     with voting.Grader() as grader:
-        graded, _ = voting.grade_records(records, 2, grader.equivalent)
+        graded = dict(voting.RunGrader(2, grader.equivalent).problems(records))
     voting.check_agreement(votes, graded)
     (problem,) = graded.values()
     problem.classes = [[9, 9], [9, 0]]

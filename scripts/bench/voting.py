@@ -6,8 +6,8 @@ r"""Votes at all budgets of one run: from answer classes, against comparing pair
 - *published*: for every budget, and every group of samples that it votes over, the answers are
   grouped anew: each is compared by math-verify with the first answer of every class so far. Then
   MV and WMV, and their winners are compared with the reference.
-- *ours*: `metrics.grade_records` groups the answers of a problem once, by their normal forms; only
-  answers without one go to math-verify. `metrics.compute_metrics` computes all five aggregations at
+- *ours*: `graded.RunGrader` groups the answers of a problem once, by their normal forms; only
+  answers without one go to math-verify. `metrics.MetricTable` computes all five aggregations at
   every budget from class numbers. The grader with its worker process is the real one.
 
 Both run in this process and start from the records in memory; imports and the start of a worker are
@@ -37,7 +37,8 @@ from run_lib.commands import parse_command_line, run_command
 from scripts.bench import print_report
 from search_lib.grading import Grader
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import GradedProblem, compute_metrics, grade_records
+from search_lib.results.graded import GradedProblem, RunGrader
+from search_lib.results.metrics import MetricTable
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.strategies import Node
 from search_lib.voting import winners
@@ -266,8 +267,12 @@ def main(args: Args) -> None:
             grader.equivalent([("x+x", "2x")])  # starts a worker
             before = grader.statistics.checked
             start = time.perf_counter()
-            graded, _ = grade_records(records, args.num_repetitions, grader.equivalent)
-            compute_metrics(graded, args.num_blocks, args.num_repetitions)
+            run = RunGrader(args.num_repetitions, grader.equivalent)
+            table = MetricTable(args.num_blocks, args.num_repetitions)
+            graded = dict(run.problems(records))
+            for problem in graded.items():
+                table.add(*problem)
+            table.rows()
             seconds["ours"] = time.perf_counter() - start
             checked = grader.statistics.checked - before
         check_agreement(votes, graded)

@@ -9,13 +9,16 @@ that takes no part in votes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from run_lib.commands import InputError
-from run_lib.files import replace_file
+from run_lib.files import atomic_file, naming_file
 from search_lib.answer_rules import STRICT, AnswerRules
-from search_lib.results.metrics import GradedProblem
+from search_lib.results.graded import GradedProblem
 
 
 def answers_name(rules: AnswerRules) -> str:
@@ -24,7 +27,7 @@ def answers_name(rules: AnswerRules) -> str:
 
 
 def read_answers(path: Path, rules: AnswerRules) -> dict[str, GradedProblem] | None:
-    """Returns the problems that `write_answers` wrote, without values; None if there is no file.
+    """Returns the problems of an `answers_file`, without values; None if there is no file.
 
     Args:
         path: The file.
@@ -47,21 +50,46 @@ def read_answers(path: Path, rules: AnswerRules) -> dict[str, GradedProblem] | N
     return graded
 
 
-def write_answers(path: Path, graded: Mapping[str, GradedProblem]) -> None:
-    """Writes the answers of all complete problems, in the order given."""
-    lines = [
-        json.dumps(
-            {
-                "problem_id": problem_id,
-                "reference": problem.reference,
-                "answers": problem.answers,
-                "classes": problem.classes,
-                "correct": problem.correct,
-            },
-            ensure_ascii=False,
-        )
-        for problem_id, problem in graded.items()
-    ]
-    # Half of a surrogate pair, which UTF-8 doesn't take, becomes JSON's escape for it.
-    content = "".join(f"{line}\n" for line in lines)
-    replace_file(path, content.encode("utf-8", errors="backslashreplace"))
+class AnswersWriter:
+    """Takes the answers of a run's problems, one by one; see `answers_file`.
+
+    Args:
+        lines: Where their lines go, as they come.
+    """
+
+    def __init__(self, lines: IO[bytes]):
+        self._lines = lines
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def add(self, problem_id: str, problem: GradedProblem) -> None:
+        """Adds the answers of a complete problem."""
+        row = {
+            "problem_id": problem_id,
+            "reference": problem.reference,
+            "answers": problem.answers,
+            "classes": problem.classes,
+            "correct": problem.correct,
+        }
+        # Half of a surrogate pair, which UTF-8 doesn't take, becomes JSON's escape for it.
+        line = f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+        self._places[problem_id] = self._lines.tell(), len(line)
+        self._lines.write(line)
+
+    def sorted_lines(self) -> Iterator[bytes]:
+        """Yields the lines by their problems' ids."""
+        for _, (start, length) in sorted(self._places.items()):
+            self._lines.seek(start)
+            yield self._lines.read(length)
+
+
+@contextmanager
+def answers_file(path: Path) -> Iterator[AnswersWriter]:
+    """Yields what writes the answers of a run; the file is replaced when the block succeeds.
+
+    Until then the lines stand in a file without a name beside it, not in memory.
+    """
+    with naming_file(path), TemporaryFile(dir=path.parent) as lines:
+        writer = AnswersWriter(lines)
+        yield writer
+        with atomic_file(path) as file:
+            file.writelines(writer.sorted_lines())

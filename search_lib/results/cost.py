@@ -1,7 +1,6 @@
 """Cost of searches: tokens and contexts of each, and the time of the run around them."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from classifier_lib.flops import ModelSize
@@ -72,27 +71,21 @@ class RunCost:
             name None stands for records of an earlier version, whose times are not known.
     """
 
-    tokens_generated: int | None
-    contexts_generated: int | None
-    tokens_scored: int | None
-    contexts_scored: int | None
-    tokens_cached: int | None
-    sessions: dict[str | None, tuple[float | None, float | None]]
+    tokens_generated: int | None = 0
+    contexts_generated: int | None = 0
+    tokens_scored: int | None = 0
+    contexts_scored: int | None = 0
+    tokens_cached: int | None = 0
+    sessions: dict[str | None, tuple[float | None, float | None]] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, costs: Iterable[SearchCost]) -> "RunCost":
-        """Adds up the costs of all searches of a run, over all its sessions."""
-        names = [field.name for field in fields(cls) if field.name != "sessions"]
-        totals: dict[str, int | None] = dict.fromkeys(names, 0)
-        sessions: dict[str | None, tuple[float | None, float | None]] = {}
-        for cost in costs:
-            for name in names:
-                total, value = totals[name], getattr(cost, name)
-                totals[name] = None if total is None or value is None else total + value
-            last_seconds, _ = sessions.get(cost.session, (None, None))
-            if (cost.session_seconds or 0.0) >= (last_seconds or 0.0):
-                sessions[cost.session] = cost.session_seconds, cost.session_busy_seconds
-        return cls(sessions=sessions, **totals)
+    def add(self, cost: SearchCost) -> None:
+        """Adds the cost of one search."""
+        for name in (entry.name for entry in fields(self) if entry.name != "sessions"):
+            total, value = getattr(self, name), getattr(cost, name)
+            setattr(self, name, None if total is None or value is None else total + value)
+        last_seconds, _ = self.sessions.get(cost.session, (None, None))
+        if (cost.session_seconds or 0.0) >= (last_seconds or 0.0):
+            self.sessions[cost.session] = cost.session_seconds, cost.session_busy_seconds
 
     def document(self, policy: ModelSize | None, value_model: ModelSize | None) -> dict[str, Any]:
         """Returns the part of `metrics.json` on the cost, as JSON types.

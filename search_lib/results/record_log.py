@@ -6,7 +6,7 @@ What a record holds is a dataclass: of texts, numbers, other dataclasses, and li
 import json
 import math
 import os
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -145,7 +145,7 @@ class Line(Generic[AnyRecord]):
 
 
 def read_lines(
-    kind: type[AnyRecord], path: Path, searches: Collection[Hashable] | None = None
+    kind: type[AnyRecord], path: Path, searches: Container[Hashable] | None = None
 ) -> Iterator[Line[AnyRecord]]:
     """Yields all lines of a file, one in memory at a time.
 
@@ -175,7 +175,7 @@ def read_lines(
 
 
 def read_whole(
-    kind: type[AnyRecord], path: Path, searches: Collection[Hashable] | None = None
+    kind: type[AnyRecord], path: Path, searches: Container[Hashable] | None = None
 ) -> Iterator[AnyRecord]:
     """Yields the whole records of a file, each search once, one in memory at a time.
 
@@ -229,7 +229,7 @@ class RecordLog(Generic[AnyRecord]):
         except OSError as error:
             raise InputError(f"{flag} {path} cannot be written: {error}") from error
 
-    def recover(self, searches: Collection[Hashable] | None = None) -> int:
+    def recover(self, searches: Container[Hashable] | None = None) -> int:
         """Finds the searches that are there, and repairs the damage of a kill or a disk fault.
 
         Torn or repeated lines are moved to `<path>.damaged`, so that the file holds whole records
@@ -278,7 +278,7 @@ class RecordLog(Generic[AnyRecord]):
 
 
 def repair(
-    kind: type[AnyRecord], path: Path, searches: Collection[Hashable] | None = None
+    kind: type[AnyRecord], path: Path, searches: Container[Hashable] | None = None
 ) -> tuple[set[Hashable], int]:
     """Repairs a file of records that nobody else writes to; see `RecordLog.recover`.
 

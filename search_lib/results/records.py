@@ -1,13 +1,13 @@
 """Records of searches: what their metrics and a drawing of their trees need."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from run_lib.commands import InputError
 from search_lib.confidence import Confidence
 from search_lib.results.cost import SearchCost
-from search_lib.results.record_log import RecordLog, parse_line, read_whole
+from search_lib.results.record_log import RecordLog, parse_line, read_lines, read_whole
 from search_lib.strategies.base import Node
 
 RecordKey = tuple[str, int]
@@ -79,14 +79,42 @@ def describe(key: RecordKey) -> str:
     return f"problem {key[0]}, repetition {key[1]}"
 
 
+@dataclass(frozen=True)
+class RunSearches(Container[RecordKey]):
+    """The keys of all searches of a run, without a list of them.
+
+    Attributes:
+        problem_ids: Its problems.
+        num_repetitions: Most trees of each.
+    """
+
+    problem_ids: Collection[str]
+    num_repetitions: int
+
+    def __contains__(self, key: object) -> bool:
+        if not isinstance(key, tuple):
+            return False
+        problem_id, repetition = key
+        return 0 <= repetition < self.num_repetitions and problem_id in self.problem_ids
+
+
 def parse_record(line: bytes) -> Record | None:
     """Returns the record of a line, None if the line is torn; see `parse_line`."""
     return parse_line(Record, line)
 
 
-def read_records(path: Path, searches: Collection[RecordKey] | None = None) -> Iterator[Record]:
+def read_records(path: Path, searches: Container[RecordKey] | None = None) -> Iterator[Record]:
     """Yields the whole records of a file, each search once; see `read_whole`."""
     return read_whole(Record, path, searches)
+
+
+def read_all_records(path: Path, searches: Container[RecordKey]) -> Iterator[Record]:
+    """Yields the whole records of a file, also several of one search; see `read_lines`.
+
+    It remembers none of them, as `read_records` must: for who does so anyway.
+    """
+    lines = read_lines(Record, path, searches)
+    return (line.record for line in lines if line.record is not None)
 
 
 OTHER_NAMES = ("blocks.jsonl", "answers.jsonl", "answers.published.jsonl")

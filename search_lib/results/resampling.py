@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from search_lib.results.metrics import GradedProblem
+from search_lib.results.graded import GradedProblem
 from search_lib.results.statistics import pass_at_k
 from search_lib.voting import Ballots, Vote, find_vote
 

@@ -13,7 +13,8 @@ from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.calibration import Calibration
 from search_lib.results.answers import answers_name, read_answers
 from search_lib.results.cost import SearchCost, forward_flops
-from search_lib.results.metrics import GradedProblem, common_features, metrics_name
+from search_lib.results.graded import GradedProblem, common_features
+from search_lib.results.metrics import metrics_name
 from search_lib.results.records import read_records
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.run_config import ProblemSet, RunConfig

@@ -45,19 +45,30 @@ def estimate_mean(scores: np.ndarray) -> Estimate:
     """
     if scores.ndim != 2 or not scores.size:
         raise ValueError(f"need scores of shape [problems, repetitions], got {scores.shape}")
-    num_problems, num_repetitions = scores.shape
+    num_repetitions = scores.shape[1]
+    variances = scores.var(axis=1, ddof=1) if num_repetitions > 1 else np.empty(0)
+    return estimate_of_problems(scores.mean(1), variances, num_repetitions)
+
+
+def estimate_of_problems(
+    means: np.ndarray, variances: np.ndarray, num_repetitions: int
+) -> Estimate:
+    """Returns the mean score of a benchmark as `estimate_mean` does, from its problems' own.
+
+    Args:
+        means: [problems], at least one, the mean of each over its repetitions.
+        variances: [problems], the sample variance of each; not read with one repetition.
+        num_repetitions: Repetitions of each.
+    """
+    num_problems = len(means)
     over_problems = over_searches = None
     if num_problems > 1:
-        over_problems = NORMAL_95 * scores.mean(1).std(ddof=1) / num_problems**0.5
+        over_problems = float(NORMAL_95 * means.std(ddof=1) / num_problems**0.5)
     if num_repetitions > 1:
-        within = scores.var(axis=1, ddof=1)
-        over_searches = NORMAL_95 * np.sqrt(within.sum() / num_repetitions) / num_problems
+        within = np.sqrt(variances.sum() / num_repetitions)
+        over_searches = float(NORMAL_95 * within / num_problems)
     return Estimate(
-        float(scores.mean()),
-        None if over_problems is None else float(over_problems),
-        None if over_searches is None else float(over_searches),
-        num_problems,
-        num_repetitions,
+        float(means.mean()), over_problems, over_searches, num_problems, num_repetitions
     )
 
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,20 +34,18 @@ from search_lib.answer_rules import (
 )
 from search_lib.grading.references import comparable
 from search_lib.plugins import PluginFlag
-from search_lib.results.answers import answers_name, write_answers
+from search_lib.results.answers import answers_file, answers_name
+from search_lib.results.graded import CompleteProblem, RunGrader, RunSummary
 from search_lib.results.metrics import (
-    GradedProblem,
     MetricRow,
-    RunSummary,
-    compute_metrics,
+    MetricTable,
     format_joining,
     format_metrics,
-    grade_records,
     metrics_document,
     metrics_name,
     stopping_document,
 )
-from search_lib.results.records import read_records
+from search_lib.results.records import RunSearches, read_all_records
 from search_lib.results.run_config import RunConfig
 from search_lib.scorers.registry import HTTP, OTHER, PLUGIN, family_of
 from search_lib.vote_flags import VoteFlags
@@ -74,35 +72,34 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     flags = config.flags
     num_blocks, num_repetitions = flags["num_blocks"], flags["num_repetitions"]
     rules = ANSWER_RULES[flags.get("answers", STRICT.name)]
-    searches = {(own, number) for own in config.problem_ids for number in range(num_repetitions)}
+    searches = RunSearches(frozenset(config.problem_ids), num_repetitions)
     answer_format = ANSWER_FORMATS[flags["answer_format"]]
     calibration = None
     if config.vote_flags.calibration is not None:
-        questions = {one.problem_id: one.problem for one in read_records(output_path, searches)}
+        questions = {one.problem_id: one.problem for one in read_all_records(output_path, searches)}
         calibration = config.vote_flags.open_calibration(questions, config.value_model_digest)
-    with answer_format.open_comparer(2, rules.comparison) as comparer:
-        graded, summary = grade_records(
-            read_records(output_path, searches),
-            num_repetitions,
-            comparer.equivalent,
-            rules,
-            calibration,
-        )
-        with naming("--vote"):
-            votes = config.vote_flags.vote
-            rows = compute_metrics(graded, num_blocks, num_repetitions, votes, config.is_stopped)
-        remark = explain_zero(graded, rows, summary, comparer)
     path = output_path.with_name(metrics_name(rules))
     answers_path = output_path.with_name(answers_name(rules))
+    table = MetricTable(num_blocks, num_repetitions, config.vote_flags.vote, config.is_stopped)
+    with answer_format.open_comparer(2, rules.comparison) as comparer:
+        grader = RunGrader(num_repetitions, comparer.equivalent, rules, calibration)
+        with answers_file(answers_path) as answers:
+            for problem_id, problem in grader.problems(read_all_records(output_path, searches)):
+                with naming("--vote"):
+                    table.add(problem_id, problem)
+                answers.add(problem_id, problem)
+        rows, summary = table.rows(), grader.summary()
+        remark = explain_zero(grader.complete, rows, summary, comparer)
     policy = model_size(flags["piref_model"])
     names_model = config.has_values and family_of(flags) not in (HTTP, PLUGIN, OTHER)
     value_model = scorer_size(flags["classifier_ckpt_path"]) if names_model else None
-    stopping = stopping_document(graded, flags) if config.is_stopped else None
-    document = metrics_document(graded, rows, summary, rules, policy, value_model, calibration)
+    stopping = stopping_document(grader.complete, flags) if config.is_stopped else None
+    document = metrics_document(
+        table.problem_ids, rows, summary, rules, policy, value_model, calibration
+    )
     write_json(path, document | {"stopping": stopping})
-    write_answers(answers_path, graded)
     title = (
-        f"{flags['benchmark']}, {flags['search_type']}: {len(graded)} of "
+        f"{flags['benchmark']}, {flags['search_type']}: {len(grader.complete)} of "
         f"{len(config.problem_ids)} problems complete, {num_blocks} blocks x up to "
         f"{num_repetitions} trees, {rules.name} answers"
     )
@@ -116,7 +113,7 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
             f"--stop {stopping['rule']}: {stopping['mean_trees']:.1f} of {num_repetitions} trees a "
             f"problem, {100 * stopping['saved_budget']:.1f} % of the budget saved"
         )
-    if joining := format_joining(graded):
+    if joining := format_joining(grader.complete):
         print(printable(joining))
     if remark:
         print(remark)
@@ -135,12 +132,15 @@ def check_votes(config: RunConfig) -> None:
 
 
 def explain_zero(
-    graded: dict[str, GradedProblem], rows: list[MetricRow], summary: RunSummary, comparer: Comparer
+    problems: Mapping[str, CompleteProblem],
+    rows: list[MetricRow],
+    summary: RunSummary,
+    comparer: Comparer,
 ) -> str | None:
     """Returns a sentence with the counts behind a run of which no response is right, else None."""
     if not rows or any(row.estimate.mean for row in rows):
         return None
-    references = [problem.reference for problem in graded.values()]
+    references = [problem.reference for problem in problems.values()]
     num_comparable = sum(comparable(references, comparer))
     num_answered = round(summary.answered_share * summary.num_responses)
     num_cut = summary.num_responses - round(summary.finished_share * summary.num_responses)

@@ -5,7 +5,7 @@ import pytest
 from search_lib.answer_rules import ANSWER_RULES, PUBLISHED, STRICT
 from search_lib.grading import Grader, extract_answer
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import grade_records
+from search_lib.results.graded import RunGrader
 from search_lib.results.records import Record, RecordedResponse
 
 BOTH = pytest.mark.parametrize("rules", [STRICT, PUBLISHED], ids=list(ANSWER_RULES))
@@ -19,7 +19,7 @@ def grade(texts, values, reference, rules):
     ]
     record = Record("p", 0, "", reference, 0, responses, [], SearchCost(1, 0.0))
     with Grader(comparison=rules.comparison) as grader:
-        graded, _ = grade_records([record], 1, grader.equivalent, rules)
+        graded = dict(RunGrader(1, grader.equivalent, rules).problems([record]))
     return graded["p"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Sampling
-from search_lib.results.metrics import CountedResponse
+from search_lib.results.graded import CountedResponse
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.stopping import STOPPING_RULES, Stopping, replay, stopping_rule
 from search_lib.runner import SearchJob, TooManyFailures, run_searches

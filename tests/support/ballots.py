@@ -6,7 +6,7 @@ from itertools import chain
 
 from search_lib.answer_rules import PUBLISHED, STRICT, AnswerRules
 from search_lib.confidence import Confidence
-from search_lib.results.metrics import GradedProblem
+from search_lib.results.graded import GradedProblem
 from search_lib.voting import VOTES, Ballots
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from classifier_lib.flops import ModelSize
 from run_lib.files import write_json
 from run_lib.settings import as_json
-from search_lib.results.answers import write_answers
+from search_lib.results.answers import answers_file
 from search_lib.results.cost import SearchCost
-from search_lib.results.metrics import compute_metrics, grade_records, metrics_document
+from search_lib.results.graded import RunGrader
+from search_lib.results.metrics import MetricTable, metrics_document
 from search_lib.results.records import Record, RecordedResponse, RecordFile
 from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.search_args import Args
@@ -83,11 +84,15 @@ def write_records(folder: Path, records: Sequence[Record], **changes: Any) -> No
     with RecordFile(folder / "r.jsonl") as file:
         for record in reversed(records):
             file.append(record)
-    graded, summary = grade_records(
-        records, num_trees, lambda pairs: [first == second for first, second in pairs]
+    grader = RunGrader(num_trees, lambda pairs: [first == second for first, second in pairs])
+    table = MetricTable(flags["num_blocks"], num_trees, flags["vote"], config.is_stopped)
+    with answers_file(folder / "answers.jsonl") as answers:
+        for problem_id, problem in grader.problems(records):
+            table.add(problem_id, problem)
+            answers.add(problem_id, problem)
+    document = metrics_document(
+        *(table.problem_ids, table.rows(), grader.summary()),
+        policy=POLICY,
+        value_model=VALUE_MODEL,
     )
-    votes, is_stopped = flags["vote"], config.is_stopped
-    rows = compute_metrics(graded, flags["num_blocks"], num_trees, votes, is_stopped)
-    document = metrics_document(graded, rows, summary, policy=POLICY, value_model=VALUE_MODEL)
     write_json(folder / "metrics.json", document)
-    write_answers(folder / "answers.jsonl", graded)

@@ -10,7 +10,7 @@ import numpy as np
 from run_lib.commands import InputError
 from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.results.curves import budget_curve
-from search_lib.results.metrics import GradedProblem
+from search_lib.results.graded import GradedProblem
 from search_lib.results.page.block_texts import BlockTokens, ValuesOf, block_reader
 from search_lib.results.page.calibration import ValueSamples, summarize
 from search_lib.results.page.packing import cut

@@ -18,6 +18,13 @@ def blocks(*lengths):
     return [Block([1] * length, "length") for length in lengths]
 
 
+def total_of(costs):
+    total = RunCost()
+    for cost in costs:
+        total.add(cost)
+    return total
+
+
 def contexts_behind(start, count):
     return sum(start + i for i in range(1, count + 1))
 
@@ -62,7 +69,7 @@ def test_what_nothing_scores_costs_no_scoring():
     cost = meter.cost()
     assert (cost.tokens_generated, cost.contexts_generated) == (3, contexts_behind(10, 3))
     assert (cost.tokens_scored, cost.contexts_scored, cost.tokens_cached) == (0, 0, 0)
-    document = RunCost.of([cost]).document(ModelSize(1000, 8), None)
+    document = total_of([cost]).document(ModelSize(1000, 8), None)
     assert document["value_model_flops"] == 0
     assert document["value_model_size"] is None
 
@@ -92,7 +99,7 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
     killed = [SearchCost(5, 1.0, 50, 6, 60, 70, "a", seconds, 1.0) for seconds in (4.0, 9.0, 2.0)]
     resumed = [SearchCost(5, 1.0, 50, 6, 60, 70, "b", 1.0, 0.5)]
     policy, value_model = ModelSize(1000, 8), ModelSize(100, 4)
-    found = RunCost.of(killed + resumed).document(policy, value_model)
+    found = total_of(killed + resumed).document(policy, value_model)
     assert found["tokens_generated"] == 20
     assert (found["tokens_scored"], found["tokens_cached"]) == (24, 280)
     assert found["policy_flops"] == 2 * 1000 * 20 + 4 * 8 * 200
@@ -103,11 +110,11 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
     assert "2 x N x tokens + 4 x" in found["definitions"]["flops"]
     json.dumps(found, allow_nan=False)
 
-    mixed = RunCost.of([*killed, SearchCost(7, 1.0)]).document(policy, value_model)
+    mixed = total_of([*killed, SearchCost(7, 1.0)]).document(policy, value_model)
     assert mixed["tokens_generated"] == 22
     unknown = ("tokens_scored", "tokens_cached", "policy_flops", "value_model_flops")
     assert all(mixed[name] is None for name in (*unknown, "wall_seconds", "engine_busy_share"))
-    assert RunCost.of(killed).document(None, value_model)["policy_flops"] is None
+    assert total_of(killed).document(None, value_model)["policy_flops"] is None
 
 
 def test_every_number_has_its_place_in_the_total():

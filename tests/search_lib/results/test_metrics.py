@@ -1,15 +1,16 @@
 """Metrics of a small run, worked out by hand."""
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 
 from search_lib.results.cost import SearchCost
+from search_lib.results.graded import RunGrader
 from search_lib.results.metrics import (
-    compute_metrics,
+    MetricTable,
     format_joining,
     format_metrics,
-    grade_records,
     published_metrics,
     stopping_document,
 )
@@ -54,9 +55,21 @@ def equal_strings(pairs):
     return [a == b for a, b in pairs]
 
 
+def grade(of_run, num_repetitions=4, equivalent=equal_strings):
+    """The complete problems by id, and what has graded them."""
+    grader = RunGrader(num_repetitions, equivalent)
+    return dict(grader.problems(of_run)), grader
+
+
+def rows_of(of_run, num_repetitions=4, is_stopped=False):
+    table = MetricTable(4, num_repetitions, is_stopped=is_stopped)
+    for problem in grade(of_run, num_repetitions)[0].items():
+        table.add(*problem)
+    return {(row.method, row.trees): row for row in table.rows()}
+
+
 def table(num_repetitions=4):
-    graded, _ = grade_records(records(), num_repetitions, equal_strings)
-    return {(r.method, r.trees): r for r in compute_metrics(graded, 4, num_repetitions)}
+    return rows_of(records(), num_repetitions)
 
 
 def test_the_published_names_at_increasing_budgets(tmp_path):
@@ -103,16 +116,15 @@ def test_without_all_values_nothing_is_weighed_by_them(num_missing):
         missing = [replace(response, value=None) for response in record.responses[:num_missing]]
         return replace(record, responses=missing + record.responses[num_missing:])
 
-    graded, _ = grade_records(map(without, records()), 4, equal_strings)
-    rows = {(r.method, r.trees): r for r in compute_metrics(graded, 4, 4)}
+    rows = rows_of(map(without, records()))
     assert {method for method, _ in rows} == {"MV", "pass@1", "pass@k"}
     assert rows["MV", 2].per_problem == table()["MV", 2].per_problem
 
 
 def test_a_problem_that_lacks_a_repetition_is_left_out():
-    graded, summary = grade_records(records({("a", 3)}), 4, equal_strings)
+    graded, grader = grade(records({("a", 3)}))
     assert list(graded) == ["b"]
-    assert summary.num_searches == 7
+    assert grader.summary().num_searches == 7
 
 
 STOPPED = {("a", 2), ("a", 3)}
@@ -124,9 +136,7 @@ def stopping_records(enough=("a", 1), leave_out=STOPPED):
 
 
 def test_a_stopped_problem_has_the_vote_of_what_it_has_at_every_budget():
-    graded, summary = grade_records(stopping_records(), 4, equal_strings)
-    assert summary.num_searches == 6
-    rows = {(r.method, r.trees): r for r in compute_metrics(graded, 4, 4, is_stopped=True)}
+    rows = rows_of(stopping_records(), is_stopped=True)
     assert {(r.trees, r.budget, r.mean_budget) for r in rows.values()} == {
         (1, 4, 4),
         (2, 8, 8),
@@ -145,9 +155,9 @@ def test_a_stopped_problem_has_the_vote_of_what_it_has_at_every_budget():
 
 
 def test_the_saved_budget_is_a_share_of_that_of_all_trees():
-    graded, _ = grade_records(stopping_records(), 4, equal_strings)
+    _, grader = grade(stopping_records())
     flags = {"stop": "beta", "stop_confidence": 0.95, "num_blocks": 4, "num_repetitions": 4}
-    assert stopping_document(graded, flags) == {
+    assert stopping_document(grader.complete, flags) == {
         "rule": "beta",
         "confidence": 0.95,
         "trees": [2, 4],
@@ -161,12 +171,12 @@ def test_the_saved_budget_is_a_share_of_that_of_all_trees():
     ("enough", "leave_out"), [(None, STOPPED), (("a", 1), {*STOPPED, ("a", 0)})]
 )
 def test_a_problem_that_still_needs_a_tree_is_left_out(enough, leave_out):
-    graded, _ = grade_records(stopping_records(enough, leave_out), 4, equal_strings)
+    graded, _ = grade(stopping_records(enough, leave_out))
     assert list(graded) == ["b"]
 
 
 def test_the_summary_counts():
-    _, summary = grade_records(records(), 4, equal_strings)
+    summary = grade(records())[1].summary()
     assert (summary.num_searches, summary.num_responses) == (8, 16)
     assert summary.answered_share == summary.finished_share == 15 / 16
     assert summary.tokens_generated == 320
@@ -188,12 +198,54 @@ def test_answers_that_join_two_classes_are_counted_with_their_problem():
 
     responses = [RecordedResponse("", a, 0.5, True, 10, 0) for a in ("5 cm", "5 km", "5", "7")]
     record = Record("c", 0, "", "9", 0, responses, [], SearchCost(40, 1.0))
-    graded, _ = grade_records([record], 1, same_or_without_unit)
+    graded, grader = grade([record], 1, same_or_without_unit)
     assert graded["c"].classes == [[1, 1, 1, 2]]
     line = "answers equal to two that differ, in one class with both: 1 (c: '5')"
-    assert format_joining(graded) == line
-    assert format_joining(grade_records(records(), 4, equal_strings)[0]) == ""
+    assert format_joining(grader.complete) == line
+    assert format_joining(grade(records())[1].complete) == ""
 
 
 def test_no_problem_gives_no_rows():
-    assert compute_metrics({}, 4, 4) == []
+    assert MetricTable(4, 4).rows() == []
+
+
+def test_a_search_counts_once_also_after_its_problem_is_complete():
+    twice = [*records(), *records()]
+    graded, grader = grade(twice)
+    assert grader.summary() == grade(records())[1].summary()
+    assert [problem.values for problem in graded.values()] == [
+        problem.values for problem in grade(records())[0].values()
+    ]
+
+
+def test_the_table_is_by_the_ids_whichever_problem_ends_first():
+    last_first = sorted(records(), key=lambda record: record.problem_id, reverse=True)
+    table = MetricTable(4, 4)
+    for problem in grade(last_first)[0].items():
+        table.add(*problem)
+    assert table.problem_ids == ["a", "b"]
+    assert table.rows() == list(rows_of(records()).values())
+
+
+def test_what_is_in_memory_is_what_has_not_ended():
+    """Long texts as answers: those of one problem at a time, however many there are."""
+
+    def big_run(num_problems):
+        for number in range(num_problems):
+            for repetition in range(2):
+                answer = f"{number} {repetition} " + "x" * 50_000
+                responses = [RecordedResponse("", answer, 0.5, True, 10, 0)]
+                cost = SearchCost(40, 1.0)
+                yield Record(f"{number:03d}", repetition, "", "9", 0, responses, [], cost)
+
+    def peak(num_problems):
+        grader, table = RunGrader(2, equal_strings), MetricTable(1, 2)
+        tracemalloc.start()
+        for problem in grader.problems(big_run(num_problems)):
+            table.add(*problem)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(grader.complete) == num_problems
+        return peak
+
+    assert peak(100) < peak(10) + 200_000

@@ -8,7 +8,7 @@ import pytest
 from search_lib.answer_rules import ANSWER_RULES, STRICT
 from search_lib.confidence import Confidence
 from search_lib.results import resampling
-from search_lib.results.metrics import GradedProblem
+from search_lib.results.graded import GradedProblem
 from search_lib.results.resampling import TreeVotes, resample, tree_orders
 from search_lib.voting import VOTES
 from tests.support.ballots import make_problem, vote

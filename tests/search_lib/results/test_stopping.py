@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from search_lib.answer_rules import STRICT
-from search_lib.results.metrics import GradedProblem
+from search_lib.results.graded import GradedProblem
 from search_lib.results.resampling import TreeVotes, tree_orders
 from search_lib.results.stopping import (
     STOPPING_RULES,
