@@ -23,10 +23,14 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from data_prep.args import CLEAN, CleanArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(CleanArgs, CLEAN, __doc__)
+
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
+from data_prep.args import CLEAN, CleanArgs
 from data_prep.checks import check_chunks
 from data_prep.cleaning.contamination import BenchmarkWords, load_benchmark_words
 from data_prep.cleaning.duplicates import DuplicateFinder, judge_duplicates
@@ -41,7 +46,7 @@ from data_prep.cleaning.filters import READ_COLUMNS, Finding, find_faults
 from data_prep.cleaning.filters.rows import text
 from data_prep.cleaning.normalise import normalise
 from data_prep.cleaning.report import MARKDOWN_FILE, CleanReport, Place
-from data_prep.columns import CLEAN, KEPT_SCHEMA
+from data_prep.columns import KEPT_SCHEMA
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import (
     RowSource,
@@ -54,10 +59,8 @@ from data_prep.sources import (
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
 from run_lib.commands import (
     InputError,
-    at_least,
     naming,
     parse_command_line,
-    parse_shard,
     run_command,
 )
 from run_lib.files import TEMPORARY_FILES, try_lock
@@ -66,48 +69,6 @@ from search_lib.grading import Grader
 
 FILTERED = ".filtered"  # hidden, so that nobody takes its Parquet files for a split
 WINDOW = 256  # rows of the input in memory at once, while the output is written
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanArgs:
-    """Clean a set of problems, and divide it into train, validation and test."""
-
-    input: str
-    """Problems: .parquet, .jsonl, .json or .csv file, folder of Parquet files, or hub id."""
-    output: Path
-    """Folder to write to."""
-    config: str | None = None
-    """Configuration of a hub data set, where it has several; by default its own choice."""
-    decontaminate: tuple[str, ...] = ()
-    """Benchmarks whose problems must not be in the output: names of search_lib.benchmarks, .jsonl
-    or .parquet files, or hub ids."""
-    ngram: int = 13
-    """Words of a run. A problem with a third of a benchmark problem's runs is left out; of a
-    benchmark problem that is shorter than a run, it must have all words in a row."""
-    num_validation: int = 500
-    """Problems of the validation split."""
-    num_test: int = 500
-    """Problems of the test split."""
-    seed: int = 0
-    """Seed of the division into splits, which doesn't depend on the order of the rows."""
-    rows_per_file: int = 1000
-    """Rows that make one file; so many are in memory at once, and a kill loses their work."""
-    num_workers: int = 2
-    """Processes that check answers."""
-    shard: str = "0/1"
-    """Part i/n of the checking, i from 0. The output does not depend on n."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        at_least(
-            1, ngram=self.ngram, num_workers=self.num_workers, rows_per_file=self.rows_per_file
-        )
-        at_least(0, num_validation=self.num_validation, num_test=self.num_test)
-        parse_shard(self.shard)
-        if self.config is not None and Path(self.input).exists():
-            raise InputError(
-                f"--config {self.config} is for hub data sets; --input {self.input} is local"
-            )
 
 
 class SelectedRows:

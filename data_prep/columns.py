@@ -5,13 +5,6 @@ A stage finds here the columns of the stage before it, without importing that st
 
 import pyarrow as pa
 
-CLEAN = "data_prep.clean"
-ROLL_IN = "data_prep.roll_in"
-ROLL_OUT = "data_prep.roll_out"
-LABEL = "data_prep.label"
-DVO_PATHS = "data_prep.dvo paths"
-DVO_REFERENCE = "data_prep.dvo reference"
-
 ID_COLUMNS = ("message_id", "uuid", "id")
 """Where a data set may have the id of a problem, in this order."""
 

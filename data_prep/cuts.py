@@ -3,43 +3,10 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from run_lib.commands import InputError, at_least
-
-CutLaw = Literal["sqrt", "uniform", "step"]
-
-
-@dataclass(frozen=True)
-class CutFlags:
-    """Where roll-ins are cut, and how often each prefix is completed."""
-
-    num_cuts: int = 4
-    """Cuts of a roll-in."""
-    num_completions: int = 1
-    """Completions of a prefix."""
-    cut: CutLaw = "sqrt"
-    """Where a roll-in of n tokens is cut: sqrt draws the prefix length i in 1..n-1 with probability
-    proportional to sqrt(i), uniform each alike, step at the ends of steps (uniform where there is
-    none)."""
-    step_delimiter: str = "\n\n"
-    """Text that ends a step, for --cut step."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        at_least(1, num_cuts=self.num_cuts, num_completions=self.num_completions)
-        check_delimiter(self.step_delimiter)
-
-
-def check_delimiter(delimiter: str) -> None:
-    """Raises InputError for a value of `--step_delimiter` with which no step would ever end."""
-    if not delimiter:
-        raise InputError("--step_delimiter must not be empty")
-    if "\\n" in delimiter:
-        raise InputError("--step_delimiter has a backslash and an n: bash writes a newline $'\\n'")
+from data_prep.args import CutLaw
 
 
 def draw_cuts(length: int, count: int, law: CutLaw, rng: random.Random) -> list[int]:

@@ -3,21 +3,19 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 import torch
 from tqdm import tqdm
 
+from data_prep.args import GenerationArgs
 from data_prep.reports import BadRow, RowReport
-from data_prep.sampling import Policy, ResponseSampling, Sampler
+from data_prep.sampling import Policy, Sampler
 from data_prep.stages import Chunk, Stage
 from data_prep.window import run_rows
-from run_lib.commands import RunStopped, naming, parse_shard
+from run_lib.commands import RunStopped, naming
 from search_lib.engines.factory import open_engine
-from search_lib.engines.flags import EngineFlags
 
 REFUSED = "refused by the engine"
 """Reason of rows for which the engine gave an error."""
@@ -33,29 +31,6 @@ Row = TypeVar("Row")
 
 class EngineRefuses(RunStopped):
     """The engine refuses consecutive rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationArgs:
-    """Flags of the stages that generate."""
-
-    input: str
-    output: Path
-    engine_flags: EngineFlags = EngineFlags(sglang_patience=3600.0, gpu_util=0.85)
-    """How responses are generated. A stage runs for days: it waits longer for a server than a
-    search does. No value model shares its GPU."""
-    sampling: ResponseSampling = ResponseSampling()
-    """How responses are drawn. The rows depend on all of these flags."""
-    window: int = 32
-    """Problems in flight at once: the engine sees the requests of all of them. At most three times
-    as many are in memory, those that wait for the rest of their file included."""
-    shard: str = "0/1"
-    """Part i/n of the work, i from 0. The rows do not depend on n."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
-        self.sampling.check()
-        parse_shard(self.shard)
 
 
 class Generated(NamedTuple):

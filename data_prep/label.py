@@ -28,28 +28,30 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from data_prep.args import LABEL, LabelArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(LabelArgs, LABEL, __doc__)
+
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from data_prep.args import LABEL, ROLL_OUT, LabelArgs
 from data_prep.card import data_card
 from data_prep.checks import check_chunks
-from data_prep.columns import ASKED, LABEL, LABEL_SCHEMA, ROLL_OUT, SOFT_LABELS
+from data_prep.columns import ASKED, LABEL_SCHEMA, SOFT_LABELS
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources
 from data_prep.stages import Chunk, FinishedStage, Stage
 from run_lib.commands import (
-    InputError,
-    at_least,
     naming,
     parse_command_line,
-    parse_shard,
     run_command,
 )
 from run_lib.files import replace_file, try_lock
@@ -68,42 +70,6 @@ READ_COLUMNS = (
     *("message_id", "problem", "solution", "answer"),
     *("prompt_ids", "roll_in_ids", "roll_outs_ids", "finish_reasons"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelArgs:
-    """Grade roll-outs and assemble the training set."""
-
-    input: Path
-    """Output folder of data_prep.roll_out."""
-    output: Path
-    """Folder to write to."""
-    tokenizer: str
-    """Folder or hub id of the policy whose token ids these are."""
-    soft_labels: bool = False
-    """Adds the column soft_labels; of use when prefixes have several completions.
-    train_classifier.py --loss mse works them out itself."""
-    keep_unsolved: bool = False
-    """Keep problems without a correct response, too."""
-    rows_per_file: int = 64
-    """Problems that make one file, and are in memory together."""
-    num_workers: int = 2
-    """Processes that check answers."""
-    push_to_hub: str | None = None
-    """Uploads the finished data set to this repository, owner/name."""
-    shard: str = "0/1"
-    """Part i/n of the work, i from 0. The rows do not depend on n."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        at_least(1, num_workers=self.num_workers)
-        if self.push_to_hub is not None:
-            if self.push_to_hub.count("/") != 1:
-                raise InputError(f"--push_to_hub {self.push_to_hub}: expected owner/name")
-            # Not after hours of grading.
-            with naming("--push_to_hub"):
-                create_dataset(self.push_to_hub)
-        parse_shard(self.shard)
 
 
 class AnswerReader:
@@ -285,6 +251,9 @@ def label(args: LabelArgs) -> None:
         InputError: If something that was given can't be used.
     """
     args.check()
+    if args.push_to_hub is not None:
+        with naming("--push_to_hub"):
+            create_dataset(args.push_to_hub)  # not after hours of grading
     with naming("--input"):
         roll_outs = FinishedStage(args.input, ROLL_OUT)
         sources = open_sources(str(args.input), required=READ_COLUMNS)

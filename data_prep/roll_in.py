@@ -27,21 +27,26 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from data_prep.args import ROLL_IN, RollInArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(RollInArgs, ROLL_IN, __doc__)
+
 import gc
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import transformers
 
+from data_prep.args import ROLL_IN, RollInArgs
 from data_prep.cleaning.filters.rows import text
-from data_prep.columns import ASKED, ID_COLUMNS, ROLL_IN, ROLL_IN_SCHEMA
+from data_prep.columns import ASKED, ID_COLUMNS, ROLL_IN_SCHEMA
 from data_prep.generation import (
     REFUSED,
     Generated,
-    GenerationArgs,
     left_out,
     run_stage,
 )
@@ -51,57 +56,11 @@ from data_prep.sources import RowSource, check_texts, open_sources, read_texts
 from data_prep.stages import Chunk, Stage
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
-from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormatName
 from search_lib.benchmark_rows import read_text
-from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
 from search_lib.prompts import ControlTokensInProblem, PromptTemplate
-from search_lib.thoughts import ThinkTags, Thoughts
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollInArgs(GenerationArgs):
-    """Sample roll-ins for every problem."""
-
-    input: str
-    """Problems: output folder of data_prep.clean, .parquet, .jsonl, .json or .csv file, folder of
-    Parquet files, or hub id."""
-    output: Path
-    """Folder; every model gets one below it."""
-    models: tuple[str, ...]
-    """Policies with their number of roll-ins a problem: folder or hub id, a colon, a number."""
-    splits: tuple[str, ...] = ()
-    """Splits of the input to roll in; by default all."""
-    answer_format: AnswerFormatName = "boxed"
-    """How the policy is asked to write its answer, and data_prep.label reads it: boxed,
-    final_answer or choice."""
-    think_tags: ThinkTags = "auto"
-    """Two texts that begin and end a thought: prompts end with the first and a line break, and an
-    answer stands behind the second. none: the policies don't think before they answer. auto:
-    <think> </think>, which prompts open for tokenizers of DeepSeek-R1's kind, and for others where
-    their chat template does."""
-    instruction: str | None = None
-    """Text of the prompt after the problem, instead of what the answer format asks for."""
-    rows_per_file: int = 16
-    """Problems that make one file; a kill loses the files in the making."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        super().check()
-        with naming("--think_tags"):
-            Thoughts.of(self.think_tags)
-        if self.window < self.rows_per_file:
-            raise InputError(
-                f"--window {self.window} must be at least --rows_per_file {self.rows_per_file}"
-            )
-
-    @property
-    def prompt_text(self) -> str:
-        """Text of the prompt after the problem."""
-        if self.instruction is not None:
-            return self.instruction
-        return ANSWER_FORMATS[self.answer_format].instruction or MATH_INSTRUCTION
+from search_lib.thoughts import Thoughts
 
 
 class Problem(NamedTuple):

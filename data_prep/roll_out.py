@@ -23,6 +23,11 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from data_prep.args import ROLL_OUT, RollOutArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(RollOutArgs, ROLL_OUT, __doc__)
+
 import asyncio
 import hashlib
 import random
@@ -35,9 +40,10 @@ import numpy as np
 import pyarrow as pa
 import transformers
 
-from data_prep.columns import ASKED, ROLL_IN, ROLL_OUT, ROLL_OUT_SCHEMA
-from data_prep.cuts import CutFlags, draw_cuts, draw_step_cuts, step_ends
-from data_prep.generation import REFUSED, Generated, GenerationArgs, left_out, run_stage
+from data_prep.args import ROLL_IN, ROLL_OUT, CutFlags, RollOutArgs
+from data_prep.columns import ASKED, ROLL_OUT_SCHEMA
+from data_prep.cuts import draw_cuts, draw_step_cuts, step_ends
+from data_prep.generation import REFUSED, Generated, left_out, run_stage
 from data_prep.reports import BadRow, RowReport
 from data_prep.sampling import EmptyGeneration, Policy, Sampler, load_policy
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
@@ -50,25 +56,6 @@ from search_lib.prompts import prompt_holds
 
 ORIGIN_SETTINGS = ("model", "roll_ins", "temperature", "top_p", "max_length", "seed")
 """Settings of the roll-ins that the next stages are told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollOutArgs(GenerationArgs):
-    """Cut roll-ins and complete the prefixes."""
-
-    input: str
-    """Output folder of data_prep.roll_in."""
-    output: Path
-    """Folder to write to."""
-    model: str
-    """The policy that completes: folder or hub id. The value model learns its values."""
-    cuts: CutFlags = CutFlags()
-    """Where roll-ins are cut, and how often each prefix is completed."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        super().check()
-        self.cuts.check()
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,22 @@
 """A policy, and responses drawn from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from data_prep.args import ResponseSampling
 from data_prep.reports import RowReport
-from run_lib.commands import at_least, naming
+from run_lib.commands import naming
 from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_config, load_tokenizer
 from run_lib.seeds import derive_seed
-from search_lib.engines.base import Block, Engine, Expansion, Sampling
+from search_lib.engines.base import Block, Engine, Expansion
 from search_lib.prompts import stop_token_ids
 
 MAX_DRAWS = 4
 """An empty generation is drawn again with another seed, up to this many draws in all."""
-
-
-@dataclass(frozen=True)
-class ResponseSampling(Sampling):
-    """How responses are drawn. The rows depend on all of these flags."""
-
-    max_length: int = 16384
-    """Tokens of a whole response at most, those before a cut included."""
-    seed: int = 0
-    """Every random draw derives from this, the row's id and the place of the draw in the row."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        super().check()
-        at_least(1, max_length=self.max_length)
 
 
 class Policy(NamedTuple):

@@ -163,6 +163,36 @@ def parse_command_line(
     return parsed
 
 
+def check_command_line(
+    args: type[Args],
+    program: str,
+    description: str | None,
+    unsupported: Mapping[str, str] | None = None,
+) -> Args:
+    """Answers `--help`, and refuses flags that no run can have; see `parse_command_line`.
+
+    Every command begins with it, ahead of imports that take seconds: its flags, in a module that
+    imports little, are checked by their own `check`.
+
+        if __name__ == "__main__":  # ahead of imports that take seconds
+            from run_lib.interrupts import leave_on_interrupt
+
+            leave_on_interrupt()
+
+            from data_prep.args import LABEL, LabelArgs
+            from run_lib.commands import check_command_line
+
+            check_command_line(LabelArgs, LABEL, __doc__)
+
+    Raises:
+        SystemExit: With status 2, if a flag is at fault; after `--help` with status 0.
+    """
+    parsed = parse_command_line(args, program, description, None, unsupported)
+    if check := getattr(parsed, "check", None):
+        run_command(program, check)
+    return parsed
+
+
 def _endless_numbers(flags: Any) -> Iterator[tuple[str, float]]:
     """Yields the flags of a dataclass, and of those in it, whose value is infinite or NaN."""
     for entry in fields(flags):

@@ -4,21 +4,17 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
-import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
 
 from run_lib.checksums import check_intact
 from run_lib.commands import RunStopped
 from run_lib.text import one_line, shorten, some_of
+
+if TYPE_CHECKING:  # takes seconds, and who only uploads does without
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,6 +37,8 @@ def quiet_transformers() -> None:
 
     These are bars, and reports of many lines on missing weights: `check_weights` names them in one.
     """
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 
@@ -72,16 +70,20 @@ def _reason(path: str | Path, error: Exception) -> str:
     return f"{place}{type(error).__name__}: {one_line(error)}"
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
     """Loads a tokenizer from a folder or the Hub.
 
     Raises:
         ValueError: If there is none, its files are damaged, or it needs code of its own; one line
             that begins with the path.
     """
+    from transformers import AutoTokenizer
+
     check_intact(path, *TOKENIZER_FILES)
     with loading(path, "no tokenizer could be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
         ids = tokenizer.encode("the answer is 1", add_special_tokens=False)
     # Of a folder with a Qwen2 config.json and no tokenizer, transformers makes one that knows some
     # control tokens only, and turns every text into nothing.
@@ -97,6 +99,8 @@ def load_config(path: str) -> Any:
         ValueError: If there is none, it is damaged, no model has its sizes, or it needs code of its
             own; one line that begins with the path.
     """
+    from transformers import AutoConfig, PretrainedConfig
+
     check_intact(path, "config.json")
     with loading(path, "no model could be found"):
         content, _ = PretrainedConfig.get_config_dict(path)
@@ -158,7 +162,7 @@ def check_weights(
             raise ValueError(f"{path} {failure}: {what} weights for {some_of(names)}")
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> None:
     """Raises ValueError if a model of this many embeddings can't be one for the tokenizer.
 
     Any token id below that number runs, and those of another family give nonsense. Padding rows are

@@ -9,9 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from run_lib.text import one_line
 
 LOCAL_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
@@ -77,6 +74,9 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     # Not by `datasets`, which copies the file into its cache and shows a bar on the way.
     try:
         return pq.read_table(path).to_pylist()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, PreTrainedTokenizerBase
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from run_lib.hub import loading
 from run_lib.text import one_line
@@ -318,12 +318,13 @@ def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int
             generation config is damaged; begins with the name of the policy.
     """
     configured: Any = None
+    # Not as a GenerationConfig: that is a second's import of torch, for one entry.
     with loading(policy, "no generation config could be loaded"):
-        try:
-            configured = GenerationConfig.from_pretrained(policy).eos_token_id
-        except OSError:  # mostly for want of one
-            if (Path(policy) / GENERATION_CONFIG_NAME).exists():
-                raise
+        if file := _find_generation_config(policy):
+            content = json.loads(file.read_bytes())
+            if not isinstance(content, dict):
+                raise TypeError(f"{file.name} is not a JSON object")
+            configured = content.get("eos_token_id")
     ids = configured if isinstance(configured, list) else [configured]
     ids = [index for index in (tokenizer.eos_token_id, *ids) if index is not None]
     if not ids:
@@ -332,3 +333,14 @@ def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int
         if type(index) is not int or not 0 <= index < 2**31:
             raise ValueError(f"{policy} names the end-of-sequence token {index!r}, not a token id")
     return tuple(sorted(set(ids)))
+
+
+def _find_generation_config(policy: str) -> Path | None:
+    """Returns the generation config of a folder, or of the Hub; None if there is none."""
+    try:
+        file = cached_file(policy, GENERATION_CONFIG_NAME)
+    except OSError:  # mostly for want of one
+        if (Path(policy) / GENERATION_CONFIG_NAME).exists():
+            raise
+        return None
+    return Path(file) if file else None

@@ -5,7 +5,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-import importlib
+import runpy
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ COMMANDS = {
     "reference": "add the log-probabilities of steps under the policy that made the trees",
     "export": "write paths as JSON lines, as published and for TRL's trainers",
 }
-"""Commands with what they do. Each is the module of its name here, with `main(argv)`."""
+"""Commands with what they do. Each is the file of its name here, and runs by itself, too."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         end(2, f"{PROGRAM}: error: the first argument is the command ({known}), not {name!r}")
-    importlib.import_module(f"data_prep.dvo.{name}").main(rest)
+    sys.argv[1:] = rest
+    runpy.run_module(f"data_prep.dvo.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -21,17 +21,27 @@ A line of `dvo` holds all columns of the path: such a file can be an `--input` i
 number of the path in its tree, and `all_q_value` the value behind each step.
 """  # noqa: E501
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from data_prep.dvo.args import EXPORT, ExportArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(ExportArgs, EXPORT, __doc__)
+
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from data_prep.columns import DVO_REFERENCE
+from data_prep.dvo.args import DVO_REFERENCE, EXPORT, ExportArgs, FormatName
 from data_prep.dvo.rows import Row, by_tree, check_prompts
 from data_prep.sources import RowSource, open_sources
 from data_prep.stages import STAGE_FILE, FinishedStage
@@ -40,12 +50,11 @@ from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import atomic_file, read_json
 from run_lib.fingerprints import fingerprint
 from run_lib.hub import TOKENIZER_FILES, load_tokenizer
-from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
+from run_lib.settings import Settings, SettingsFile, as_json, free_flags
 from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat
 from search_lib.prompts import stop_token_ids
 from search_lib.thoughts import Thoughts
 
-PROGRAM = "data_prep.dvo export"
 WINDOW_ROWS = 1024
 """Rows that are read at once."""
 
@@ -54,24 +63,8 @@ ANY_FORMAT = (ANSWER_FORMATS["final_answer"], ANSWER_FORMATS["boxed"])
 STEP_PAIRS = 4
 """Most pairs of a tree in `step_dpo`, as in the paper (Appendix C)."""
 
-FormatName = Literal["dvo", "rft", "dpo", "kto", "step_dpo"]
+
 Line = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportArgs:
-    """Write paths as JSON lines for other trainers."""
-
-    input: Path
-    """Output folder of data_prep.dvo paths or reference, or a file that --format dvo wrote."""
-    output: Path = free()
-    """File of JSON lines to write. Beside it: <output>.config.json."""
-    format: FormatName
-    """Format of the lines."""
-    split: Literal["train", "validation"] = "train"
-    """Split of a folder."""
-    tokenizer: str | None = None
-    """Folder or Hub id of the policy that made the trees, where --input doesn't say it."""
 
 
 @dataclass(frozen=True)
@@ -408,5 +401,9 @@ def run(args: ExportArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    args = parse_command_line(ExportArgs, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: run(args))
+    args = parse_command_line(ExportArgs, EXPORT, __doc__, argv)
+    run_command(EXPORT, lambda: run(args))
+
+
+if __name__ == "__main__":
+    main()

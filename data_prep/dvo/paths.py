@@ -17,13 +17,23 @@ and V = 2 P - 1. In both cases the state behind the last step has V = 0, and its
 A chunk of trees becomes one file. Killed at any moment, the same command goes on.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from data_prep.dvo.args import DVO_PATHS, PathsArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(PathsArgs, DVO_PATHS, __doc__)
+
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,79 +41,17 @@ import torch
 from tqdm import tqdm
 
 from classifier_lib.loading import load_value_model
-from data_prep.columns import DVO_PATHS
+from data_prep.dvo.args import DVO_PATHS, PathsArgs
 from data_prep.dvo.rows import TreeSplit
 from data_prep.dvo.values import StateValues
 from data_prep.reports import BadRow, RowReport
 from data_prep.stages import Chunk, Stage
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
-from dvo_lib.paths import WrongPaths, draw_paths, path_credits
+from dvo_lib.paths import draw_paths, path_credits
 from dvo_lib.trees import TreeRecord, read_tree_settings, read_trees, tree_files
-from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
-from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.hub import quiet_transformers
 from run_lib.seeds import derive_seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathsArgs:
-    """Draw paths from trees, with the credit of each step."""
-
-    input: tuple[Path, ...]
-    """Files of trees, or output folders of data_prep.dvo trees."""
-    output: Path
-    """Folder to write to."""
-    paths_per_side: int = 4
-    """Most right paths of a tree, and most wrong ones."""
-    min_visits: int = 1
-    """Paths with a step before the last that has fewer visits are left out."""
-    wrong_paths: WrongPaths = "all"
-    """all: also responses that ended without an answer, or were cut for their length or depth;
-    answers, as published: those with a wrong answer only."""
-    validation_share: float = 0.05
-    """Share of the problems that go to validation, in [0, 1)."""
-    seed: int = 0
-    """Seed of the draws."""
-    targets: Literal["mcts", "value_model"] = "mcts"
-    """Where the values of states come from: the tree, or --classifier_ckpt_path."""
-    classifier_ckpt_path: str | None = None
-    """Folder or Hub id of the value model of --targets value_model."""
-    level: Literal["step", "response"] = "step"
-    """What has a credit: each step, or the whole response as one step."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the value model's computation."""
-    max_batch_tokens: int = 65_536
-    """Tokens of a forward of the value model; changes values by rounding only."""
-    rows_per_file: int = 256
-    """Trees that make one file, and are in memory together."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        at_least(
-            1,
-            paths_per_side=self.paths_per_side,
-            max_batch_tokens=self.max_batch_tokens,
-            rows_per_file=self.rows_per_file,
-        )
-        at_least(0, min_visits=self.min_visits)
-        if not 0 <= self.validation_share < 1:
-            raise InputError(f"--validation_share must be in [0, 1), got {self.validation_share}")
-        if (self.targets == "value_model") != (self.classifier_ckpt_path is not None):
-            raise InputError("--targets value_model and --classifier_ckpt_path go together")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that the rows depend on, but for the trees."""
-        names = ["paths_per_side", "min_visits", "wrong_paths"]
-        names += ["validation_share", "seed", "targets", "level"]
-        settings = {name: getattr(self, name) for name in names}
-        if self.classifier_ckpt_path is not None:
-            settings |= {
-                "classifier_ckpt_path": self.classifier_ckpt_path,
-                "classifier_ckpt_path_digest": fingerprint(self.classifier_ckpt_path, MODEL_FILES),
-                "dtype": self.dtype,
-            }
-        return settings
 
 
 @dataclass(frozen=True)
@@ -332,3 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = parse_command_line(PathsArgs, DVO_PATHS, __doc__, argv)
     run_command(DVO_PATHS, lambda: run(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,37 +8,30 @@ OUTPUT/round_1.parquet, round_2.parquet, ... have the columns `id`, `problem` an
 problems with the same text are two problems.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from data_prep.dvo.args import PROBLEMS, ProblemsArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(ProblemsArgs, PROBLEMS, __doc__)
+
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
+from data_prep.dvo.args import PROBLEMS, ProblemsArgs
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import atomic_folder
-from run_lib.settings import Settings, SettingsFile, as_json, free
+from run_lib.settings import Settings, SettingsFile, as_json
 from search_lib.benchmarks import Problem, problems_digest
-from search_lib.problem_flags import ProblemFlags
 
-PROGRAM = "data_prep.dvo problems"
 SETTINGS_NAME = "problems_settings.json"
 SCHEMA = pa.schema({"id": pa.string(), "problem": pa.string(), "answer": pa.string()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProblemsArgs(ProblemFlags):
-    """Give every round of DVO problems of its own."""
-
-    output: Path = free()
-    """Folder to write to."""
-    num_rounds: int = 3
-    """Rounds."""
-    problems_per_round: int = 10_000
-    """Problems of a round."""
-    seed: int = 0
-    """Seed of the order in which the problems are dealt out."""
 
 
 def deal(problems: Sequence[Problem], args: ProblemsArgs) -> list[list[Problem]]:
@@ -65,7 +58,7 @@ def run(args: ProblemsArgs) -> None:
     Raises:
         InputError: If something that was given can't be used.
     """
-    at_least(1, num_rounds=args.num_rounds, problems_per_round=args.problems_per_round)
+    args.check()
     _, problems = args.load()
     settings = Settings(as_json(args), {"benchmark": problems_digest(problems)})
     advice = "Give these problems another --output"
@@ -85,5 +78,9 @@ def run(args: ProblemsArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    args = parse_command_line(ProblemsArgs, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: run(args))
+    args = parse_command_line(ProblemsArgs, PROBLEMS, __doc__, argv)
+    run_command(PROBLEMS, lambda: run(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,11 +12,19 @@ same command goes on, and the file in work is computed again. With `--shard i/n`
 the files out. Policies are those that train_dvo.py trains.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from data_prep.dvo.args import DVO_REFERENCE, ReferenceArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(ReferenceArgs, DVO_REFERENCE, __doc__)
+
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +34,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from classifier_lib.attention import FLEX_BLOCK, choose_attention
 from classifier_lib.layouts import count_laid_out
-from data_prep.columns import DVO_PATHS, DVO_REFERENCE
+from data_prep.dvo.args import DVO_PATHS, DVO_REFERENCE, ReferenceArgs
 from data_prep.dvo.rows import Row, TreeSplit, by_tree, check_prompts, name_of
 from data_prep.reports import RowReport
 from data_prep.stages import STAGE_FILE, Chunk, FinishedStage, Stage
@@ -36,40 +44,12 @@ from dvo_lib.columns import PATH_SCHEMA, REFERENCE
 from dvo_lib.policy import TokenLogprobs, load_policy, load_policy_config
 from run_lib.commands import (
     InputError,
-    at_least,
     naming,
     parse_command_line,
-    parse_shard,
     run_command,
 )
 from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import check_vocabulary, load_tokenizer, quiet_transformers
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferenceArgs:
-    """Store the log-probabilities of paths under the reference policy."""
-
-    input: Path
-    """Output folder of data_prep.dvo paths."""
-    output: Path
-    """Folder to write to."""
-    model: str
-    """Folder or Hub id of the policy that made the trees."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the computation; best that of training."""
-    attention_impl: Literal["auto", "sdpa", "flex_attention"] = "auto"
-    """Attention of trees. auto: flex_attention on a GPU, sdpa on a CPU."""
-    max_batch_tokens: int = 16_384
-    """Tokens of a forward pass, shared ones once; a path longer than that goes alone. Changes
-    log-probabilities by rounding only."""
-    shard: str = "0/1"
-    """Part i/n of the work, i from 0. The rows do not depend on n."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        at_least(1, max_batch_tokens=self.max_batch_tokens)
-        parse_shard(self.shard)
 
 
 class Reference:
@@ -309,3 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = parse_command_line(ReferenceArgs, DVO_REFERENCE, __doc__, argv)
     run_command(DVO_REFERENCE, lambda: run(args))
+
+
+if __name__ == "__main__":
+    main()

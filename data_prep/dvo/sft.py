@@ -18,78 +18,42 @@ out are counted by reason, here and in `<output>.report.json`. The file is compl
 killed command begins anew.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from data_prep.dvo.args import SFT, SftArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(SftArgs, SFT, __doc__)
+
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.columns import ROLL_IN, ROLL_IN_SCHEMA
-from data_prep.cuts import check_delimiter, step_ends
+from data_prep.args import ROLL_IN
+from data_prep.columns import ROLL_IN_SCHEMA
+from data_prep.cuts import step_ends
+from data_prep.dvo.args import SFT, SftArgs
 from data_prep.dvo.export import Line, Texts, bind_output, completion_line, open_texts
 from data_prep.reports import BadRow, RowReport
 from data_prep.sources import RowSource, open_sources
 from data_prep.stages import STAGE_FILE, FinishedStage
-from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import atomic_file, write_json
 from run_lib.seeds import derive_seed
-from run_lib.settings import free
-from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, AnswerFormatName, Comparer
-from search_lib.engines.steps import BLANK_LINE
+from search_lib.answer_formats import ANSWER_FORMATS, AnswerFormat, Comparer
 from search_lib.grading import Grader
 from search_lib.prompts import prompt_holds
 from search_lib.thoughts import Thoughts
 
-PROGRAM = "data_prep.dvo sft"
 WINDOW_ROWS = 64
 """Problems that are read and graded together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SftArgs:
-    """Choose a policy's own right responses in steps."""
-
-    input: Path
-    """Output folder of data_prep.roll_in, that of one model."""
-    output: Path = free()
-    """File of JSON lines to write. Beside it: <output>.config.json and <output>.report.json."""
-    answer_format: AnswerFormatName = "boxed"
-    r"""How an answer is written, and compared: boxed (\boxed{42}), final_answer (Final Answer: 42,
-    or Answer: 42, to the end of the line), choice (Final Answer: (B), a letter of A to E)."""
-    step_delimiter: str = BLANK_LINE
-    """Text that ends a step, and is part of it."""
-    min_steps: int = 2
-    """Fewest steps of a response."""
-    max_steps: int = 8
-    """Most steps of a response; best the --depth of the trees."""
-    per_problem: int = 64
-    """Most responses to a problem."""
-    seed: int = 0
-    """Seed of the draw among more of them."""
-    split: Literal["train", "validation", "test"] = "train"
-    """Split of the input."""
-    tokenizer: str | None = None
-    """Folder or Hub id of the policy; by default the one that the roll-ins are of."""
-    num_workers: int = free(2)
-    """Processes that check answers."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have."""
-        at_least(
-            1,
-            min_steps=self.min_steps,
-            max_steps=self.max_steps,
-            per_problem=self.per_problem,
-            num_workers=self.num_workers,
-        )
-        if self.min_steps > self.max_steps:
-            raise InputError(
-                f"--min_steps {self.min_steps} is more than --max_steps {self.max_steps}"
-            )
-        check_delimiter(self.step_delimiter)
 
 
 @dataclass(frozen=True)
@@ -267,5 +231,9 @@ def run(args: SftArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    args = parse_command_line(SftArgs, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: run(args))
+    args = parse_command_line(SftArgs, SFT, __doc__, argv)
+    run_command(SFT, lambda: run(args))
+
+
+if __name__ == "__main__":
+    main()

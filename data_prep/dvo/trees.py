@@ -17,6 +17,16 @@ trees in flight. With `--shard i/n` they go to OUTPUT/shard-i-of-n/trees.jsonl; 
 depend on n, and the files can be joined with `cat`.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from data_prep.dvo.args import TREES, TreesArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(TreesArgs, TREES, __doc__)
+
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -27,9 +37,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from data_prep.cuts import check_delimiter
+from data_prep.dvo.args import TREES, TreesArgs
 from data_prep.dvo.summary import TreeSummary
-from data_prep.sampling import Policy, ResponseSampling, load_policy
+from data_prep.sampling import Policy, load_policy
 from dvo_lib.trees import (
     SETTINGS_NAME,
     TREES_NAME,
@@ -40,7 +50,6 @@ from dvo_lib.trees import (
 )
 from run_lib.commands import (
     InputError,
-    at_least,
     naming,
     parse_command_line,
     parse_shard,
@@ -48,16 +57,15 @@ from run_lib.commands import (
 )
 from run_lib.files import write_json
 from run_lib.seeds import derive_seed
-from run_lib.settings import Settings, SettingsFile, as_json, free, free_flags
+from run_lib.settings import Settings, SettingsFile, as_json, free_flags
 from run_lib.text import some_of
 from search_lib.answer_formats import AnswerFormat, Comparer
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
-from search_lib.engines.flags import EngineFlags
-from search_lib.engines.steps import BLANK_LINE, StepEngine
-from search_lib.problem_flags import AskingFlags, ProblemFlags
+from search_lib.engines.steps import StepEngine
+from search_lib.problem_flags import ProblemFlags
 from search_lib.progress import SearchProgress
 from search_lib.prompts import build_prompts
 from search_lib.results.cost import SearchCost
@@ -66,50 +74,17 @@ from search_lib.results.shards import shard_path
 from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
 from search_lib.scorers.judge import OutcomeJudge
 from search_lib.strategies import Limits
-from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
+from search_lib.strategies.mcts import MonteCarloTreeSearch
 
-PROGRAM = "data_prep.dvo trees"
 JUDGE_THREADS = 4
 
 TreeJob = SearchJob[MonteCarloTreeSearch]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TreesArgs(AskingFlags):
-    """Monte Carlo tree search over reasoning steps, a tree a problem."""
-
-    model: str
-    """The policy that writes the steps: Hub id or folder."""
-    output: Path
-    """Folder of the trees, trees.jsonl, and of their settings."""
-    tree: TreeSettings = TreeSettings()
-    step_delimiter: str = BLANK_LINE
-    """Text that ends a step, and is part of it."""
-    max_step_tokens: int = 1024
-    """Most tokens of a step; a longer one is cut there, and continued as the next."""
-    sampling: ResponseSampling = ResponseSampling(temperature=1.0, top_p=1.0, max_length=4096)
-    instruction: str | None = None
-    """Added to the question, instead of what the answer format or benchmark asks for."""
-    engine_flags: EngineFlags = EngineFlags(sglang_patience=3600.0, gpu_util=0.85)
-    window: int = free(32)
-    """Trees in flight at once. Each has one leaf at the engine, of which it wants as many steps as
-    the breadth."""
-    shard: str | None = None
-    """Part i/n of the problems, i from 0, for n machines with one command but for this."""
-
-    def check(self) -> None:
-        """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
-        self.tree.check()
-        self.sampling.check()
-        at_least(1, max_step_tokens=self.max_step_tokens, window=self.window)
-        check_delimiter(self.step_delimiter)
-        parse_shard(self.shard or "0/1")
-
-    @property
-    def trees_path(self) -> Path:
-        """The file of the trees."""
-        path = self.output / TREES_NAME
-        return shard_path(path, *parse_shard(self.shard)) if self.shard else path
+def trees_path(args: TreesArgs) -> Path:
+    """Returns the file of the trees of a run, or of its shard."""
+    path = args.output / TREES_NAME
+    return shard_path(path, *parse_shard(args.shard)) if args.shard else path
 
 
 def grow_trees(args: TreesArgs) -> int:
@@ -127,7 +102,7 @@ def grow_trees(args: TreesArgs) -> int:
     source, problems = args.load()
     policy = load_policy(args.model, "--model")
     prompts = make_prompts(args, policy, problems, answer_format, source.instruction)
-    path = args.trees_path
+    path = trees_path(args)
     with answer_format.open_comparer() as comparer, TreeFile(path, "--output") as file:
         args.check_references(problems, comparer)
         own = {problem.id: problem for problem in problems[index::count]}
@@ -204,7 +179,8 @@ def bind_settings(
     Raises:
         InputError: If other settings, or other problems, have made the trees.
     """
-    path, has_trees = args.trees_path, holds_something(args.trees_path)
+    path = trees_path(args)
+    has_trees = holds_something(path)
     flags = {name: value for name, value in as_json(args).items() if name != "output"}
     contents = {"benchmark": problems_digest(list(problems.values())), "model": policy.digest}
     of_problems = {entry.name for entry in fields(ProblemFlags)}
@@ -328,7 +304,11 @@ class Forest:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    args = parse_command_line(TreesArgs, PROGRAM, __doc__, argv)
+    args = parse_command_line(TreesArgs, TREES, __doc__, argv)
     transformers.utils.logging.disable_progress_bar()
     # A tree that is given up doesn't wait for the batch that is running; whole ones are on disk.
-    run_command(PROGRAM, lambda: grow_trees(args), at_once=True)
+    run_command(TREES, lambda: grow_trees(args), at_once=True)
+
+
+if __name__ == "__main__":
+    main()

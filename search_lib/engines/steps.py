@@ -7,9 +7,6 @@ from transformers import PreTrainedTokenizerBase
 
 from search_lib.engines.base import Block, Engine, Expansion, Sampling
 
-BLANK_LINE = "\n\n"
-"""The delimiter of the DVO paper."""
-
 
 class StepEngine:
     """Lets another engine's blocks end with the token that completes the delimiter.

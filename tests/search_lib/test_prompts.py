@@ -402,7 +402,7 @@ def test_a_chat_template_may_refuse_one_problem():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", ": no generation config could be loaded: OSError: "),
+        ("{", ": no generation config could be loaded: JSONDecodeError: "),
         ("[]", ": no generation config could be loaded: TypeError: "),
         ('{"a": ' + "[" * 100_000, ": no generation config could be loaded: RecursionError: "),
         ('{"eos_token_id": "x"}', " names the end-of-sequence token 'x', not a token id"),
