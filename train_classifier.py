@@ -26,6 +26,12 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 # From here on this process ends with torchrun's agent, which the other imports outlast.
 import run_lib.parent  # isort: skip  # noqa: F401
 
+if __name__ == "__main__":
+    from classifier_lib.training.args import NOT_SUPPORTED, PROGRAM, TrainArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(TrainArgs, PROGRAM, __doc__, NOT_SUPPORTED)
+
 import contextlib
 import sys
 import time
@@ -35,13 +41,19 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
+from classifier_lib.args import EVALUATION_FILE
 from classifier_lib.evaluation import (
-    EVALUATION_FILE,
     evaluate,
     format_evaluation,
     scalar_metrics,
 )
-from classifier_lib.training.args import NOT_SUPPORTED, TrainArgs, check_flags, resolve_loss
+from classifier_lib.training.args import (
+    NOT_SUPPORTED,
+    PROGRAM,
+    TrainArgs,
+    check_flags,
+    resolve_loss,
+)
 from classifier_lib.training.card import model_card
 from classifier_lib.training.checkpoints import (
     Checkpointer,
@@ -61,7 +73,6 @@ from run_lib.files import write_files, write_json
 from run_lib.hub import quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, ToldToStop, distributed
 
-PROGRAM = "train_classifier.py"
 BUCKET_TOKENS = 1024
 """Width of the position buckets of the evaluation, in tokens."""
 

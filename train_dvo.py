@@ -25,13 +25,19 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 # From here on this process ends with torchrun's agent, which the other imports outlast.
 import run_lib.parent  # isort: skip  # noqa: F401
 
+if __name__ == "__main__":
+    from dvo_lib.args import PROGRAM, DvoArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(DvoArgs, PROGRAM, __doc__)
+
 import contextlib
 import time
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from classifier_lib.evaluation import EVALUATION_FILE
+from classifier_lib.args import EVALUATION_FILE
 from classifier_lib.training.checkpoints import (
     Checkpointer,
     load_checkpoint,
@@ -44,7 +50,7 @@ from classifier_lib.training.run_folder import RunFolder, open_run
 from classifier_lib.training.step import learning_rate, train_step
 from classifier_lib.training.uploads import open_checkpointer, push_final
 from data_prep.dvo.reference import check_reference
-from dvo_lib.args import DvoArgs, check_flags
+from dvo_lib.args import PROGRAM, DvoArgs, check_flags
 from dvo_lib.card import policy_card
 from dvo_lib.learner import evaluate
 from dvo_lib.policy import load_policy_config
@@ -54,8 +60,6 @@ from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.files import write_files, write_json
 from run_lib.hub import quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, ToldToStop, distributed
-
-PROGRAM = "train_dvo.py"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> DvoArgs:

@@ -11,24 +11,21 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
+from classifier_lib.args import PackingName, default_token_limit
 from classifier_lib.attention import row_inputs
 from classifier_lib.data import GroupedRollouts, Rollout
 from classifier_lib.flops import TokenCounts
 from classifier_lib.layouts import Branch, RowLayout, Segment, Span, count_laid_out, lay_out
 from classifier_lib.losses import Targets
 
-PackingName = Literal["padded", "packed", "shared_prefix"]
 PAD_MULTIPLE = 16
 """Padded lengths are multiples of this: aligned for matrix kernels, little padding."""
 
-
-DEFAULT_TOKENS = 65_536
-"""Most tokens in a packed micro batch by default; meant for a 1.5B model on a GPU of 80 GB."""
 
 Data = TypeVar("Data", bound=Sized)
 Loaded = TypeVar("Loaded")
@@ -408,7 +405,7 @@ class BatchPlan(MicroBatchPlan[GroupedRollouts, Batch]):
         max_length: See `collate`.
         micro_batch_size: Samples in a padded micro batch.
         tokens_per_micro_batch: See `token_limit`. By default as many as a padded micro batch could
-            have, but at most `DEFAULT_TOKENS`.
+            have, but at most `DEFAULT_TOKENS` of `classifier_lib.args`.
         group_size: See `MicroBatchPlan`.
         pairs: See `MicroBatchPlan`.
         multiple: See `collate`.
@@ -427,7 +424,7 @@ class BatchPlan(MicroBatchPlan[GroupedRollouts, Batch]):
         """Most tokens in a packed micro batch."""
         if self.tokens_per_micro_batch:
             return self.tokens_per_micro_batch
-        return min(self.micro_batch_size * self.max_length, DEFAULT_TOKENS)
+        return default_token_limit(self.micro_batch_size, self.max_length)
 
     def length(self, data: GroupedRollouts, index: int) -> int:
         """Returns the tokens of a sample that are left of it."""

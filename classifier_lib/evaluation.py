@@ -11,10 +11,13 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from classifier_lib.args import EVALUATION, EvaluationArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(EvaluationArgs, EVALUATION, __doc__)
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torchmetrics import Metric
@@ -22,22 +25,23 @@ from torchmetrics.functional import mean_squared_error
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
+from classifier_lib.args import EVALUATION, EvaluationArgs
 from classifier_lib.batches import Batch, BatchPlan
 from classifier_lib.data import GroupedRollouts, format_bad_rows
 from classifier_lib.learner import Learner, evaluation_batches
 from classifier_lib.loading import load_value_model
 from classifier_lib.losses import LOSSES, TrainingLoss, pair_margins
 from classifier_lib.modeling import success_probabilities
-from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.files import write_json
 from run_lib.hub import quiet_transformers
 from run_lib.processes import distributed
 
-PROGRAM = "classifier_lib.evaluation"
 NUM_DECILES = 10
 NUM_ROLLOUT_BUCKETS = 16
 CALIBRATION_BINS = 15
-EVALUATION_FILE = "evaluation.json"
+
+
 SCORES = ("accuracy", "auroc", "brier", "calibration_error")
 FIT_SCORES = ("explained_variance", "r2", "precision", "recall", "specificity", "f1")
 """Scores of P(correct) as an estimate of the reward, and above 0.5 as a prediction of it."""
@@ -310,48 +314,14 @@ def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     return {f"eval/{name}": value for name, value in scalars.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class EvaluationArgs:
-    """Evaluate a value model on held-out roll-outs."""
-
-    model: str
-    """Folder or Hub id of the value model."""
-    data: str
-    """Parquet file or folder, save_to_disk folder or Hub id, with the columns of OpenR1-VM."""
-    data_num_response: int = 56
-    """Responses in every row."""
-    batch_size: int = 8
-    """Samples in a forward of each process; even for a loss of pairs."""
-    max_length: int = 16384
-    """Longest sequence in tokens, prompt included; longer ones are cut on the right."""
-    bucket_tokens: int = 1024
-    """Width of the absolute position buckets, in tokens."""
-    skip_bad_rows: bool = False
-    """Leave out rows that can't be used, instead of ending."""
-    loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] = "cross_entropy"
-    """Loss that the model was trained with."""
-    attention_impl: str = "sdpa"
-    """Attention implementation of transformers; flash_attention_2 falls back to sdpa."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the parameters."""
-    output: Path = Path(EVALUATION_FILE)
-    """Where the metrics are written, as JSON."""
-
-
 def run(args: EvaluationArgs) -> None:
     """Evaluates the model on the data, writes the metrics and prints their table.
 
     Raises:
         InputError: If a flag or an input can't be used.
     """
-    at_least(
-        1, batch_size=args.batch_size, max_length=args.max_length, bucket_tokens=args.bucket_tokens
-    )
+    args.check()
     loss = LOSSES[args.loss]
-    if loss.pairs and (args.batch_size % 2 or args.data_num_response % 2):
-        raise InputError(
-            f"--loss {args.loss} needs an even --batch_size and an even --data_num_response"
-        )
     quiet_transformers()
     with distributed() as processes:
         dtype = getattr(torch, args.dtype)
@@ -387,8 +357,8 @@ def run(args: EvaluationArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; `argv` is the command line by default."""
-    args = parse_command_line(EvaluationArgs, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: run(args))
+    args = parse_command_line(EvaluationArgs, EVALUATION, __doc__, argv)
+    run_command(EVALUATION, lambda: run(args))
 
 
 if __name__ == "__main__":

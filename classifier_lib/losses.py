@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from classifier_lib.args import NUM_LABELS
 from classifier_lib.modeling import SUCCESS_CLASS
 
 
@@ -205,14 +206,23 @@ def bradley_terry(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 
 LOSSES = {
     "cross_entropy": TrainingLoss(
-        cross_entropy, 3, count_samples, token_losses=_token_cross_entropy
+        cross_entropy, NUM_LABELS["cross_entropy"], count_samples, token_losses=_token_cross_entropy
     ),
     "bce": TrainingLoss(
-        binary_cross_entropy, 1, count_samples, token_losses=_token_binary_cross_entropy
+        binary_cross_entropy,
+        NUM_LABELS["bce"],
+        count_samples,
+        token_losses=_token_binary_cross_entropy,
     ),
     "mse": TrainingLoss(
-        squared_error, 1, count_samples, needs_soft=True, token_losses=_token_squared_error
+        squared_error,
+        NUM_LABELS["mse"],
+        count_samples,
+        needs_soft=True,
+        token_losses=_token_squared_error,
     ),
-    "bradley_terry": TrainingLoss(bradley_terry, 1, count_pairs, pairs=True),
+    "bradley_terry": TrainingLoss(
+        bradley_terry, NUM_LABELS["bradley_terry"], count_pairs, pairs=True
+    ),
 }
 """The paper's loss first."""

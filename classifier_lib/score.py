@@ -29,18 +29,22 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from classifier_lib.args import SCORE, ScoreArgs
+    from run_lib.commands import check_command_line
+
+    check_command_line(ScoreArgs, SCORE, __doc__)
+
 import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers.utils import is_flash_attn_2_available
 
+from classifier_lib.args import SCORE, ScoreArgs
 from classifier_lib.loading import load_value_model
 from classifier_lib.modeling import ValueModel
 from classifier_lib.score_files import (
@@ -55,41 +59,12 @@ from classifier_lib.score_files import (
     read_windows,
 )
 from classifier_lib.scoring import batch_by_length, forward_values
-from run_lib.commands import InputError, at_least, naming, parse_command_line, run_command
+from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import TOKENIZER_FILES, check_vocabulary, load_tokenizer, quiet_transformers
-from run_lib.settings import Settings, as_json, free, free_flags
-
-PROGRAM = "classifier_lib.score"
+from run_lib.settings import Settings, as_json, free_flags
 
 DECIMALS = 6
-
-
-@dataclass(frozen=True)
-class ScoreArgs:
-    """Write the values of prompts and responses."""
-
-    model: str
-    """Folder or Hub id of the value model."""
-    input: Path
-    """JSON-lines file with prompt and response, or prompt_ids and response_ids, in every row."""
-    output: Path = free()
-    """JSON-lines file of the values, continued if it is there. Beside it: <output>.config.json."""
-    tokenizer: str | None = None
-    """Folder or Hub id of the policy's tokenizer, for rows of text; by default the model's folder
-    (the published value model has none)."""
-    at: Literal["end", "tokens"] = "end"
-    """Where to value: after the last token, or after every response token."""
-    max_length: int | None = None
-    """Longest row in tokens, prompt included; a longer one gets an error. By default the model's
-    context."""
-    max_batch_tokens: int = free(16_384)
-    """Tokens of a forward, padding included; a row longer than that goes alone. Changes values by
-    rounding only."""
-    attention_impl: str = free("sdpa")
-    """Attention implementation of transformers; flash_attention_2 falls back to sdpa."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the computation; bfloat16 is much faster on a GPU."""
 
 
 def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
@@ -102,7 +77,7 @@ def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
     Raises:
         InputError: If a flag or a file can't be used.
     """
-    check_flags(args)
+    args.check()
     with naming("--input", OSError):
         digest, num_rows = digest_lines(args.input)
     if not num_rows:
@@ -118,20 +93,6 @@ def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
             model, parser = load(args)
             _score_rest(args, model, parser, output, window_rows)
     return output.summary
-
-
-def check_flags(args: ScoreArgs) -> None:
-    """Raises InputError for values that no run can have."""
-    at_least(1, max_batch_tokens=args.max_batch_tokens, max_length=args.max_length)
-    if not args.input.is_file():
-        fault = "is not a regular file" if args.input.exists() else "does not exist"
-        raise InputError(f"--input {args.input} {fault}")
-    if (
-        args.attention_impl == "flash_attention_2"
-        and args.dtype == "float32"
-        and is_flash_attn_2_available()
-    ):
-        raise InputError("--attention_impl flash_attention_2 needs --dtype bfloat16")
 
 
 def load(args: ScoreArgs) -> tuple[ValueModel, RowParser]:
@@ -258,7 +219,7 @@ def run(args: ScoreArgs) -> int:
         named = "; ".join(f"index {index}: {error}" for index, error in summary.first_bad)
         more = "; ..." if summary.num_bad > NUM_NAMED else ""
         print(
-            f"{PROGRAM}: warning: rows without a value: {summary.num_bad}: {named}{more}",
+            f"{SCORE}: warning: rows without a value: {summary.num_bad}: {named}{more}",
             file=sys.stderr,
         )
     return 0 if num_scored else 1
@@ -266,8 +227,8 @@ def run(args: ScoreArgs) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; `argv` is the command line by default."""
-    args = parse_command_line(ScoreArgs, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: run(args))
+    args = parse_command_line(ScoreArgs, SCORE, __doc__, argv)
+    run_command(SCORE, lambda: run(args))
 
 
 if __name__ == "__main__":

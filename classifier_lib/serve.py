@@ -13,7 +13,14 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-import argparse
+    import sys
+
+    from classifier_lib.args import SERVE, check_serving, parse_serving
+    from run_lib.commands import run_command
+
+    parse_serving(sys.argv[1:], __doc__)
+    run_command(SERVE, check_serving)
+
 import ctypes
 import importlib
 import os
@@ -24,11 +31,11 @@ from typing import Any
 
 import torch
 
+from classifier_lib.args import SERVE, check_serving, parse_serving
 from classifier_lib.loading import has_sliding_window, load_value_config
 from classifier_lib.modeling import VALUE_MODELS
-from run_lib.commands import GPU_REQUIREMENTS, InputError, check_installed, naming, run_command
+from run_lib.commands import InputError, naming, run_command
 
-PROGRAM = "classifier_lib.serve"
 MODEL_PACKAGE = "classifier_lib.sglang_model"
 
 
@@ -86,19 +93,8 @@ def main(arguments: list[str]) -> None:
     Raises:
         InputError: If SGLang is missing or can't serve the model.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", required=True, help="value model: hub id or folder")
-    parser.add_argument(
-        "--end_with_parent",
-        action="store_true",
-        help="end when the process that started this one does, however that ends",
-    )
-    args, rest = parser.parse_known_args(arguments)
-    check_installed("SGLang", "serving a value model", GPU_REQUIREMENTS)
+    args, rest = parse_serving(arguments, __doc__)
+    check_serving()
     with naming("--model"):
         check_served(args.model)
     if args.end_with_parent:
@@ -157,4 +153,4 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    run_command(PROGRAM, lambda: main(sys.argv[1:]))
+    run_command(SERVE, lambda: main(sys.argv[1:]))

@@ -1,12 +1,16 @@
 """The flags of `train_dvo.py`, and the checks of their values."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from classifier_lib.training.uploads import HubFlags
+from classifier_lib.args import PackingName
+from classifier_lib.training.args import HubFlags
 from run_lib.commands import InputError, at_least, positive
 from run_lib.settings import free
+
+PROGRAM = "train_dvo.py"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class DvoArgs:
     """Optimizer steps, in place of --num_epochs."""
     total_batch_size: int = 16
     """Trees in an optimizer step, over all processes; a tree has up to 8 paths in the paper."""
-    packing: Literal["padded", "packed", "shared_prefix"] = free("shared_prefix")
+    packing: PackingName = free("shared_prefix")
     """shared_prefix: the steps that paths of a tree share are computed once. packed: paths in one
     row without padding. padded: a path a row. The loss is the same."""
     tokens_per_micro_batch: int = free(16384)
@@ -87,6 +91,10 @@ class DvoArgs:
     logger_tags: tuple[str, ...] = free(())
     """Tags of the run in Neptune and wandb."""
     hub: HubFlags = HubFlags()
+
+    def check(self) -> None:
+        """Raises InputError for values that no run of these processes can have."""
+        check_flags(self, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def check_flags(args: DvoArgs, world_size: int) -> None:

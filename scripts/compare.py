@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
@@ -159,6 +158,8 @@ def compare(point: MetricRow, baseline: MetricRow) -> list[str]:
 
 def plot(curves: dict[str, Curve], title: str, output: Path) -> None:
     """Plots accuracy against budget on a logarithmic axis, with 95 % intervals over problems."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     markers = "os^Dvp*X"
     budgets = sorted({budget for curve in curves.values() for budget in curve})

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 from loggers import read_metrics
 from run_lib.commands import naming, parse_command_line, run_command
 from scripts.plots import check_plot_path, save_plot
@@ -73,6 +71,8 @@ def plot(args: Args) -> None:
         InputError: If a curve can't be loaded.
     """
     check_plot_path(args.output)
+    import matplotlib.pyplot as plt
+
     with naming("--curves"):
         curves = [load_curve(specification) for specification in args.curves]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")

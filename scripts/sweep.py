@@ -20,7 +20,6 @@ from pathlib import Path
 
 import tyro
 
-import inference_eval
 from run_lib.commands import (
     InputError,
     RunStopped,
@@ -30,12 +29,10 @@ from run_lib.commands import (
     run_command,
 )
 from run_lib.files import replace_file
-from run_lib.hub import quiet_transformers
 from run_lib.text import one_line
 from scripts import frontier, report
 from scripts.sweeps.plan import Cell, Sweep, read_sweep, shard_of
 from scripts.sweeps.table import format_settings, load_settings, plotted
-from search_lib.open_models import OpenModels
 
 PROGRAM = "scripts.sweep"
 
@@ -66,6 +63,11 @@ def run_cells(sweep: Sweep, index: int, count: int) -> list[str]:
     Returns:
         What failed, a line each; the other cells went on.
     """
+    import inference_eval
+    from run_lib.hub import quiet_transformers
+    from search_lib.open_models import OpenModels
+
+    quiet_transformers()
     failed = []
     with OpenModels() as models:
         for number, cell in shard_of(sweep.cells, index, count):
@@ -95,7 +97,9 @@ def report_sweep(sweep: Sweep, output: Path) -> None:
     print(f"\n{table}")
     replace_file(output / "table.txt", table.encode())
     curves = plotted(settings)
-    frontier.plot(curves, frontier.find_optimal(curves), "", output / "frontier.png")
+    from scripts.frontier_plot import plot
+
+    plot(curves, frontier.find_optimal(curves), "", output / "frontier.png")
     first_seed = sweep.cells[0].args.seed
     runs = tuple(
         f"{', '.join(filter(None, (cell.strategy, cell.scorer, cell.budget)))}"
@@ -139,5 +143,4 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    quiet_transformers()
     run()

@@ -27,12 +27,17 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 # From here on this process ends with torchrun's agent, which the other imports outlast.
 import run_lib.parent  # isort: skip  # noqa: F401
 
+if __name__ == "__main__":
+    from run_lib.commands import check_command_line
+    from scripts.trl_args import PROGRAM, TrlArgs
+
+    check_command_line(TrlArgs, PROGRAM, __doc__)
+
 import contextlib
 import copy
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,107 +50,28 @@ from classifier_lib.training.checkpoints import checkpoint_errors, write_model
 from classifier_lib.training.run_folder import CONFIG_FILE, locked, run_settings
 from data_prep.sampling import Policy, load_policy
 from dvo_lib.policy import load_causal_lm
-from dvo_lib.token_lines import LineReader, Method, TokenLines
+from dvo_lib.token_lines import LineReader, TokenLines
 from loggers import open_trackers
 from run_lib.checksums import write_checksums
 from run_lib.commands import (
     InputError,
     RunStopped,
-    at_least,
     check_installed,
     naming,
     parse_command_line,
-    positive,
     run_command,
 )
 from run_lib.files import atomic_folder, read_json, write_files, write_json
 from run_lib.hub import check_vocabulary, quiet_transformers, read_tokenizer
 from run_lib.processes import Processes, StopRequest, distributed
-from run_lib.settings import SettingsFile, free, free_flags
-
-PROGRAM = "scripts.trl_train"
+from run_lib.settings import SettingsFile, free_flags
+from scripts.trl_args import PROGRAM, TrlArgs, check_flags
 
 CHECKPOINTS = "checkpoint-*"
 """Folders of checkpoints, as transformers names them."""
 
 COMPLETE_FILE = "complete.json"
 """Written last into a checkpoint: without it the checkpoint is what a killed process left."""
-
-
-@dataclass(frozen=True)
-class TrlArgs:
-    """Train a policy with TRL under torchrun, or in one process.
-
-    The defaults are the settings of the DVO paper's baselines (Appendix C).
-    """
-
-    method: Method
-    """sft: supervised, on files of --format rft or of data_prep.dvo sft. dpo: on files of --format
-    dpo or step_dpo. kto: on files of --format kto."""
-    run_name: str
-    """Name of the run; its folder is <output_dir>/<run_name>."""
-    data_path: Path
-    """File of JSON lines with token ids, of data_prep.dvo export or sft."""
-    model_path: str
-    """Policy to start from (Hub id or folder), whose token ids these are; for dpo and kto it is the
-    reference, too."""
-    output_dir: Path = free(Path("outputs"))
-    """Folder of the runs; with several machines a shared one."""
-    beta: float = 0.1
-    """Temperature of the regularization towards the reference policy, for dpo and kto."""
-    num_epochs: int = 3
-    """Passes over the data: as many steps as they have whole batches. The paper has 1 for the
-    supervised training before round one."""
-    total_batch_size: int = 128
-    """Lines in an optimizer step, over all processes. The paper has 128 for its supervised
-    training, and says none for the baselines."""
-    micro_batch_size: int = 8
-    """Lines in one forward and backward of a process (TRL's default). For kto at least 2: it pairs
-    prompts with the completions of others in the micro batch."""
-    max_lr: float = 5e-7
-    """Largest learning rate, after the warm-up; the cosine ends at a tenth of it. The paper has
-    2e-5 for the supervised training before round one."""
-    warmup_ratio: float = 0.1
-    """Share of the steps that is linear warm-up."""
-    max_length: int | None = None
-    """Most tokens of a prompt with its completion; longer lines are left out whole, and counted. By
-    default the context of the policy."""
-    seed: int = 0
-    """Seed of the order of the data."""
-    gradient_checkpointing: bool = free(True)
-    """Compute activations again in the backward pass: less memory, a third more time."""
-    log_every: int = free(1)
-    """Steps between two lines of metrics."""
-    save_every: int = free(200)
-    """Steps between two checkpoints, of which the newest two are kept; one is saved at the end."""
-
-    def check(self, world_size: int) -> None:
-        """Raises InputError, naming the flags, if their values don't fit together."""
-        at_least(
-            1,
-            num_epochs=self.num_epochs,
-            total_batch_size=self.total_batch_size,
-            micro_batch_size=self.micro_batch_size,
-            max_length=self.max_length,
-            log_every=self.log_every,
-            save_every=self.save_every,
-        )
-        at_least(0, seed=self.seed)
-        positive(beta=self.beta, max_lr=self.max_lr)
-        if not 0 <= self.warmup_ratio < 1:
-            raise InputError(f"--warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
-        if self.total_batch_size % (self.micro_batch_size * world_size):
-            raise InputError(
-                f"--total_batch_size {self.total_batch_size} is not a multiple of "
-                f"--micro_batch_size {self.micro_batch_size} x {world_size} processes"
-            )
-        if self.method == "kto" and self.micro_batch_size < 2:
-            raise InputError(f"--micro_batch_size {self.micro_batch_size}: kto needs at least 2")
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the run."""
-        return self.output_dir / self.run_name
 
 
 class RunLog(TrainerCallback):
@@ -313,7 +239,7 @@ def train(args: TrlArgs, processes: Processes, stop: StopRequest) -> None:
         InputError: If a flag or an input can't be used.
         RunStopped: If training diverges, or the policy can't be written.
     """
-    args.check(processes.world_size)
+    check_flags(args, processes.world_size)
     check_installed("TRL", PROGRAM, "pip install -r requirements-dvo.txt -c constraints.txt")
     with open_run(args, processes) as (is_finished, checkpoint):
         if not is_finished:

@@ -1,16 +1,17 @@
 """The flags of `train_classifier.py`, and the checks of their values."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from classifier_lib.batches import BatchPlan
-from classifier_lib.losses import LOSSES, TrainingLoss
-from classifier_lib.training.uploads import HubFlags
+from classifier_lib.args import NUM_LABELS, LossName, PackingName, default_token_limit
 from run_lib.commands import InputError, at_least, positive
 from run_lib.settings import free
+
+PROGRAM = "train_classifier.py"
 
 NUM_STEPS = 4000
 
@@ -19,6 +20,18 @@ NOT_SUPPORTED = {
     "label_key": "labels are read from the column `labels`; datasets' rename_column renames yours",
 }
 """Published flags that there are not here, and what to use instead."""
+
+
+@dataclass(frozen=True)
+class HubFlags:
+    """What of a run goes to the Hugging Face Hub."""
+
+    push_to_hub: bool = free(False)
+    """Push the final model, with a model card of this run, to the Hugging Face Hub."""
+    push_checkpoints: bool = free(False)
+    """Also push every checkpoint, while training goes on: step N to <hub_model_id>-step-N."""
+    hub_model_id: str | None = free(None)
+    """Repository to push to; the run's name by default."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class TrainArgs:
     tokens_per_micro_batch: int = free(-1)
     """Most tokens in one, for the other packings; -1: --micro_batch_size x --max_length, at most
     65,536."""
-    packing: Literal["padded", "packed", "shared_prefix"] = free("packed")
+    packing: PackingName = free("packed")
     """packed: sequences in one row without padding. shared_prefix: the prefixes that the roll-ins
     of a group share are also computed once. padded: as published. The loss is the same."""
     small_group_size: int = 2
@@ -62,7 +75,7 @@ class TrainArgs:
     micro batch; divides --data_num_response."""
     max_length: int = 16384
     """Longest sequence in tokens, prompt included; the rest is cut."""
-    loss: Literal["cross_entropy", "bce", "mse", "bradley_terry"] | None = None
+    loss: LossName | None = None
     """cross_entropy over 3 terminal classes (the paper's, and the default), bce on the reward, mse
     to the share of correct completions of the roll-in (in OpenR1-VM one: the reward), or
     bradley_terry on pairs."""
@@ -131,10 +144,9 @@ class TrainArgs:
     """Tags of the run in Neptune and wandb."""
     hub: HubFlags = HubFlags()
 
-    @property
-    def objective(self) -> TrainingLoss:
-        """The loss that `loss` names."""
-        return LOSSES[self.loss or "cross_entropy"]
+    def check(self) -> None:
+        """Raises InputError for values that no run of these processes can have."""
+        check_flags(resolve_loss(self), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def resolve_loss(args: TrainArgs) -> TrainArgs:
@@ -151,10 +163,9 @@ def resolve_loss(args: TrainArgs) -> TrainArgs:
     if args.num_labels == 1:
         loss = loss or "bce"
     loss = loss or "cross_entropy"
-    if args.num_labels not in (None, LOSSES[loss].num_labels):
+    if args.num_labels not in (None, NUM_LABELS[loss]):
         raise InputError(
-            f"--num_labels {args.num_labels} is not of --loss {loss}, which has "
-            f"{LOSSES[loss].num_labels}"
+            f"--num_labels {args.num_labels} is not of --loss {loss}, which has {NUM_LABELS[loss]}"
         )
     return replace(args, loss=loss, num_labels=None, train_bt_model=False)
 
@@ -245,7 +256,7 @@ def _check_packed(args: TrainArgs, world_size: int) -> None:
     samples = 2 if args.loss == "bradley_terry" else 1
     limit = args.tokens_per_micro_batch
     if limit == -1:
-        limit = BatchPlan(args.packing, args.max_length, args.micro_batch_size).token_limit
+        limit = default_token_limit(args.micro_batch_size, args.max_length)
     if limit < samples * args.max_length:
         raise InputError(
             f"--tokens_per_micro_batch: {limit:,} tokens don't hold {samples} sample(s) of "

@@ -2,7 +2,9 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -12,9 +14,13 @@ from run_lib.checksums import (
     files_without_checksum,
     find_faults,
 )
-from run_lib.commands import InputError, RunStopped
+from run_lib.commands import InputError, RunStopped, run_command
 from run_lib.files import read_json
-from run_lib.processes import Processes
+
+if TYPE_CHECKING:
+    from run_lib.processes import Processes
+
+PROGRAM = "classifier_lib.training.checkpoints"
 
 TRAINER_STATE = "trainer_state.json"
 FINAL_FOLDER = "final"
@@ -90,7 +96,7 @@ def remove_leftovers(run_dir: Path) -> None:
             path.unlink()
 
 
-def check_checkpoint(checkpoint: Path, processes: Processes) -> None:
+def check_checkpoint(checkpoint: Path, processes: "Processes") -> None:
     """Compares the files of a checkpoint with their checksums; every process calls this.
 
     One without checksums, of an earlier version, passes with a warning.
@@ -114,7 +120,7 @@ def check_checkpoint(checkpoint: Path, processes: Processes) -> None:
     raise CheckpointError(f"{checkpoint} is damaged: {describe_faults(faults)}; {advice}")
 
 
-def _find_faults(folder: Path, processes: Processes) -> dict[str, str] | None:
+def _find_faults(folder: Path, processes: "Processes") -> dict[str, str] | None:
     """Finds the faults of a folder, each process in a part of its files."""
     found = find_faults(folder, part=processes.rank, num_parts=processes.world_size)
     parts = processes.all_gather_objects(found)
@@ -165,3 +171,13 @@ def _verify_one(folder: Path) -> bool:
         for name in files_without_checksum(folder):
             print(f"    {name} is extra: it has no checksum")
     return not faults
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `python -m classifier_lib.training.checkpoints`."""
+    run_command(
+        PROGRAM,
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {"verify": verify}, args=argv, prog=PROGRAM, use_underscores=True
+        ),
+    )

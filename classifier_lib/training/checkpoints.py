@@ -16,12 +16,17 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from classifier_lib.training.checkpoint_folders import main
+
+    main()
+    raise SystemExit  # it compares checksums, and needs none of what is imported below
+
 import contextlib
 import copy
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +34,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import tyro
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -41,11 +45,10 @@ from classifier_lib.training.checkpoint_folders import (
     TRAINER_STATE,
     CheckpointError,
     find_checkpoints,
-    verify,
 )
 from classifier_lib.training.parallel import full_weights, model_class, unwrap
 from run_lib.checksums import checksum, write_checksums
-from run_lib.commands import DISK_ERRORS, run_command
+from run_lib.commands import DISK_ERRORS
 from run_lib.files import (
     atomic_folder,
     publish_folder,
@@ -57,7 +60,6 @@ from run_lib.files import (
 from run_lib.processes import Processes
 from run_lib.text import one_line
 
-PROGRAM = "classifier_lib.training.checkpoints"
 SHARDS = "trainer"
 
 # One process without torchrun is as good as any other.
@@ -420,17 +422,3 @@ def _describe(error: BaseException) -> str:
             error = earlier
         earlier = earlier.__cause__ or earlier.__context__
     return f"{type(error).__name__}: {one_line(error)}"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of `python -m classifier_lib.training.checkpoints`."""
-    run_command(
-        PROGRAM,
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            {"verify": verify}, args=argv, prog=PROGRAM, use_underscores=True
-        ),
-    )
-
-
-if __name__ == "__main__":
-    main()

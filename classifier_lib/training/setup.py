@@ -17,6 +17,7 @@ from classifier_lib.loading import (
     initialize_from_policy,
     load_policy_config,
 )
+from classifier_lib.losses import LOSSES
 from classifier_lib.training.args import TrainArgs
 from classifier_lib.training.parallel import parallelize
 from classifier_lib.training.step import build_optimizer, default_warmup_steps
@@ -133,7 +134,7 @@ def _open(
             vocab_size if left_out is None else None,
             skip_bad_rows=args.skip_bad_rows,
             left_out=left_out or (),
-            soft_targets=args.objective.needs_soft,
+            soft_targets=LOSSES[args.loss or "cross_entropy"].needs_soft,
             processes=processes,
         )
     if processes.rank == 0 and data.bad_rows:
@@ -177,7 +178,7 @@ def build_model(args: TrainArgs, source: str, processes: Processes) -> TrainingM
     Raises:
         InputError: If the model or the attention can't be used.
     """
-    loss = args.objective
+    loss = LOSSES[args.loss or "cross_entropy"]
     device = processes.device
     with naming("--attention_impl"):
         implementation = choose_attention(args.attention_impl, args.packing, device)

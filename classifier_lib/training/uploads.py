@@ -4,29 +4,16 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
+from classifier_lib.training.args import HubFlags
 from classifier_lib.training.checkpoints import SHARDS, TRAINER_STATE, Checkpointer
 from classifier_lib.training.run_folder import RunFolder
 from run_lib.hub import NotPushed, push_folder
 from run_lib.processes import Processes
-from run_lib.settings import free
-
-
-@dataclass(frozen=True)
-class HubFlags:
-    """What of a run goes to the Hugging Face Hub."""
-
-    push_to_hub: bool = free(False)
-    """Push the final model, with a model card of this run, to the Hugging Face Hub."""
-    push_checkpoints: bool = free(False)
-    """Also push every checkpoint, while training goes on: step N to <hub_model_id>-step-N."""
-    hub_model_id: str | None = free(None)
-    """Repository to push to; the run's name by default."""
 
 
 class PushedRunArgs(Protocol):

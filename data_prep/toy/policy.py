@@ -12,20 +12,24 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from data_prep.toy.args import POLICY, PolicyConfig
+    from run_lib.commands import check_command_line
+
+    check_command_line(PolicyConfig, POLICY, __doc__)
+
 import itertools
 import math
 import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import transformers
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
+from data_prep.toy.args import POLICY, PolicyConfig
 from data_prep.toy.task import MAX_RESPONSE_TOKENS, Teacher, training_problems
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.commands import InputError, parse_command_line, run_command
@@ -33,27 +37,10 @@ from run_lib.files import atomic_folder, write_json
 from run_lib.settings import Settings, as_json, read_document
 from search_lib.prompts import PromptTemplate
 
-PROGRAM = "data_prep.toy.policy"
 SETTINGS_FILE = "toy_policy.json"
 IGNORED_LABEL = -100  # transformers leaves it out of the loss
 LOG_EVERY = 100  # steps
 POOL_BATCHES = 8  # batches drawn at a time and sorted by length
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Supervised fine-tuning of the toy policy."""
-
-    output_dir: Path
-    """Folder to write the model to."""
-    num_steps: int = 1600
-    """Optimizer steps; the loss is flat by the default."""
-    batch_size: int = 8
-    """Traces a step. Larger batches learn less from as many tokens."""
-    lr: float = 3e-3
-    """Maximum learning rate: linear warm-up over the first tenth, then cosine to a twentieth."""
-    seed: int = 0
-    """Seed of the weights, the problems and the teacher's noise."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM:
@@ -211,9 +198,9 @@ def write_policy(config: PolicyConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    config = parse_command_line(PolicyConfig, PROGRAM, __doc__, argv)
+    config = parse_command_line(PolicyConfig, POLICY, __doc__, argv)
     transformers.utils.logging.disable_progress_bar()
-    run_command(PROGRAM, lambda: write_policy(config))
+    run_command(POLICY, lambda: write_policy(config))
 
 
 if __name__ == "__main__":

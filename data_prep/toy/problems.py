@@ -10,32 +10,22 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
+    from data_prep.toy.args import PROBLEMS, ProblemsConfig
+    from run_lib.commands import check_command_line
+
+    check_command_line(ProblemsConfig, PROBLEMS, __doc__)
+
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.toy.args import PROBLEMS, ProblemsConfig
 from data_prep.toy.task import ToyProblem, training_problems
-from run_lib.commands import at_least, parse_command_line, run_command
+from run_lib.commands import parse_command_line, run_command
 from run_lib.files import replace_file
-
-PROGRAM = "data_prep.toy.problems"
-
-
-@dataclass(frozen=True)
-class ProblemsConfig:
-    """Problems of the toy task."""
-
-    output: Path
-    """Parquet file to write."""
-    num_problems: int = 1500
-    """Problems, those of all splits together."""
-    seed: int = 0
-    """Seed of the problems."""
 
 
 def problem_row(problem: ToyProblem, uuid: str) -> dict[str, str]:
@@ -57,7 +47,7 @@ def write_problems(config: ProblemsConfig) -> None:
     Raises:
         InputError: If the number of problems is not positive.
     """
-    at_least(1, num_problems=config.num_problems)
+    config.check()
     rng = random.Random(f"toy roll-outs, {config.seed}")
     rows = [
         problem_row(problem, f"toy-{config.seed}-{number:06d}")
@@ -72,8 +62,8 @@ def write_problems(config: ProblemsConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    config = parse_command_line(ProblemsConfig, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: write_problems(config))
+    config = parse_command_line(ProblemsConfig, PROBLEMS, __doc__, argv)
+    run_command(PROBLEMS, lambda: write_problems(config))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,11 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-from dataclasses import dataclass
+    from run_lib.commands import check_command_line
+    from scripts.real_lm.args import PROGRAM, PolicyArgs
+
+    check_command_line(PolicyArgs, PROGRAM, __doc__)
+
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +36,9 @@ from transformers import (
 from run_lib.commands import naming, parse_command_line, run_command
 from run_lib.files import atomic_folder
 from run_lib.hub import loading, quiet_transformers
+from scripts.real_lm.args import PROGRAM, PolicyArgs
 
-PROGRAM = "scripts.real_lm.policy"
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-
-
-@dataclass(frozen=True)
-class PolicyArgs:
-    """Make a policy folder of a GGUF file."""
-
-    gguf: Path
-    """The file."""
-    output: Path
-    """Folder to write to; one that is there is left alone."""
 
 
 def right_tokenizer(made: Any, end: int, context: int) -> PreTrainedTokenizerBase:

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import EngFormatter
 
 from run_lib.commands import parse_command_line, run_command
 from run_lib.text import format_table
@@ -117,6 +115,9 @@ def _share(value: float) -> str:
 
 def plot(curves: dict[str, tuple[Curve, Curve]], output: Path) -> None:
     """Plots accuracy against FLOPs; a dotted line is what the majority vote ends at."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
+
     figure, panels = plt.subplots(
         1, len(curves), figsize=(4.4 * len(curves) + 1, 4), squeeze=False, layout="constrained"
     )

@@ -54,6 +54,10 @@ class Curve:
     points: list[Point]
 
 
+Optimal = dict[str, set[tuple[str, int]]]
+"""By cost, the (label of the curve, number of the point) that nothing cheaper reaches."""
+
+
 def budget_curve(selection: Selection, run: RunTrees, method: str, seed: int = 0) -> Curve:
     """Returns the accuracy of an aggregation with 1, 2, ... of a run's trees.
 
@@ -112,6 +116,12 @@ def stopping_curve(selection: Selection, run: RunTrees, rule: str, seed: int = 0
         for index, threshold in enumerate(thresholds)
     ]
     return Curve(f"{selection.label_of(method)}, {rule}", selection.label, method, rule, points)
+
+
+def is_shown(curve: Curve, point: Point) -> bool:
+    """Whether a point has a line: powers of two of trees, all trees, and all thresholds."""
+    trees = int(point.trees)
+    return curve.rule is not None or trees & (trees - 1) == 0 or point is curve.points[-1]
 
 
 def pareto_optimal(points: Sequence[tuple[float, float]]) -> list[bool]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import train_classifier
 from classifier_lib.loading import initialize_from_policy, load_value_config, load_value_model
-from classifier_lib.training import checkpoints
+from classifier_lib.training import checkpoint_folders, checkpoints
 from classifier_lib.training.run_folder import LOCK_FILE, parse_settings
 from run_lib.checksums import CHECKSUMS_FILE
 from run_lib.files import lock_file
@@ -396,7 +396,7 @@ def test_a_checkpoint_of_an_earlier_version_is_not_checked(flags, damaged_run, c
 def test_verify_tells_what_is_damaged(damaged_run, capsys):
     run_dir = damaged_run
     with pytest.raises(SystemExit, match="1"):
-        checkpoints.main(["verify", str(run_dir)])
+        checkpoint_folders.main(["verify", str(run_dir)])
     assert capsys.readouterr().out.splitlines() == [
         f"{run_dir / 'step_1'}: intact",
         f"{run_dir / 'step_2'}: intact",
@@ -405,23 +405,23 @@ def test_verify_tells_what_is_damaged(damaged_run, capsys):
         "    trainer/__0_0.distcp doesn't match its checksum",
     ]
     (run_dir / "step_3" / "notes.txt").touch()
-    checkpoints.main(["verify", str(run_dir / "step_3")])
+    checkpoint_folders.main(["verify", str(run_dir / "step_3")])
     assert capsys.readouterr().out.splitlines() == [
         f"{run_dir / 'step_3'}: intact",
         "    notes.txt is extra: it has no checksum",
     ]
     (run_dir / "step_3" / CHECKSUMS_FILE).unlink()
     with pytest.raises(SystemExit, match="1"):
-        checkpoints.main(["verify", str(run_dir / "step_3")])
+        checkpoint_folders.main(["verify", str(run_dir / "step_3")])
     assert "step_3: not checked, it has no SHA256SUMS" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
-        checkpoints.main(["verify", str(run_dir / "absent")])
+        checkpoint_folders.main(["verify", str(run_dir / "absent")])
 
 
 def test_a_damaged_final_model_is_not_loaded(flags, tmp_path, capsys):
     train_classifier.main(flags(num_steps=1))
     final = tmp_path / "run" / "final"
-    checkpoints.main(["verify", str(tmp_path / "run")])
+    checkpoint_folders.main(["verify", str(tmp_path / "run")])
     assert f"{final}: intact" in capsys.readouterr().out
     damage(final / "model.safetensors")
     with pytest.raises(ValueError, match=f"^{final} is damaged: model.safetensors doesn't match"):
