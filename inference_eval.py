@@ -26,11 +26,10 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-    from run_lib.commands import parse_command_line, run_command
+    from run_lib.commands import check_command_line
     from search_lib.search_args import PROGRAM, Args
 
-    ARGUMENTS = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, ARGUMENTS.check)
+    ARGUMENTS = check_command_line(Args, PROGRAM, __doc__)
 
 from collections.abc import Callable
 from dataclasses import replace

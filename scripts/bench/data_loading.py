@@ -21,13 +21,22 @@ The ratio is that of samples/s on the large data set. Rows are written by `draw_
 recipe of VGS: its docstring tells how lengths are drawn.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import DATA_LOADING, DataLoadingArgs
+
+    ARGUMENTS = check_command_line(DataLoadingArgs, DATA_LOADING, __doc__)
+
 import math
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import NormalDist
@@ -39,14 +48,11 @@ import pyarrow as pa
 import torch
 
 from classifier_lib.data import LABELS, ROLL_IN, ROLL_OUT, GroupedRollouts
-from run_lib.commands import parse_command_line, run_command
+from run_lib.commands import run_command
 from scripts.bench import print_report
+from scripts.bench.args import DATA_LOADING, FULL_LENGTH, NUM_CUTS
+from scripts.bench.args import DataLoadingArgs as Args
 
-PROGRAM = "scripts.bench.data_loading"
-NUM_CUTS = 4
-"""Cuts of a roll-in, each completed once; its samples are neighbours."""
-FULL_LENGTH = 16384
-"""Longest response of the paper, in tokens."""
 PROMPT_TOKENS = (150, 200)
 """Range of prompt lengths at that length."""
 BETWEEN_PROBLEMS, WITHIN_PROBLEM = 0.45, 0.25
@@ -55,30 +61,6 @@ VOCAB_SIZE = 151_936
 DISTINCT_ROWS = 24
 PUBLISHED, OURS = "row decoded (published)", "slice (ours)"
 POLL_SECONDS = 0.002
-
-
-@dataclass(frozen=True)
-class Args:
-    """Samples per second, start-up and memory of the two ways to read."""
-
-    quick: bool = False
-    """Take 240 rows for the large data set, and fewer samples."""
-    rows: int | None = None
-    """Rows of the large data set; 2,400 by default."""
-    small_rows: int = 24
-    """Rows of the small data set."""
-    max_length: int = FULL_LENGTH
-    """Longest response, in tokens."""
-    num_roll_ins: int = 14
-    """Roll-ins of a row; each has four responses."""
-    rounds: int = 5
-    """Times that both ways are timed, in turns."""
-    published_samples: int | None = None
-    """Samples of the published way in a round, 8 by default (4 with --quick)."""
-    our_samples: int = 1000
-    """Samples of ours in a round."""
-    seed: int = 0
-    """Seed of the rows and of the samples read."""
 
 
 def draw_row(
@@ -316,5 +298,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(DATA_LOADING, lambda: main(ARGUMENTS))

@@ -30,14 +30,24 @@ that comes from attention and fuller batches. The ratio is that of shared_prefix
 smaller one of both kinds.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import DVO_TRAIN, DvoTrainArgs
+
+    ARGUMENTS = check_command_line(DvoTrainArgs, DVO_TRAIN, __doc__)
+
 import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,17 +69,18 @@ from dvo_lib.paths import draw_paths
 from dvo_lib.policy import TokenLogprobs
 from dvo_lib.tree_batches import TreePlan
 from dvo_lib.trees import TreeRecord, recorded_steps
-from run_lib.commands import at_least, naming, parse_command_line, run_command
+from run_lib.commands import naming, run_command
 from run_lib.processes import Processes
 from run_lib.seeds import derive_seed
 from scripts.bench import print_report, train_step, trees
+from scripts.bench.args import DVO_TRAIN
+from scripts.bench.args import DvoTrainArgs as Args
 from scripts.bench.train_step import WAYS, Shape, Timing, check_agreement
 from search_lib.engines.base import Block, Expansion
 from search_lib.results.cost import SearchCost
 from search_lib.strategies import Limits
 from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
 
-PROGRAM = "scripts.bench.dvo_train"
 TOKENS_PER_MICRO_BATCH = {"cpu": 4096, "cuda": 16_384}
 SHAPES = train_step.SHAPES | {"small": replace(train_step.SHAPES["small"], vocab_size=1024)}
 
@@ -115,24 +126,6 @@ TREES = {
         1,
     ),
 }
-
-
-@dataclass(frozen=True)
-class Args:
-    """Trained tokens per second of a DVO step."""
-
-    quick: bool = False
-    """Take 2 trees of the paper's kind and 3 rounds, instead of 8 trees and 5 rounds."""
-    shape: Literal["small", "1.5b"] | None = None
-    """Model; by default 1.5b on a GPU, small on a CPU."""
-    num_trees: int | None = None
-    """Trees of the paper's kind in a step, and twice as many of the toy's."""
-    data_path: str | None = None
-    """Take --num_trees trees of this data set of data_prep.dvo reference instead of both kinds."""
-    rounds: int | None = None
-    """Timed steps of each way."""
-    seed: int = 0
-    """Seed of the trees and the weights."""
 
 
 def draw_steps(
@@ -281,7 +274,7 @@ class Bench:
 
 def main(args: Args) -> None:
     """Prints the table and the ratio."""
-    at_least(1, num_trees=args.num_trees, rounds=args.rounds)
+    args.check()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -320,5 +313,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(DVO_TRAIN, lambda: main(ARGUMENTS))

@@ -14,46 +14,37 @@ numbers, and the ratio is that for 8 of 56. Kinds of answers and their shares (`
 too.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import LABELLING, LabellingArgs
+
+    ARGUMENTS = check_command_line(LabellingArgs, LABELLING, __doc__)
+
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from math_verify import parse, verify
 
-from run_lib.commands import InputError, parse_command_line, run_command
+from run_lib.commands import parse_command_line, run_command
 from scripts.bench import print_report
+from scripts.bench.args import LABELLING, NUM_RESPONSES, TYPICAL_DISTINCT
+from scripts.bench.args import LabellingArgs as Args
 from search_lib.grading import Grader, forms
 from search_lib.grading import grader as grading
 
-PROGRAM = "scripts.bench.labelling"
-
-NUM_RESPONSES = 56
 UNBOXED_SHARE = 0.15
-TYPICAL_DISTINCT = 8
+
+
 KINDS = {"integer": 0.55, "fraction": 0.2, "root": 0.13, "point": 0.07, "polynomial": 0.05}
 OTHER_KIND_SHARE = 0.1  # of the wrong answers; most are of the kind of the right one
 
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Args:
-    """Compare the two ways of grading."""
-
-    problems: int = 60
-    """Problems, with 56 answers each."""
-    distinct: tuple[int, ...] = (4, TYPICAL_DISTINCT, 16, NUM_RESPONSES)
-    """Different answers a problem at most; must hold 8."""
-    num_workers: int = 2
-    """Processes of our grader; the table has one process, too."""
-    rounds: int = 2
-    """Times that each way grades everything; the fastest counts."""
-    seed: int = 0
-    """Seed of the answers."""
-    quick: bool = False
-    """A few problems, once."""
 
 
 def draw_value(rng: random.Random, kind: str) -> list[str]:
@@ -132,8 +123,7 @@ def main(args: Args) -> None:
     """Runs the benchmark and prints the table."""
     if args.quick:
         args = Args(problems=12, rounds=1, num_workers=args.num_workers, seed=args.seed)
-    if TYPICAL_DISTINCT not in args.distinct:
-        raise InputError(f"--distinct must hold {TYPICAL_DISTINCT}, which the ratio is of")
+    args.check()
     # The parser of LaTeX learns its grammar as it meets it; a run of hours has done so.
     warm_up = draw_pairs(random.Random("warm-up"), 20, TYPICAL_DISTINCT)
     grade_published(warm_up)
@@ -172,8 +162,8 @@ def main(args: Args) -> None:
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    args = parse_command_line(Args, PROGRAM, __doc__, argv)
-    run_command(PROGRAM, lambda: main(args))
+    args = parse_command_line(Args, LABELLING, __doc__, argv)
+    run_command(LABELLING, lambda: main(args))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,16 @@ computes; generated tokens a second; how many times faster than the published wa
 smallest gain of ours over the published way, over the parts and their sizes.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import SCHEDULING, SchedulingArgs
+
+    ARGUMENTS = check_command_line(SchedulingArgs, SCHEDULING, __doc__)
+
 import asyncio
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,10 +65,12 @@ from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ValueScorer
 from data_prep.toy.policy import build_model
 from data_prep.toy.tokenizer import build_tokenizer
-from run_lib.commands import InputError, naming, parse_command_line, run_command
+from run_lib.commands import naming, run_command
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.seeds import derive_seed
 from scripts.bench import print_report
+from scripts.bench.args import SCHEDULING
+from scripts.bench.args import SchedulingArgs as Args
 from scripts.bench.data_loading import BETWEEN_PROBLEMS, WITHIN_PROBLEM
 from scripts.bench.simulation import (
     STOP_ID,
@@ -76,8 +88,6 @@ from search_lib.scorers.base import Scorer
 from search_lib.scorers.hf import HfScorer
 from search_lib.strategies import Limits, StrategyFactory, strategy_factory
 
-PROGRAM = "scripts.bench.scheduling"
-
 TOY_BLOCKS, TOY_BLOCK_SIZE, TOY_MAX_LENGTH = 4, 12, 96
 NUM_BLOCKS, BLOCK_SIZE, MAX_LENGTH = 8, 4096, 16_384
 SAMPLING = Sampling(1.0, 1.0)
@@ -89,24 +99,6 @@ SCORED_PER_SECOND = 80_000
 LOCK_STEP, WINDOW = "lock step", "window"
 PUBLISHED, OURS = (LOCK_STEP, 10), (WINDOW, 64)
 WAYS = (PUBLISHED, (LOCK_STEP, 64), (WINDOW, 10), OURS)
-
-
-@dataclass(frozen=True)
-class Args:
-    """Wall time and busy share of the generator for two ways to schedule searches."""
-
-    quick: bool = False
-    """Measure one round instead of three, and simulate 1,000 searches instead of 10,000."""
-    problems: int = 40
-    """Searches of the first part, and of the small case of the second."""
-    simulated: int | None = None
-    """Searches of the large case of the second part."""
-    policy: str | None = None
-    """Folder of a trained toy policy; by default random weights."""
-    classifier: str | None = None
-    """Folder of its value model; by default random weights."""
-    seed: int = 0
-    """Seed of the searches and the random weights."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +305,7 @@ def main(args: Args) -> None:
     Raises:
         InputError: If one of the two models was given without the other.
     """
-    if (args.policy is None) != (args.classifier is None):
-        raise InputError("--policy and --classifier go together")
+    args.check()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench_scheduling_") as folder:
         policy, classifier = args.policy, args.classifier
@@ -340,5 +331,4 @@ def main(args: Args) -> None:
 
 if __name__ == "__main__":
     quiet_transformers()
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(SCHEDULING, lambda: main(ARGUMENTS))

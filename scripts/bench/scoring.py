@@ -28,48 +28,39 @@ and how many times fewer; seconds and how many times fewer; the largest differen
 published way's. The ratio is that of the seconds at 1/8, the middle setting.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import SCORING, ScoringArgs
+
+    ARGUMENTS = check_command_line(ScoringArgs, SCORING, __doc__)
+
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from classifier_lib.modeling import ValueModel
 from classifier_lib.scoring import ScoringRequest, ValueScorer
-from run_lib.commands import InputError, parse_command_line, run_command
+from run_lib.commands import run_command
 from scripts.bench import print_report
+from scripts.bench.args import PARTS, SCORING
+from scripts.bench.args import ScoringArgs as Args
 from scripts.bench.train_step import SHAPES, build_model
 from search_lib.engines.base import Block
 from search_lib.strategies import BeamSearch, Limits
 
-PROGRAM = "scripts.bench.scoring"
-
-PARTS = (4, 8, 16)
-"""Blocks of a response."""
 MIDDLE = 8
 NUM_BLOCKS, WIDTH = 8, 2
 PROMPT_SHARE = 128
 """Tokens of a response at most to one of the prompt."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 PUBLISHED, OURS = "published", "prefix cache"
-
-
-@dataclass(frozen=True)
-class Args:
-    """Tokens and seconds of the value model for one search."""
-
-    quick: bool = False
-    """Responses of 512 tokens at most and 1 round, instead of 2,048 and 2."""
-    shape: Literal["small", "1.5b"] | None = None
-    """Model and lengths; by default 1.5b on a GPU, small on a CPU."""
-    max_length: int | None = None
-    """Tokens of a response, a multiple of 16."""
-    rounds: int | None = None
-    """Timed searches of each way and block size."""
-    seed: int = 0
-    """Seed of the tokens and the weights."""
 
 
 class Search(NamedTuple):
@@ -256,8 +247,7 @@ def main(args: Args) -> None:
     max_length = args.max_length or (512 if args.quick else 2048)
     if args.max_length is None and name == "1.5b" and not args.quick:
         max_length = SHAPES[name].max_length
-    if max_length < 1 or max_length % max(PARTS):
-        raise InputError(f"--max_length {max_length} is not a multiple of {max(PARTS)}")
+    args.check()
     model = build_model(SHAPES[name], device, args.seed).eval()
     model.gradient_checkpointing_disable()  # it would forbid the cache
     if name == "1.5b":
@@ -275,5 +265,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(SCORING, lambda: main(ARGUMENTS))

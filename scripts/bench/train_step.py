@@ -34,13 +34,22 @@ known, MFU, in which padding and recomputation don't count. The ratio is loss to
 faster of our two ways to the published one.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import TRAIN_STEP, TrainStepArgs
+
+    ARGUMENTS = check_command_line(TrainStepArgs, TRAIN_STEP, __doc__)
+
 import dataclasses
 import math
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import datasets
 import torch
@@ -55,12 +64,13 @@ from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.training.step import StepResult, build_optimizer, train_step
 from classifier_lib.training.throughput import peak_flops
-from run_lib.commands import InputError, parse_command_line, run_command
+from run_lib.commands import run_command
 from run_lib.processes import Processes
 from scripts.bench import print_report
+from scripts.bench.args import TRAIN_STEP
+from scripts.bench.args import TrainStepArgs as Args
 from scripts.bench.data_loading import NUM_CUTS, draw_rows, write_rows
 
-PROGRAM = "scripts.bench.train_step"
 WAYS: tuple[PackingName, ...] = ("padded", "packed", "shared_prefix")
 """The published way first."""
 LOSS = LOSSES["cross_entropy"]
@@ -96,26 +106,6 @@ SHAPES = {
     "small": Shape(4096, 192, 1120, 2, 3, 1, 512, False),
     "1.5b": Shape(151_936, 1536, 8960, 28, 12, 2, 16_384, True),
 }
-
-
-@dataclass(frozen=True)
-class Args:
-    """Loss tokens per second of a training step."""
-
-    quick: bool = False
-    """Take 16 samples and 4 rounds, instead of 64 samples and 5 rounds."""
-    shape: Literal["small", "1.5b"] | None = None
-    """Model and lengths; by default 1.5b on a GPU, small on a CPU."""
-    max_length: int | None = None
-    """Longest sample in tokens, prompt included; by default that of the shape."""
-    micro_batch_size: int = 8
-    """Samples of a padded micro batch; packed ones have as many tokens as these can have."""
-    total_batch_size: int | None = None
-    """Samples of a step; 64 by default (16 with --quick)."""
-    rounds: int | None = None
-    """Timed steps of each way; 5 by default (4 with --quick)."""
-    seed: int = 0
-    """Seed of the samples and the weights."""
 
 
 @dataclass
@@ -310,8 +300,7 @@ def main(args: Args) -> None:
     shape = SHAPES[args.shape or ("1.5b" if device.type == "cuda" else "small")]
     shape = dataclasses.replace(shape, max_length=args.max_length or shape.max_length)
     num_samples = args.total_batch_size or (16 if args.quick else 64)
-    if num_samples % NUM_CUTS:
-        raise InputError(f"--total_batch_size {num_samples} is not a multiple of {NUM_CUTS}")
+    args.check()
     with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:
         num_groups = num_samples // NUM_CUTS
         rows = draw_rows(
@@ -330,5 +319,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(TRAIN_STEP, lambda: main(ARGUMENTS))

@@ -28,6 +28,16 @@ Columns: trees in flight; seconds; trees a minute; sequences at once in a decodi
 how many times faster than lock step. The ratio is that of the last window.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import TREES, TreesArgs
+
+    ARGUMENTS = check_command_line(TreesArgs, TREES, __doc__)
+
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,9 +46,11 @@ from typing import Any
 import numpy as np
 
 from classifier_lib.scoring import Scores
-from run_lib.commands import at_least, parse_command_line, run_command
+from run_lib.commands import run_command
 from run_lib.seeds import derive_seed
 from scripts.bench import print_report
+from scripts.bench.args import TREES
+from scripts.bench.args import TreesArgs as Args
 from scripts.bench.scheduling import LOCK_STEP, WINDOW, run_lock_step
 from scripts.bench.simulation import STOP_ID, Lengths, SimulatedGenerator, VirtualLoop
 from search_lib.benchmarks import Problem
@@ -47,31 +59,11 @@ from search_lib.runner import SearchJob, run_searches
 from search_lib.strategies import Limits
 from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
 
-PROGRAM = "scripts.bench.trees"
-
 STEP_SECONDS, ROW_SECONDS, MAX_ROWS = 7e-3, 4e-5, 2048
 MEDIAN_STEP, STEP_DEVIATION, MAX_STEP = 60, 0.6, 1024
 FEWEST_STEPS, MOST_STEPS = 3, 9
 LIMITS = Limits(10 * MAX_STEP, MAX_STEP, (STOP_ID,))
 DELIMITER, RIGHT, WRONG = -1, -2, -3
-
-
-@dataclass(frozen=True)
-class Args:
-    """Trees a minute for two ways to schedule their iterations."""
-
-    quick: bool = False
-    """256 trees of 30 iterations, and a quarter as many in flight."""
-    trees: int = 1024
-    """Trees to grow."""
-    lock_step: int = 256
-    """Trees in flight at once in lock step."""
-    windows: tuple[int, ...] = (256, 512)
-    """Trees in flight at once in windows."""
-    iterations: int = 80
-    """Expansions of a tree."""
-    seed: int = 0
-    """Seed of the trees."""
 
 
 class SimulatedSteps(SimulatedGenerator):
@@ -167,8 +159,7 @@ def main(args: Args) -> None:
     """
     if args.quick:
         args = replace(args, trees=256, lock_step=64, windows=(64, 128), iterations=30)
-    at_least(1, trees=args.trees, iterations=args.iterations, lock_step=args.lock_step)
-    at_least(1, windows=min(args.windows, default=0))
+    args.check()
     published = grow(LOCK_STEP, args.lock_step, args)
     timings = [(LOCK_STEP, args.lock_step, published)]
     for window in args.windows:
@@ -187,5 +178,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(TREES, lambda: main(ARGUMENTS))

@@ -24,17 +24,28 @@ Columns: comparisons of two answers a problem (of ours, those that reach the wor
 a problem. The ratio is that of the time for all problems.
 """
 
+if __name__ == "__main__":  # ahead of imports that take seconds
+    from run_lib.interrupts import leave_on_interrupt
+
+    leave_on_interrupt()
+
+    from run_lib.commands import check_command_line
+    from scripts.bench.args import VOTING, VotingArgs
+
+    ARGUMENTS = check_command_line(VotingArgs, VOTING, __doc__)
+
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 from math_verify import parse, verify
 
-from run_lib.commands import parse_command_line, run_command
+from run_lib.commands import run_command
 from scripts.bench import print_report
+from scripts.bench.args import VOTING
+from scripts.bench.args import VotingArgs as Args
 from search_lib.grading import Grader
 from search_lib.results.cost import SearchCost
 from search_lib.results.graded import GradedProblem, RunGrader
@@ -43,28 +54,10 @@ from search_lib.results.records import Record, RecordedResponse
 from search_lib.strategies import Node
 from search_lib.voting import winners
 
-PROGRAM = "scripts.bench.voting"
-
 NUM_WRONG = 12
 LEAST_CORRECT, MOST_CORRECT = 0.05, 0.9
 UNANSWERED, UNUSUAL = 1 / 12, 1 / 4
 REPRESENTATIVE = 0
-
-
-@dataclass(frozen=True)
-class Args:
-    """Seconds to compute the votes at all budgets."""
-
-    quick: bool = False
-    """Take 4 problems of each kind instead of 15."""
-    problems: int | None = None
-    """Problems of each kind."""
-    num_blocks: int = 4
-    """Samples of one tree."""
-    num_repetitions: int = 16
-    """Trees of a problem."""
-    seed: int = 0
-    """Seed of the answers and values."""
 
 
 def integer_spellings(rng: random.Random) -> list[str]:
@@ -294,5 +287,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_command_line(Args, PROGRAM, __doc__)
-    run_command(PROGRAM, lambda: main(arguments))
+    run_command(VOTING, lambda: main(ARGUMENTS))
