@@ -30,8 +30,10 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     from data_prep.args import LABEL, LabelArgs
     from run_lib.commands import check_command_line
+    from run_lib.without_torch import leave_out_torch
 
     check_command_line(LabelArgs, LABEL, __doc__)
+    leave_out_torch()
 
 import time
 from collections.abc import Mapping, Sequence

@@ -15,9 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from search_lib.grading import Grader, extract_answer
-from search_lib.grading.answers import boxed_answers
-from search_lib.grading.grader import Comparison
+from search_lib import grading
+from search_lib.grading.answers import Comparison, boxed_answers, extract_answer
 from search_lib.thoughts import USUAL_THOUGHTS, Thoughts
 
 AnswerFormatName = Literal["boxed", "final_answer", "choice"]
@@ -79,7 +78,7 @@ class AnswerFormat:
         """Opens what compares answers of this format; see `Grader` for the arguments."""
         if not self.is_mathematics:
             return nullcontext(LetterComparer())
-        return Grader(num_workers, comparison=comparison)
+        return grading.Grader(num_workers, comparison=comparison)
 
     def find_answer(self, prompt: str, response: str, is_complete: bool = True) -> str | None:
         """Returns the answer of a response, or None.

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from run_lib.commands import InputError
-from search_lib.grading.answers import last_box
-from search_lib.grading.grader import Comparison
+from search_lib.grading.answers import Comparison, last_box
 from search_lib.grouping import Equivalence, Grouping, group_around_reference, group_pairwise
 from search_lib.thoughts import THOUGHT_END, Thoughts
 

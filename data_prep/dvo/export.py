@@ -28,8 +28,10 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     from data_prep.dvo.args import EXPORT, ExportArgs
     from run_lib.commands import check_command_line
+    from run_lib.without_torch import leave_out_torch
 
     check_command_line(ExportArgs, EXPORT, __doc__)
+    leave_out_torch()
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,73 +10,11 @@ N and width are those of `classifier_lib.flops.ModelSize`, and the definitions t
 contexts. All responses are taken to be of the mean length, which is a little too cheap.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classifier_lib.flops import ModelSize
+from classifier_lib.flops import VALUE_MODEL, ModelSize, Shape
 from run_lib.settings import read_document
-
-VALUE_MODEL = "ForClassifier"
-"""What the architecture of a value model ends with, in its config.json."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a dense transformer with gated feed-forward layers, by their names in config.json.
-
-    Attributes:
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of a feed-forward layer.
-        num_hidden_layers: Layers.
-        num_attention_heads: Heads of the queries.
-        num_key_value_heads: Heads of keys and values.
-        vocab_size: Rows of the output matrix.
-        head_dim: Width of a head; None for `hidden_size / num_attention_heads`.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int
-    head_dim: int | None = None
-
-    @property
-    def _width(self) -> int:
-        """Width of the attention of all layers."""
-        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        return self.num_hidden_layers * self.num_attention_heads * head_dim
-
-    @property
-    def _layers(self) -> int:
-        """Parameters of all matrices but embedding and output."""
-        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        heads = self.num_attention_heads + self.num_key_value_heads
-        attention = 2 * self.hidden_size * heads * head_dim
-        feed_forward = 3 * self.hidden_size * self.intermediate_size
-        return self.num_hidden_layers * (attention + feed_forward)
-
-    @property
-    def policy(self) -> ModelSize:
-        """Size of the language model."""
-        return ModelSize(self._layers + self.hidden_size * self.vocab_size, self._width)
-
-    @property
-    def value_model(self) -> ModelSize:
-        """Size of a value model on this backbone: its head has two layers, and three classes."""
-        return self._with_head(3)
-
-    @property
-    def step_prm(self) -> ModelSize:
-        """Size of a Qwen2.5-Math-PRM: a value model's with two classes."""
-        return self._with_head(2)
-
-    def _with_head(self, classes: int) -> ModelSize:
-        head = self.hidden_size * (self.hidden_size + classes)
-        return ModelSize(self._layers + head, self._width)
-
 
 _QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 151_936)
 _QWEN_7B = Shape(3584, 18_944, 28, 28, 4, 152_064)

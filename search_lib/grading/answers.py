@@ -2,7 +2,11 @@
 
 import re
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Comparison = Literal["strict", "published"]
+"""How two answers are compared: by normal forms and math-verify on the whole answer, or as the
+published code does (`search_lib.grading.published`)."""
 
 MAX_INTEGER_DIGITS = 4_000
 """Longest integer read, in digits; Python's own limit for `int` of a string is 4,300."""

@@ -28,10 +28,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import IO, Literal, Self, cast
+from typing import IO, Self, cast
 
 from run_lib.children import child_environment
-from search_lib.grading.answers import parse_integer
+from search_lib.grading.answers import Comparison, parse_integer
 from search_lib.grading.forms import has_words, read, same
 from search_lib.grading.worker import FINE_LINE, READY_LINE
 
@@ -45,9 +45,6 @@ _LOW_PRIORITY = 15
 _START_LIMIT_S = 120.0  # a first import of sympy from a cold network disk takes tens of seconds
 
 _NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z0-9\\,])\s+|(?<!\\)\s+(?![A-Za-z0-9])")
-Comparison = Literal["strict", "published"]
-"""How two answers are compared: by normal forms and math-verify on the whole answer, or as the
-published code does (`search_lib.grading.published`)."""
 
 _Request = tuple[str, ...]  # a pair to compare, in sorted order, or one answer to read
 

@@ -4,7 +4,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +206,8 @@ def metrics_document(
     problems, in the order of each `per_problem`. The sizes of the models, where they are known,
     give the FLOPs of the `cost`. A calibration of the values is there if one was used.
     """
+    from importlib.metadata import version
+
     counts = asdict(summary)
     del counts["cost"]
     calibrated = {"calibration": asdict(calibration)} if calibration else {}
