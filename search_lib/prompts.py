@@ -9,16 +9,17 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from run_lib.hub import loading
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem
 from search_lib.thoughts import USUAL_THOUGHTS, Thoughts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 R1_BEGIN = "<｜begin▁of▁sentence｜>"
 R1_USER = "<｜User｜>"
@@ -60,7 +61,7 @@ class PromptTemplate:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         instruction: str,
         thoughts: Thoughts = USUAL_THOUGHTS,
     ):
@@ -101,13 +102,13 @@ class PromptTemplate:
         return [index for index in ids if index in self._control]
 
 
-def build_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, instruction: str) -> list[int]:
+def build_prompt(tokenizer: "PreTrainedTokenizerBase", problem: str, instruction: str) -> list[int]:
     """Returns the token ids of one prompt; for many, see `PromptTemplate`."""
     return PromptTemplate(tokenizer, instruction).prompt_ids(problem)
 
 
 def build_prompts(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     problems: Iterable[Problem],
     instruction: str,
     thoughts: Thoughts = USUAL_THOUGHTS,
@@ -136,7 +137,9 @@ def build_prompts(
     return prompts
 
 
-def _find_template(tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts) -> Callable[[str], str]:
+def _find_template(
+    tokenizer: "PreTrainedTokenizerBase", thoughts: Thoughts
+) -> Callable[[str], str]:
     """Returns the function that puts a question into the template of a tokenizer."""
     opening = f"{thoughts.begin.rstrip()}\n"
     if all(_is_token(tokenizer, token) for token in (R1_BEGIN, R1_USER, R1_ASSISTANT)):
@@ -195,7 +198,7 @@ def try_template(fill: Callable[[str], str], question: str, name: str) -> str:
     return text
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts) -> dict[int, str]:
+def control_tokens(tokenizer: "PreTrainedTokenizerBase", thoughts: Thoughts) -> dict[int, str]:
     """Returns the texts of the tokens that no problem may hold, by id.
 
     They are the special tokens, and role tokens and tags that aren't declared as such. Further
@@ -213,7 +216,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, thoughts: Thoughts) -> di
 
 
 def _encode_plainly(
-    tokenizer: PreTrainedTokenizerBase, text: str, frame: list[str], control: dict[int, str]
+    tokenizer: "PreTrainedTokenizerBase", text: str, frame: list[str], control: dict[int, str]
 ) -> list[int]:
     """Encodes a prompt whose problem has the text of control tokens.
 
@@ -291,7 +294,7 @@ def _makes(merge: list[str] | str, names: Collection[str]) -> bool:
     return "".join(parts) in names or any(part in names for part in parts)
 
 
-def prompt_holds(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], problem: str) -> bool:
+def prompt_holds(tokenizer: "PreTrainedTokenizerBase", prompt_ids: list[int], problem: str) -> bool:
     """Returns whether a tokenizer reads a problem in a prompt's ids; if not, they are another's."""
     if max(prompt_ids, default=0) >= len(tokenizer):
         return False
@@ -304,13 +307,13 @@ def prompt_holds(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], prob
     return wanted in text
 
 
-def _is_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+def _is_token(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
     # Not by get_vocab: that copies 150,000 entries for every prompt.
     index = tokenizer.convert_tokens_to_ids(token)
     return isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == token
 
 
-def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_token_ids(policy: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """Returns all ids that end a response: the tokenizer's and those of the generation config.
 
     Raises:
@@ -337,6 +340,8 @@ def stop_token_ids(policy: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int
 
 def _find_generation_config(policy: str) -> Path | None:
     """Returns the generation config of a folder, or of the Hub; None if there is none."""
+    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+
     try:
         file = cached_file(policy, GENERATION_CONFIG_NAME)
     except OSError:  # mostly for want of one

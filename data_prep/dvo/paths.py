@@ -33,25 +33,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from tqdm import tqdm
 
-from classifier_lib.loading import load_value_model
 from data_prep.dvo.args import DVO_PATHS, PathsArgs
 from data_prep.dvo.rows import TreeSplit
-from data_prep.dvo.values import StateValues
 from data_prep.reports import BadRow, RowReport
 from data_prep.stages import Chunk, Stage
 from dvo_lib.columns import PATH_SCHEMA, REFERENCE
 from dvo_lib.paths import draw_paths, path_credits
 from dvo_lib.trees import TreeRecord, read_tree_settings, read_trees, tree_files
 from run_lib.commands import InputError, naming, parse_command_line, run_command
-from run_lib.hub import quiet_transformers
 from run_lib.seeds import derive_seed
+
+if TYPE_CHECKING:  # needs torch, as nothing else here
+    from data_prep.dvo.values import StateValues
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class PathRow:
 
 
 def make_rows(
-    trees: Sequence[TreeRecord], args: PathsArgs, model: StateValues | None = None
+    trees: Sequence[TreeRecord], args: PathsArgs, model: "StateValues | None" = None
 ) -> tuple[pa.Table, RowReport]:
     """Draws the paths of some trees.
 
@@ -145,7 +144,9 @@ def make_rows(
     return pa.Table.from_pylist(rows, schema=PATH_SCHEMA), report
 
 
-def _draw(tree: TreeRecord, args: PathsArgs, model: StateValues | None) -> list[list[int]] | BadRow:
+def _draw(
+    tree: TreeRecord, args: PathsArgs, model: "StateValues | None"
+) -> list[list[int]] | BadRow:
     """Returns the nodes of each path of a tree, or the reason why it has none."""
     if len(tree.prompt_ids) < 2:
         return BadRow(tree.problem_id, "prompt of fewer than two tokens")
@@ -219,7 +220,7 @@ def pending_trees(
                 yield chunk, trees
 
 
-def load_model(args: PathsArgs) -> StateValues | None:
+def load_model(args: PathsArgs) -> "StateValues | None":
     """Loads the value model, if one is asked for.
 
     Raises:
@@ -227,6 +228,12 @@ def load_model(args: PathsArgs) -> StateValues | None:
     """
     if args.classifier_ckpt_path is None:
         return None
+    import torch
+
+    from classifier_lib.loading import load_value_model
+    from data_prep.dvo.values import StateValues
+    from run_lib.hub import quiet_transformers
+
     quiet_transformers()
     with naming("--classifier_ckpt_path"):
         model = load_value_model(args.classifier_ckpt_path, dtype=getattr(torch, args.dtype))
@@ -260,13 +267,7 @@ def run(args: PathsArgs) -> None:
         model = load_model(args) if num_pending else None
         with tqdm(total=num_pending, unit="tree", disable=None) as progress:
             for chunk, trees in pending_trees(stage, files, args.validation_share):
-                try:
-                    table, report = make_rows(trees, args, model)
-                except torch.OutOfMemoryError as error:
-                    raise InputError(
-                        "out of memory: the same command with a smaller --max_batch_tokens (now "
-                        f"{args.max_batch_tokens}) goes on"
-                    ) from error
+                table, report = make_rows(trees, args, model)
                 stage.write(chunk, table, report)
                 progress.update(chunk.num_rows)
         reports = stage.finish()

@@ -1,12 +1,13 @@
 """Rows of paths as the stages behind `data_prep.dvo paths` read them."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from run_lib.commands import InputError
 from search_lib.prompts import prompt_holds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
 """A path, see `dvo_lib.columns.PATH_SCHEMA`."""
@@ -36,7 +37,7 @@ def name_of(row: Row) -> str:
     return f"path {row['path']} of problem {row['problem_id']}"
 
 
-def check_prompts(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, policy: str) -> None:
+def check_prompts(rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", policy: str) -> None:
     """Checks that the tokenizer of a policy reads the problem in the prompt of each tree.
 
     Args:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
+import torch
+
 from classifier_lib.modeling import ValueModel
 from classifier_lib.scoring import ScoringRequest, ValueScorer
 from data_prep.reports import BadRow
@@ -61,11 +63,20 @@ class StateValues:
         Args:
             trees: The trees; their prompts have two tokens or more.
             states: Nodes of each tree, with all nodes above them.
+
+        Raises:
+            InputError: If the memory doesn't hold a forward pass.
         """
         values: list[dict[int, float]] = []
         for start in range(0, len(trees), TREES_TOGETHER):
             part = slice(start, start + TREES_TOGETHER)
-            values += self._of_part(trees[part], states[part])
+            try:
+                values += self._of_part(trees[part], states[part])
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    "out of memory: the same command with a smaller --max_batch_tokens (now "
+                    f"{self._max_batch_tokens}) goes on"
+                ) from error
         return values
 
     def _of_part(
