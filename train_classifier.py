@@ -42,11 +42,6 @@ import datasets
 from tqdm import tqdm
 
 from classifier_lib.args import EVALUATION_FILE
-from classifier_lib.evaluation import (
-    evaluate,
-    format_evaluation,
-    scalar_metrics,
-)
 from classifier_lib.training.args import (
     NOT_SUPPORTED,
     PROGRAM,
@@ -124,6 +119,9 @@ def run(
 ) -> None:
     """Trains to the end, from a checkpoint if there is one; every process calls this."""
     is_main = processes.rank == 0
+    if args.eval_data_path is not None:
+        # torchmetrics takes seconds, which other runs are spared.
+        from classifier_lib.evaluation import evaluate, format_evaluation, scalar_metrics
 
     # Load the data and plan the steps; the weights come last, when all else is known to be right.
     state = read_state(folder.checkpoint) if folder.checkpoint else None

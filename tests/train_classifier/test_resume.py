@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train_classifier
+from classifier_lib import evaluation
 from classifier_lib.loading import initialize_from_policy, load_value_config, load_value_model
 from classifier_lib.training import checkpoint_folders, checkpoints
 from classifier_lib.training.run_folder import LOCK_FILE, parse_settings
@@ -206,7 +207,7 @@ def test_a_run_stopped_after_its_last_step_is_completed(
 
     policy = shutil.copytree(tiny_policy, tmp_path / "policy")
     command = flags(model_path=policy, eval_data_path=rollout_folder)
-    monkeypatch.setattr(train_classifier, "evaluate", stop)
+    monkeypatch.setattr(evaluation, "evaluate", stop)
     with pytest.raises(Stop):
         train_classifier.main(command)
     monkeypatch.undo()
