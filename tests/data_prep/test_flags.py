@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from data_prep import label, roll_in, roll_out
-from data_prep.columns import ROLL_IN, ROLL_OUT
+from data_prep.args import ROLL_IN, ROLL_OUT
 from data_prep.roll_in import RollInArgs
 from data_prep.roll_out import RollOutArgs
 from run_lib.commands import parse_command_line

@@ -269,7 +269,7 @@ def test_bad_flags_are_refused_before_the_model_loads(
 
 def test_the_defaults_are_the_published_ones_but_for_sound_values():
     flags = ["--benchmark", "toy", "--model", "policy", "--output", "out"]
-    args = parse_command_line(TreesArgs, trees.PROGRAM, None, flags)
+    args = parse_command_line(TreesArgs, trees.TREES, None, flags)
     expected = {
         **{"iterations": 80, "breadth": 5, "depth": 8, "c_puct": 1.5, "beta": 0.1},
         **{"prior": "uniform", "duplicates": "count", "backup": "soft"},
