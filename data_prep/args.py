@@ -98,6 +98,7 @@ class GenerationArgs:
 
     def check(self) -> None:
         """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
+        self.engine_flags.check_values()
         self.sampling.check()
         parse_shard(self.shard)
 

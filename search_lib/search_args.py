@@ -108,6 +108,7 @@ class Args(AskingFlags):
         It loads the plugin, whose names are as good as others.
         """
         self.plugin_flag.load()
+        self.engine_flags.check_values()
         self.scorer_flags.check()
         self.sampling.check()
         check_answers(self.answers, self.find_format().name, self.think_tags)

@@ -6,8 +6,8 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
@@ -152,8 +152,8 @@ def test_the_data_commands_of_the_documentation_parse():
     slurm = (ROOT / "scripts" / "data_slurm.sh").read_text()
     text = DOCUMENTATION + re.sub("^# ?", "", slurm, flags=re.MULTILINE)
     text = text.replace("scripts/data_slurm.sh ", " -m data_prep.")
-    for stage, stage_args in STAGES.items():
-        text += sys.modules[stage_args.__module__].__doc__ or ""
+    for stage in STAGES:
+        text += import_module(f"data_prep.{stage}").__doc__ or ""
         text = text.replace(f"python -m data_prep.{stage} ", f" -m data_prep.{stage} ")
     for stage, stage_args in STAGES.items():
         found = commands(text, f"data_prep.{stage}")

@@ -110,6 +110,7 @@ class TreesArgs(AskingFlags):
 
     def check(self) -> None:
         """Raises InputError for values that no run can have; `settle_engine` checks the engine."""
+        self.engine_flags.check_values()
         self.tree.check()
         self.sampling.check()
         at_least(1, max_step_tokens=self.max_step_tokens, window=self.window)

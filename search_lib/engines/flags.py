@@ -53,8 +53,8 @@ class EngineFlags:
         """Addresses of the servers of sglang_server."""
         return self.sglang_url or (f"http://127.0.0.1:{self.sglang_port}",)
 
-    def check(self) -> None:
-        """Raises InputError for values that the engine can't have; `settle_engine` has named it."""
+    def check_values(self) -> None:
+        """Raises InputError for values that no engine can have, whichever `auto` will mean."""
         if self.attention_impl not in ATTENTION and "/" not in self.attention_impl:
             raise InputError(
                 f"--attention_impl {self.attention_impl} is not known; known are "
@@ -63,6 +63,12 @@ class EngineFlags:
         at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
         if not 0 < self.gpu_util < 1:
             raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise InputError("--api_key must be visible ASCII characters without blanks")
+
+    def check(self) -> None:
+        """Raises InputError for values that the engine can't have; `settle_engine` has named it."""
+        self.check_values()
         if self.engine_args and self.engine != "sglang":
             raise InputError(f"--engine_args are of --engine sglang, not of {self.engine}")
         if self.engine == "sglang_server":
@@ -70,5 +76,3 @@ class EngineFlags:
                 for url in self.urls:
                     check_url(url)
             at_least(0, sglang_patience=self.sglang_patience)
-        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
-            raise InputError("--api_key must be visible ASCII characters without blanks")
