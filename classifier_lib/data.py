@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset
@@ -75,8 +74,8 @@ class GroupedRollouts(Dataset[Rollout]):
     `vocab_size` is given, which reads the whole file; with several processes each reads its share.
 
     Args:
-        source: Parquet file, folder of Parquet files, `save_to_disk` folder, or Hub id; of several
-            splits the train split is used.
+        source: Parquet file, folder of Parquet files, `save_to_disk` folder, or Hub id, of several
+            splits the train split; or a table in memory.
         num_responses: Responses in every row.
         vocab_size: Exclusive upper bound of the token ids; None leaves them unchecked.
         skip_bad_rows: Leave out rows that fail a check, instead of raising. Samples then count the
@@ -98,7 +97,7 @@ class GroupedRollouts(Dataset[Rollout]):
 
     def __init__(
         self,
-        source: str,
+        source: str | pa.Table,
         num_responses: int,
         vocab_size: int | None = None,
         *,
@@ -111,7 +110,8 @@ class GroupedRollouts(Dataset[Rollout]):
             raise ValueError(f"num_responses must be positive, not {num_responses}")
         self.num_responses = num_responses
         self.soft_targets = soft_targets
-        table = _load_table(source)
+        table = _load_table(source) if isinstance(source, str) else source
+        source = source if isinstance(source, str) else "the table"
         for name in (ROLL_IN, ROLL_OUT, LABELS):
             if name not in table.column_names:
                 present = ", ".join(table.column_names)
@@ -206,6 +206,8 @@ class GroupedRollouts(Dataset[Rollout]):
 
 def _load_table(source: str) -> pa.Table:
     """Returns the memory-mapped table of a source (see `GroupedRollouts`)."""
+    import datasets  # takes seconds, and a table in memory does without
+
     path = Path(source)
     is_path = path.suffix == ".parquet" or source.startswith(("/", ".")) or source.count("/") != 1
     if is_path and not path.exists():

@@ -12,8 +12,7 @@ from classifier_lib.scoring import Scores
 from run_lib.commands import RunStopped
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import Block, Engine, Expansion, Sampling
-from search_lib.engines.http_service import BadReply
+from search_lib.engines.base import BadReply, Block, Engine, Expansion, Sampling
 from search_lib.kept_blocks import KeptBlocks
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost

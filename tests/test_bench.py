@@ -25,7 +25,7 @@ from scripts.bench import (
     trees,
     voting,
 )
-from scripts.bench.data_loading import NUM_CUTS, draw_row
+from scripts.bench.training_rows import NUM_CUTS, draw_row
 from search_lib.strategies.mcts import TreeSettings
 from tests.support.dvo_paths import path_rows, write_paths
 from tests.support.searches import request

@@ -25,7 +25,7 @@ and random weights, whose responses end at random lengths.
 
 Second part, on paper: the real runner and strategies drive a simulated server, in virtual time (see
 `simulation.py`). The settings are the published ones: 8 blocks of 4,096 tokens, 16,384 at most.
-Response lengths are log-normal, with the standard deviations of `data_loading.draw_row` and the
+Response lengths are log-normal, with the standard deviations of `training_rows.draw_row` and the
 median that gives the published mean of 11.2k tokens at that limit. The server is a 1.5B model in
 bfloat16 on one H100, by arithmetic, not measured: a step takes 4 ms (3.1 GB of weights and the
 launches) and 0.1 ms more for each sequence (28 KiB of states for each of 6,000 tokens at 70 % of
@@ -71,7 +71,6 @@ from run_lib.seeds import derive_seed
 from scripts.bench import print_report
 from scripts.bench.args import SCHEDULING
 from scripts.bench.args import SchedulingArgs as Args
-from scripts.bench.data_loading import BETWEEN_PROBLEMS, WITHIN_PROBLEM
 from scripts.bench.simulation import (
     STOP_ID,
     Lengths,
@@ -79,6 +78,7 @@ from scripts.bench.simulation import (
     SimulatedScorer,
     VirtualLoop,
 )
+from scripts.bench.training_rows import BETWEEN_PROBLEMS, WITHIN_PROBLEM
 from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
 from search_lib.engines.base import Block, Engine, Sampling
 from search_lib.engines.hf import GenerationRequest, HfEngine

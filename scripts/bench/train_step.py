@@ -67,9 +67,10 @@ from classifier_lib.training.throughput import peak_flops
 from run_lib.commands import run_command
 from run_lib.processes import Processes
 from scripts.bench import print_report
-from scripts.bench.args import TRAIN_STEP
+from scripts.bench.args import NUM_CUTS, TRAIN_STEP
 from scripts.bench.args import TrainStepArgs as Args
-from scripts.bench.data_loading import NUM_CUTS, draw_rows, write_rows
+from scripts.bench.data_loading import write_rows
+from scripts.bench.training_rows import draw_rows
 
 WAYS: tuple[PackingName, ...] = ("padded", "packed", "shared_prefix")
 """The published way first."""

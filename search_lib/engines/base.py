@@ -89,6 +89,10 @@ class EngineUnavailable(RunStopped):
     """
 
 
+class BadReply(RuntimeError):
+    """A server's reply does not fit the request; the message holds the reply."""
+
+
 class Engine(Protocol):
     """A source of blocks. Safe to call from many searches at once.
 

@@ -20,7 +20,7 @@ import aiohttp
 
 from run_lib.text import printable, shorten
 from search_lib.engines.addresses import check_url
-from search_lib.engines.base import EngineUnavailable
+from search_lib.engines.base import BadReply, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ ROUTING_HEADER = "X-SMG-Routing-Key"
 """Header by which SGLang's router keeps requests on one server without reading their text."""
 SPARE_FILES = 256
 """Open files that connections leave to the rest of the process."""
-
-
-class BadReply(RuntimeError):
-    """The server's reply does not fit the request; the message holds the reply."""
 
 
 class _Fault(Exception):

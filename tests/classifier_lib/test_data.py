@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from classifier_lib import data as data_module
 from classifier_lib.data import GroupedRollouts, GroupSampler
 
 NUM_RESPONSES = 4
@@ -32,10 +31,9 @@ def check_equals_rows(data: GroupedRollouts, rows: Rows) -> None:
             data[index]
 
 
-def table_data(monkeypatch: pytest.MonkeyPatch, table: pa.Table, **kwargs: Any) -> GroupedRollouts:
+def table_data(table: pa.Table, **kwargs: Any) -> GroupedRollouts:
     """A data set over a table in memory, in whatever chunks and types it has."""
-    monkeypatch.setattr(data_module, "_load_table", lambda source: table)
-    return GroupedRollouts("table", NUM_RESPONSES, **kwargs)
+    return GroupedRollouts(table, NUM_RESPONSES, **kwargs)
 
 
 def make_schema(
@@ -84,10 +82,10 @@ def test_saved_split_and_parquet(rollout_rows, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make_list", [pa.list_, pa.large_list])
 @pytest.mark.parametrize("integer", [pa.int32(), pa.int64()])
-def test_sliced_and_chunked_tables(rollout_rows, monkeypatch, make_list, integer):
+def test_sliced_and_chunked_tables(rollout_rows, make_list, integer):
     table = sliced_and_chunked(rollout_rows, make_schema(make_list, integer))
     assert len(table.to_batches()) == 2
-    check_equals_rows(table_data(monkeypatch, table, vocab_size=64), rollout_rows)
+    check_equals_rows(table_data(table, vocab_size=64), rollout_rows)
 
 
 def test_slices_are_views_of_the_file(rollout_folder):
@@ -133,13 +131,13 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_ROWS)
-def test_bad_rows_are_named(rollout_rows, monkeypatch, change, message):
+def test_bad_rows_are_named(rollout_rows, change, message):
     rows = copy.deepcopy(rollout_rows)
     change(rows[6])
     table = pa.concat_tables([pa.Table.from_pylist(rows[:5]), pa.Table.from_pylist(rows[5:])])
     with pytest.raises(ValueError, match=message) as error:
-        table_data(monkeypatch, table, vocab_size=64)
-    assert str(error.value).startswith("table: row 6, ")
+        table_data(table, vocab_size=64)
+    assert str(error.value).startswith("the table: row 6, ")
     assert str(error.value).endswith("; skip_bad_rows leaves them out")
     assert "more bad rows" not in str(error.value)
 
@@ -147,11 +145,11 @@ def test_bad_rows_are_named(rollout_rows, monkeypatch, change, message):
 @pytest.mark.parametrize("make_list", [pa.list_, pa.large_list])
 @pytest.mark.parametrize("integer", [pa.int32(), pa.int64()])
 @pytest.mark.parametrize(("change", "message"), BAD_ROWS)
-def test_a_bad_row_is_left_out(rollout_rows, monkeypatch, change, message, make_list, integer):
+def test_a_bad_row_is_left_out(rollout_rows, change, message, make_list, integer):
     rows = copy.deepcopy(rollout_rows)
     change(rows[6])  # in the middle of the second chunk
     table = sliced_and_chunked(rows, make_schema(make_list, integer))
-    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    data = table_data(table, vocab_size=64, skip_bad_rows=True)
     assert [bad.row for bad in data.bad_rows] == [6]
     assert message in str(data.bad_rows[0])
     check_equals_rows(data, rows[:6] + rows[7:])
@@ -170,12 +168,12 @@ def several_bad(rollout_rows: Rows) -> Rows:
     return rows
 
 
-def test_several_bad_rows(rollout_rows, monkeypatch):
+def test_several_bad_rows(rollout_rows):
     rows = several_bad(rollout_rows)
     table = sliced_and_chunked(rows, make_schema())
     with pytest.raises(ValueError, match=r"row 0, column labels is null \(and 4 more bad rows\); "):
-        table_data(monkeypatch, table, vocab_size=64)
-    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+        table_data(table, vocab_size=64)
+    data = table_data(table, vocab_size=64, skip_bad_rows=True)
     assert [(bad.row, bad.column) for bad in data.bad_rows] == [
         (0, "labels"),
         (3, "labels"),
@@ -185,19 +183,19 @@ def test_several_bad_rows(rollout_rows, monkeypatch):
     ]
     check_equals_rows(data, [rows[i] for i in (1, 2, 5, 7, 8)])
     # Token ids are not looked at without a vocabulary.
-    data = table_data(monkeypatch, table, skip_bad_rows=True)
+    data = table_data(table, skip_bad_rows=True)
     check_equals_rows(data, [rows[i] for i in (1, 2, 5, 7, 8, 9)])
 
 
-def test_every_row_bad(rollout_rows, monkeypatch):
+def test_every_row_bad(rollout_rows):
     rows = [{**row, "labels": [7] * 4} for row in rollout_rows]
     with pytest.raises(
-        ValueError, match="table: every row is bad; the first: row 0, column labels"
+        ValueError, match="the table: every row is bad; the first: row 0, column labels"
     ):
-        table_data(monkeypatch, pa.Table.from_pylist(rows), skip_bad_rows=True)
+        table_data(pa.Table.from_pylist(rows), skip_bad_rows=True)
 
 
-def test_tokens_behind_a_null(rollout_rows, monkeypatch):
+def test_tokens_behind_a_null(rollout_rows):
     """A null list may span tokens in Arrow's buffers; they belong to no sample."""
     table = sliced_and_chunked(rollout_rows, make_schema()).combine_chunks()
     outer = table.column("roll_outs_ids").chunk(0)
@@ -209,7 +207,7 @@ def test_tokens_behind_a_null(rollout_rows, monkeypatch):
     assert len(inner.values) == len(outer.values.values)
     column = pa.ListArray.from_arrays(outer.offsets, inner)
     table = table.set_column(1, "roll_outs_ids", column)
-    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    data = table_data(table, vocab_size=64, skip_bad_rows=True)
     assert [str(bad) for bad in data.bad_rows] == [
         "row 5, column roll_outs_ids, response 2 is null"
     ]
@@ -217,7 +215,7 @@ def test_tokens_behind_a_null(rollout_rows, monkeypatch):
 
 
 @pytest.mark.parametrize("integer", [pa.int32(), pa.int64()])
-def test_nothing_is_copied_with_nulls_elsewhere(rollout_rows, monkeypatch, integer):
+def test_nothing_is_copied_with_nulls_elsewhere(rollout_rows, integer):
     rows = several_bad(rollout_rows)
     table = sliced_and_chunked(rows, make_schema(integer=integer))
     buffers = {
@@ -227,14 +225,14 @@ def test_nothing_is_copied_with_nulls_elsewhere(rollout_rows, monkeypatch, integ
         ]
         for name in ("roll_in_ids", "roll_outs_ids")
     }
-    data = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    data = table_data(table, vocab_size=64, skip_bad_rows=True)
     for sample in (data[i] for i in range(len(data))):
         assert any(np.shares_memory(sample.roll_in, x) for x in buffers["roll_in_ids"])
         assert any(np.shares_memory(sample.roll_out, x) for x in buffers["roll_outs_ids"])
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_soft_targets_equal_a_loop(rollout_rows, monkeypatch, skip):
+def test_soft_targets_equal_a_loop(rollout_rows, skip):
     rng = np.random.default_rng(3)
     rows = copy.deepcopy(rollout_rows)
     for row in rows:
@@ -245,7 +243,7 @@ def test_soft_targets_equal_a_loop(rollout_rows, monkeypatch, skip):
         rows[1]["labels"].pop()
         rows[7]["roll_in_ids"].append([1])
     table = sliced_and_chunked(rows, make_schema())
-    data = table_data(monkeypatch, table, skip_bad_rows=skip, soft_targets=True)
+    data = table_data(table, skip_bad_rows=skip, soft_targets=True)
     good = [row for i, row in enumerate(rows) if not (skip and i in (1, 7))]
     seen = set()
     for index in range(len(data)):
@@ -258,7 +256,7 @@ def test_soft_targets_equal_a_loop(rollout_rows, monkeypatch, skip):
         assert data[index].soft_target == pytest.approx(labels.count(1) / len(labels))
         seen.add(data[index].soft_target)
     assert len(seen) > 2  # more than rewards
-    assert table_data(monkeypatch, table, skip_bad_rows=skip)[0].soft_target is None
+    assert table_data(table, skip_bad_rows=skip)[0].soft_target is None
 
 
 class Together:
@@ -298,14 +296,14 @@ class Member:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 12])
-def test_processes_share_the_check_of_token_ids(rollout_rows, monkeypatch, world_size):
+def test_processes_share_the_check_of_token_ids(rollout_rows, world_size):
     rows = several_bad(rollout_rows)
     rows[8]["roll_in_ids"][0] = [99]
     table = sliced_and_chunked(rows, make_schema())
-    alone = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    alone = table_data(table, vocab_size=64, skip_bad_rows=True)
 
     def load(processes: Any, skip: bool = True) -> GroupedRollouts:
-        return GroupedRollouts("", 4, 64, skip_bad_rows=skip, processes=processes)
+        return table_data(table, vocab_size=64, skip_bad_rows=skip, processes=processes)
 
     together = Together(world_size)
     for data in together.run(load):
@@ -331,21 +329,20 @@ def retyped(table: pa.Table, name: str, to: pa.DataType) -> pa.Table:
 def test_bad_tables_are_named(rollout_rows, monkeypatch, tmp_path):
     table = pa.Table.from_pylist(rollout_rows)
     with pytest.raises(ValueError, match=r"no column labels; the columns are message_id, problem"):
-        table_data(monkeypatch, table.drop_columns(["labels"]))
+        table_data(table.drop_columns(["labels"]))
     with pytest.raises(ValueError, match="no rows"):
-        table_data(monkeypatch, table.slice(0, 0))
+        table_data(table.slice(0, 0))
     flat = table.set_column(
         table.column_names.index("roll_in_ids"), "roll_in_ids", table.column("answer")
     )
     with pytest.raises(ValueError, match="column roll_in_ids is string, not a list"):
-        table_data(monkeypatch, flat)
+        table_data(flat)
     with pytest.raises(ValueError, match=r"column roll_outs_ids is list<.*string>, not lists of"):
-        table_data(monkeypatch, retyped(table, "roll_outs_ids", pa.list_(pa.string())))
+        table_data(retyped(table, "roll_outs_ids", pa.list_(pa.string())))
     with pytest.raises(ValueError, match="column labels is double, not integers"):
-        table_data(monkeypatch, retyped(table, "labels", pa.list_(pa.float64())))
+        table_data(retyped(table, "labels", pa.list_(pa.float64())))
     with pytest.raises(ValueError, match="must be positive, not 0"):
         GroupedRollouts("table", 0)
-    monkeypatch.undo()
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for source, message in (
@@ -410,24 +407,24 @@ def test_source_folder_stays_untouched(rollout_folder: Path):
     assert sorted(path.name for path in rollout_folder.iterdir()) == before
 
 
-def test_a_wrong_vocabulary_is_one_entry_a_row(rollout_rows, monkeypatch):
+def test_a_wrong_vocabulary_is_one_entry_a_row(rollout_rows):
     """Not one a token: a wrong model would mean billions."""
     table = pa.Table.from_pylist(rollout_rows)
     with pytest.raises(ValueError, match=r"row 0, .*holds token id .*and 9 more bad rows"):
-        table_data(monkeypatch, table, vocab_size=1)
-    data = table_data(monkeypatch, table)
+        table_data(table, vocab_size=1)
+    data = table_data(table)
     chunk = data._chunks[0]
     assert len(chunk.check_token_ids(1, range(0, 10))) == 20  # ten rows, two columns
 
 
-def test_rows_left_out_before_are_left_out_unchecked(rollout_rows, monkeypatch):
+def test_rows_left_out_before_are_left_out_unchecked(rollout_rows):
     rows = copy.deepcopy(rollout_rows)
     rows[2]["labels"][0] = 9
     rows[4]["roll_in_ids"][0] = [99]
     table = pa.Table.from_pylist(rows)
-    first = table_data(monkeypatch, table, vocab_size=64, skip_bad_rows=True)
+    first = table_data(table, vocab_size=64, skip_bad_rows=True)
     assert first.left_out == [2, 4]
-    again = table_data(monkeypatch, table, left_out=first.left_out)
+    again = table_data(table, left_out=first.left_out)
     assert again.bad_rows == []
     assert again.left_out == [2, 4]
     check_equals_rows(again, [row for i, row in enumerate(rows) if i not in (2, 4)])
