@@ -39,7 +39,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
     ARGUMENTS = check_command_line(ScoringArgs, SCORING, __doc__)
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,11 @@ class Search(NamedTuple):
     final_paths: list[list[int]]
     final_values: list[float]
 
+    @property
+    def block_values(self) -> list[float]:
+        """Value of each block, in one list."""
+        return [value for of_round in self.values for values in of_round for value in values]
+
 
 class Work(NamedTuple):
     """The work of one way for a search.
@@ -86,13 +91,21 @@ class Work(NamedTuple):
         passes: Forward passes.
         tokens: Tokens that went through the model, without padding.
         seconds: Seconds of scoring.
-        difference: Largest difference of a value to the published way's.
+        difference: Largest difference of a value to that of the other way.
+        mean_difference: Mean of these differences.
     """
 
     passes: int
     tokens: int
     seconds: float
-    difference: float
+    difference: float = 0.0
+    mean_difference: float = 0.0
+
+    def compared(self, values: Sequence[float], others: Sequence[float]) -> "Work":
+        """Returns this work with the differences of its values to others."""
+        differences = [abs(a - b) for a, b in zip(values, others, strict=True)]
+        mean = sum(differences) / len(differences)
+        return self._replace(difference=max(differences), mean_difference=mean)
 
 
 def prompt_tokens(max_length: int) -> int:
@@ -124,8 +137,8 @@ class Bench:
         Raises:
             RuntimeError: If the values differ by more than rounding.
         """
-        search, ours = self._search_with_cache(parts)
-        published = self._score_alone(search)
+        search, ours = self.search(parts)
+        published = self.score_alone(search)
         tolerance = TOLERANCE[self._model.dtype]
         if published.difference > tolerance:
             raise RuntimeError(
@@ -133,11 +146,12 @@ class Bench:
                 f"{tolerance}"
             )
         return {
-            PUBLISHED: published._replace(difference=0.0),
+            PUBLISHED: published._replace(difference=0.0, mean_difference=0.0),
             OURS: ours._replace(difference=published.difference),
         }
 
-    def _search_with_cache(self, parts: int) -> tuple[Search, Work]:
+    def search(self, parts: int) -> tuple[Search, Work]:
+        """Runs a search with `parts` blocks a response, guided by our way."""
         rng = np.random.default_rng(self._seed)
         vocab_size = self._model.config.vocab_size
         size = self._max_length // parts
@@ -170,22 +184,36 @@ class Bench:
             [prompt + response.token_ids for response in responses],
             [response.value for response in responses if response.value is not None],
         )
-        return search, Work(self._passes - passes, scorer.tokens_computed, seconds, 0.0)
+        return search, Work(self._passes - passes, scorer.tokens_computed, seconds)
 
-    def _score_alone(self, search: Search) -> Work:
+    def score_again(self, search: Search) -> Work:
+        """Scores the blocks of a search in our way, from an empty cache."""
+        scorer = ValueScorer(self._model)
+        passes = self._passes
+        seconds, values = self._timed(
+            lambda: [
+                value
+                for of_round in search.requests
+                for scores in scorer.score(of_round)
+                for value in scores.values
+            ]
+        )
+        work = Work(self._passes - passes, scorer.tokens_computed, seconds)
+        return work.compared(values, search.block_values)
+
+    def score_alone(self, search: Search) -> Work:
+        """Scores the paths of a search in the published way."""
         paths = [
             request.prefix_ids + block
             for of_round in search.requests
             for request in of_round
             for block in request.blocks
         ]
-        ours = [value for of_round in search.values for values in of_round for value in values]
         paths += search.final_paths
-        ours += search.final_values
         passes = self._passes
         seconds, values = self._timed(lambda: [self._value_of(path) for path in paths])
-        difference = max(abs(a - b) for a, b in zip(values, ours, strict=True))
-        return Work(self._passes - passes, sum(map(len, paths)), seconds, difference)
+        work = Work(self._passes - passes, sum(map(len, paths)), seconds)
+        return work.compared(values, search.block_values + search.final_values)
 
     @torch.inference_mode()
     def _value_of(self, path: list[int]) -> float:

@@ -15,7 +15,7 @@ are CPU time of one thread, so other work on the machine matters little. The lea
 every step starts from the same weights. The run fails unless the ways agree in the loss (to 1e-3),
 the norm of the gradient (to 1e-2) and the number of loss tokens. Dropout is 0.
 
-The samples are drawn by the data recipe (`data_loading.draw_row`), each group of four from another
+The samples are drawn by the data recipe (`training_rows.draw_row`), each group of four from another
 problem: by the published counts a sample has 14.3k of at most 16.4k tokens, 5.8k of them with loss.
 So packing should compute 1.15 times fewer tokens than padding, and shared prefixes 1.6 times fewer
 than packing. Everything is scaled with max_length.
@@ -46,12 +46,9 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
 import dataclasses
 import math
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
 import torch
 from transformers import Qwen2Config
 
@@ -69,7 +66,6 @@ from run_lib.processes import Processes
 from scripts.bench import print_report
 from scripts.bench.args import NUM_CUTS, TRAIN_STEP
 from scripts.bench.args import TrainStepArgs as Args
-from scripts.bench.data_loading import write_rows
 from scripts.bench.training_rows import draw_rows
 
 WAYS: tuple[PackingName, ...] = ("padded", "packed", "shared_prefix")
@@ -117,18 +113,24 @@ class Timing:
         num_micro_batches: Micro batches of the step.
         result: Result of the step.
         seconds: Time of each timed step.
-        memory: Largest memory on a GPU, in bytes; 0 on a CPU.
+        memory: Largest memory of one of them on a GPU, in bytes, weights and states of the
+            optimizer included; 0 on a CPU.
     """
 
     num_micro_batches: int
     result: StepResult
     seconds: list[float]
-    memory: int
+    memory: int = 0
 
     @property
     def loss_tokens_per_second(self) -> float:
         """Rate of the fastest step: other work on the machine only ever adds time."""
         return self.result.counts.loss / min(self.seconds)
+
+    def add(self, other: "Timing") -> None:
+        """Adds the times of further steps of the same way."""
+        self.seconds += other.seconds
+        self.memory = max(self.memory, other.memory)
 
 
 def build_model(shape: Shape, device: torch.device, seed: int) -> Qwen2ForClassifier:
@@ -160,49 +162,59 @@ class Bench:
 
     Args:
         shape: The model, with the maximum length to use.
-        data: The data set.
-        total_batch_size: Samples of the step.
+        total_batch_size: Samples of the step, whole groups.
         micro_batch_size: See `Args`.
         device: Device to train on.
-        seed: Seed of the weights and of the order of the samples.
+        seed: Seed of the weights, the samples and their order.
+
+    Attributes:
+        model: The model.
+        size: Its size.
     """
 
     def __init__(
         self,
         shape: Shape,
-        data: GroupedRollouts,
         total_batch_size: int,
         micro_batch_size: int,
         device: torch.device,
         seed: int,
     ):
         self._shape = shape
-        self._data = data
-        self._micro_batch_size = micro_batch_size
+        self.micro_batch_size = micro_batch_size
         self._processes = Processes(0, 1, device)
         self._clock = time.process_time if device.type == "cpu" else time.perf_counter
-        sampler = GroupSampler(data.num_rows, data.num_responses, NUM_CUTS, seed)
+        rows = draw_rows(total_batch_size // NUM_CUTS, shape.max_length, 1, shape.vocab_size, seed)
+        self._data = GroupedRollouts(rows, NUM_CUTS, shape.vocab_size)
+        sampler = GroupSampler(self._data.num_rows, NUM_CUTS, NUM_CUTS, seed)
         self._indices = sampler.next_batch(total_batch_size).tolist()
-        self._model = build_model(shape, device, seed)
-        self.size = ModelSize.of(self._model)
-        self._optimizer = build_optimizer(self._model, max_lr=0.0, weight_decay=0.1)
+        self.model = build_model(shape, device, seed)
+        self.size = ModelSize.of(self.model)
+        self._optimizer = build_optimizer(self.model, max_lr=0.0, weight_decay=0.1)
 
-    def step(self, way: PackingName) -> tuple[float, int, StepResult]:
-        """Returns (seconds, micro batches, result) of one step."""
+    def step(self, way: PackingName, attention: str = "auto") -> Timing:
+        """Takes and times one step.
+
+        Args:
+            way: Layout of the samples.
+            attention: See `choose_attention`.
+        """
         device = self._processes.device
-        implementation = choose_attention("auto", way, device)
+        implementation = choose_attention(attention, way, device)
         multiple = FLEX_BLOCK if implementation == "flex_attention" else None
         if way == "padded":
             multiple = self._shape.max_length // 16
         plan = BatchPlan(
             way,
             self._shape.max_length,
-            self._micro_batch_size,
+            self.micro_batch_size,
             group_size=NUM_CUTS,
             multiple=multiple,
         )
-        self._model.set_attn_implementation(implementation)
-        learner = Learner(self._model, LOSS, implementation, self._processes)
+        self.model.set_attn_implementation(implementation)
+        learner = Learner(self.model, LOSS, implementation, self._processes)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self._synchronize()
         start = self._clock()
         (mine,) = plan.micro_batches(self._data, self._indices, world_size=1)
@@ -210,22 +222,28 @@ class Bench:
         result = train_step(learner, self._optimizer, batches, seed=0, step=0)
         assert result is not None  # nobody asks to stop
         self._synchronize()
-        return self._clock() - start, len(mine), result
+        seconds = self._clock() - start
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        return Timing(len(mine), result, [seconds], memory)
 
     def time(self, rounds: int) -> dict[PackingName, Timing]:
-        """Times steps of all ways in turns, after one of each that doesn't count."""
-        device = self._processes.device
-        timings: dict[PackingName, Timing] = {}
+        """Times steps of all ways in turns, after one of each that doesn't count.
+
+        The first of all has not yet the memory of the optimizer's states.
+        """
         for way in WAYS:
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            _, num_micro_batches, result = self.step(way)
-            memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-            timings[way] = Timing(num_micro_batches, result, [], memory)
-        for _ in range(rounds):
-            for way in WAYS:
-                timings[way].seconds.append(self.step(way)[0])
+            self.step(way)
+        timings = {way: self.step(way) for way in WAYS}
+        for _ in range(rounds - 1):
+            for way, timing in timings.items():
+                timing.add(self.step(way))
         return timings
+
+    def mfu(self, timing: Timing) -> float | None:
+        """Returns model FLOPs utilisation; None for a CPU, or a GPU that isn't listed."""
+        peak = peak_flops(self._processes.device)
+        flops = self.size.training_flops(timing.result.counts)
+        return flops / min(timing.seconds) / peak if peak else None
 
     def _synchronize(self) -> None:
         """Waits until a GPU has done its work."""
@@ -233,31 +251,34 @@ class Bench:
             torch.cuda.synchronize(self._processes.device)
 
 
+def is_same_step(first: StepResult, other: StepResult) -> bool:
+    """Returns whether two steps agree in the loss, the gradient and the loss tokens."""
+    return (
+        math.isclose(other.loss, first.loss, rel_tol=LOSS_TOLERANCE)
+        and math.isclose(other.grad_norm, first.grad_norm, rel_tol=GRAD_NORM_TOLERANCE)
+        and other.counts.loss == first.counts.loss
+    )
+
+
 def check_agreement(timings: dict[PackingName, Timing]) -> None:
     """Checks that all ways did the same step.
 
     Raises:
-        RuntimeError: If they differ in the loss, the gradient or the loss tokens.
+        RuntimeError: If they didn't.
     """
     first = timings[WAYS[0]].result
     for way in WAYS[1:]:
         other = timings[way].result
-        if not (
-            math.isclose(other.loss, first.loss, rel_tol=LOSS_TOLERANCE)
-            and math.isclose(other.grad_norm, first.grad_norm, rel_tol=GRAD_NORM_TOLERANCE)
-            and other.counts.loss == first.counts.loss
-        ):
+        if not is_same_step(first, other):
             raise RuntimeError(f"{WAYS[0]} and {way} did different steps: {first}, {other}")
 
 
-def report(
-    timings: dict[PackingName, Timing], size: ModelSize, num_samples: int, device: torch.device
-) -> None:
+def report(timings: dict[PackingName, Timing], bench: Bench, num_samples: int) -> None:
     """Prints the table, the lengths of the samples, and the ratio."""
-    on_gpu, peak = device.type == "cuda", peak_flops(device)
-    columns = ["way", "micro batches", "tokens", "x fewer", "s/step", "loss tokens/s", "x more"]
-    columns += ["loss", "grad norm"] + ["peak GB"] * on_gpu + ["MFU"] * (peak is not None)
     published = timings[WAYS[0]]
+    on_gpu, has_mfu = bench.model.device.type == "cuda", bench.mfu(published) is not None
+    columns = ["way", "micro batches", "tokens", "x fewer", "s/step", "loss tokens/s", "x more"]
+    columns += ["loss", "grad norm"] + ["peak GB"] * on_gpu + ["MFU"] * has_mfu
     rows = []
     for way, timing in timings.items():
         counts, seconds = timing.result.counts, min(timing.seconds)
@@ -274,8 +295,8 @@ def report(
         ]
         if on_gpu:
             row.append(f"{timing.memory / 1e9:.1f}")
-        if peak is not None:
-            row.append(f"{size.training_flops(counts) / seconds / peak:.1%}")
+        if has_mfu:
+            row.append(f"{bench.mfu(timing):.1%}")
         rows.append(row)
     padded, packed, shared = (timings[way].result.counts for way in WAYS)
     notes = [
@@ -294,7 +315,6 @@ def main(args: Args) -> None:
     Raises:
         InputError: If the samples aren't whole groups.
     """
-    datasets.disable_progress_bars()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -302,20 +322,9 @@ def main(args: Args) -> None:
     shape = dataclasses.replace(shape, max_length=args.max_length or shape.max_length)
     num_samples = args.total_batch_size or (16 if args.quick else 64)
     args.check()
-    with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:
-        num_groups = num_samples // NUM_CUTS
-        rows = draw_rows(
-            num_groups,
-            shape.max_length,
-            num_roll_ins=1,
-            vocab_size=shape.vocab_size,
-            seed=args.seed,
-        )
-        write_rows(rows, num_groups, Path(folder))
-        data = GroupedRollouts(folder, NUM_CUTS, shape.vocab_size)
-        bench = Bench(shape, data, num_samples, args.micro_batch_size, device, args.seed)
-        timings = bench.time(args.rounds or (4 if args.quick else 5))
-    report(timings, bench.size, num_samples, device)
+    bench = Bench(shape, num_samples, args.micro_batch_size, device, args.seed)
+    timings = bench.time(args.rounds or (4 if args.quick else 5))
+    report(timings, bench, num_samples)
     check_agreement(timings)
 
 
