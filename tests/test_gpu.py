@@ -1,4 +1,7 @@
-"""What only a GPU can show: training and scoring there give what they give on a CPU."""
+"""What only a GPU can show: training and scoring there give what they give on a CPU.
+
+No fixture of conftest.py is used: `scripts/gpu_day.sh` runs this file without it.
+"""
 
 import importlib.util
 
@@ -12,6 +15,7 @@ from classifier_lib.data import Rollout
 from classifier_lib.losses import LOSSES
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ScoringRequest, ValueScorer
+from tests.support.tiny_models import build_tiny_config
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_flash = pytest.mark.skipif(
@@ -47,9 +51,8 @@ def gradient_of_loss(model: Qwen2ForClassifier, batch, implementation: str) -> t
         pytest.param("packed", "flash_attention_2", marks=needs_flash),
     ],
 )
-def test_layouts_equal_padding_on_a_cpu(tiny_config, packing, name):
-    config = type(tiny_config)(**{**tiny_config.to_dict(), "hidden_size": 256})
-    config.initializer_range = 0.1
+def test_layouts_equal_padding_on_a_cpu(packing, name):
+    config = build_tiny_config(hidden_size=256, initializer_range=0.1)
     torch.manual_seed(0)
     model = Qwen2ForClassifier._from_config(config, attn_implementation="sdpa")
     rng = np.random.default_rng(0)
@@ -72,10 +75,9 @@ def test_layouts_equal_padding_on_a_cpu(tiny_config, packing, name):
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
-def test_values_with_kept_prefixes_equal_those_of_a_cpu(tiny_config, dtype, tolerance):
-    config = type(tiny_config)(**{**tiny_config.to_dict(), "initializer_range": 0.1})
+def test_values_with_kept_prefixes_equal_those_of_a_cpu(dtype, tolerance):
     torch.manual_seed(0)
-    model = Qwen2ForClassifier(config)
+    model = Qwen2ForClassifier(build_tiny_config(initializer_range=0.1))
     rng = np.random.default_rng(0)
     prefix, first, *others = (rng.integers(0, 64, n).tolist() for n in (50, 30, 20, 7, 1))
     rounds = [[ScoringRequest(prefix, [first, *others])], [ScoringRequest(prefix + first, others)]]

@@ -26,6 +26,7 @@ from dvo_lib import args as dvo_args
 from run_lib.commands import parse_command_line
 from scripts import compare, frontier, mean_of_runs, report, sweep, trl_train
 from scripts.bench import scheduling
+from scripts.gpu_day import table
 from scripts.reproduce.dvo_runs import DvoPlanArgs
 from scripts.reproduce.searches import SearchPlanArgs
 from search_lib.results import calibration, shards, summary
@@ -173,6 +174,7 @@ OTHERS = {
     "scripts.bench.scheduling": scheduling.Args,
     "scripts.compare": compare.Args,
     "scripts.frontier": frontier.Args,
+    "scripts.gpu_day.table": table.Args,
     "scripts.mean_of_runs": mean_of_runs.Args,
     "scripts.report": report.Args,
     "scripts.sweep": sweep.Args,
@@ -219,7 +221,7 @@ def test_every_command_of_the_documentation_is_parsed_by_a_test():
         *("scripts/train_multinode.sh", "scripts/dvo_baselines.sh"),
         *("scripts/dvo_quickstart.sh", "scripts/dvo_rounds.sh"),
         *("scripts/search_slurm.sh", "scripts/quickstart.sh", "scripts/test.sh"),
-        "scripts/real_lm.sh",
+        *("scripts/gpu_day.sh", "scripts/real_lm.sh"),
         *(f"data_prep.{stage}" for stage in STAGES),
         *("search_lib.results.shards", *(name.split()[0] for name in OTHERS)),
     }
