@@ -220,7 +220,7 @@ def test_a_failed_step_takes_no_other_along(made_up_steps, monkeypatch, tmp_path
 
 
 def test_what_was_measured_stands_before_the_end_of_the_run(made_up_steps, monkeypatch, tmp_path):
-    monkeypatch.setattr(run, "LIMITS", {"fine": 60, "raises": 60})
+    monkeypatch.setattr(run, "LIMITS", {"fine": 60, "raises": 60, "fails": 60})
     output = tmp_path / "out.json"
 
     def end_here(context, module, limit, on_row):
@@ -231,10 +231,11 @@ def test_what_was_measured_stands_before_the_end_of_the_run(made_up_steps, monke
 
     monkeypatch.setattr(run, "run_step", end_here)
     with pytest.raises(KeyboardInterrupt):
-        run.main(run.Args(output, ("fine", "raises")))
+        run.main(run.Args(output, ("fine", "raises", "fails")))
     steps = json.loads(output.read_text())["steps"]
-    assert [step["status"] for step in steps.values()] == ["ok", "not run"]
-    assert [step["rows"] for step in steps.values()] == [[{"figure": 1.5}], [{"figure": 2.5}]]
+    assert [step["status"] for step in steps.values()] == ["ok", "running", "not run"]
+    rows = [step["rows"] for step in steps.values()]
+    assert rows == [[{"figure": 1.5}], [{"figure": 2.5}], []]
 
 
 def test_out_of_memory_is_a_figure(monkeypatch):

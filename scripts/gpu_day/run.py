@@ -14,9 +14,10 @@
 
 Without a GPU the steps take tiny shapes, which shows that they run. Each has a process and a time
 of its own, and the file is written anew, whole, after every row: whatever fails, hangs or is
-killed, the rest stands. The status of a step is `ok`, `failed`, `timed out`, `skipped` or `not
-run`; its rows come with any of them. At the end the figures are printed as Markdown, as
-`python -m scripts.gpu_day.table gpu_day.json` does. The exit status is 1 if a step failed.
+killed, the rest stands. The status of a step is `ok`, `failed`, `timed out` or `skipped`; after a
+run that was killed also `running` or `not run`. Its rows come with any of them. At the end the
+figures are printed as Markdown, as `python -m scripts.gpu_day.table gpu_day.json` does. The exit
+status is 1 if a step failed.
 """
 
 if __name__ == "__main__":  # ahead of imports that take seconds
@@ -104,6 +105,8 @@ def main(args: Args) -> int:
             rows.append(row)
             save()
 
+        step["status"] = "running"
+        save()
         limit = end - time.monotonic()
         print(f"\n{name}, {limit:.0f} s at most", flush=True)
         outcome = run_step(context, f"{STEPS}.{name}", limit, add)
