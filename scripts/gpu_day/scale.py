@@ -77,7 +77,7 @@ def current_scale() -> Scale:
             shape=SHAPES["1.5b"],
             samples=8,
             micro_batch_size=8,
-            smaller_micro_batches=(1, 2),
+            smaller_micro_batches=(2, 4),
             # FlexAttention last: what it compiles may take longer than there is.
             ways=(
                 *SDPA_WAYS,
@@ -96,7 +96,7 @@ def current_scale() -> Scale:
         shape=Shape(512, 64, 160, 2, 2, 1, 128, True),
         samples=8,
         micro_batch_size=4,
-        smaller_micro_batches=(1,),
+        smaller_micro_batches=(2,),
         ways=SDPA_WAYS,
         attentions=("sdpa",),  # FlexAttention has no backward there
         rows=(256, 512, 256),

@@ -50,8 +50,9 @@ def measure(report: Callable[[Row], None]) -> None:
     full = unless_out_of_memory(fill_cache, scale, scorer)
     report(full or Row(scorer, note=OUT_OF_MEMORY))
     gc.collect()  # what is left of it would count below
-    bench = Bench(scale.shape, scale.samples // 2, 1, scale.device, seed=0)
-    bench.step("packed", "sdpa")  # makes the states of the optimizer
+    smallest = min(scale.smaller_micro_batches)
+    bench = Bench(scale.shape, scale.samples // 2, smallest, scale.device, seed=0)
+    bench.step("shared_prefix", "sdpa")  # makes the states of the optimizer
     for size in scale.smaller_micro_batches:
         bench.micro_batch_size = size
         for way, attention in SDPA_WAYS:
