@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,9 +111,8 @@ def save_random_models(scale: Scale, folder: Path) -> tuple[str, str]:
 async def search(scale: Scale, policy: str, value_model: str) -> list[SearchCost]:
     """Runs all searches, and returns what each of them cost."""
     device, size = scale.device, scale.search
-    thread = ThreadPoolExecutor(1) if device.type == "cpu" else None  # as `OpenModels` does
-    engine = HfEngine.load(policy, "sdpa", device, thread)
-    scorer = HfScorer(ValueScorer(load_value_model(value_model, "sdpa", device=device)), thread)
+    engine = HfEngine.load(policy, "sdpa", device)
+    scorer = HfScorer(ValueScorer(load_value_model(value_model, "sdpa", device=device)))
     rng = np.random.default_rng(0)
     prompts = [
         (str(problem), rng.integers(0, scale.shape.vocab_size, size.prompt).tolist())
