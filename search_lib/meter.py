@@ -29,6 +29,8 @@ class SearchMeter:
         self._tokens_scored: int | None = 0
         self._contexts_scored = 0
         self._tokens_cached = 0
+        self._prefix_tokens = self._prefix_tokens_cached = 0
+        self._knows_prefixes = True
 
     def add(self, prefix_length: int, blocks: Sequence[Block], scores: Scores | None) -> None:
         """Counts the blocks of one expansion and their scoring; None if nothing scored them."""
@@ -36,6 +38,10 @@ class SearchMeter:
         contexts = sum(context_sum(prefix_length, length) for length in lengths)
         self._tokens_generated += sum(lengths)
         self._contexts_generated += contexts
+        self._prefix_tokens += prefix_length * len(blocks)
+        cached = [block.prefix_cached for block in blocks if block.prefix_cached is not None]
+        self._prefix_tokens_cached += sum(cached)
+        self._knows_prefixes &= len(cached) == len(blocks)
         if scores is None:
             return
         if scores.tokens_cached is None or self._tokens_scored is None:
@@ -56,6 +62,7 @@ class SearchMeter:
     def cost(self) -> SearchCost:
         """Returns the cost so far."""
         known = self._tokens_scored is not None
+        prefilled = self._prefix_tokens - self._prefix_tokens_cached
         return SearchCost(
             tokens_generated=self._tokens_generated,
             seconds=time.monotonic() - self._started,
@@ -66,6 +73,8 @@ class SearchMeter:
             session=self._clock.session,
             session_seconds=self._clock.seconds,
             session_busy_seconds=self._clock.busy_seconds,
+            policy_tokens_cached=self._prefix_tokens_cached if self._knows_prefixes else None,
+            policy_tokens_prefilled=prefilled if self._knows_prefixes else None,
         )
 
 

@@ -1,6 +1,6 @@
 """What every generation engine gives: blocks of tokens that continue a path."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from run_lib.commands import InputError, RunStopped
@@ -71,7 +71,7 @@ class Block:
             not asked for.
         certainties: Self-certainty of each token, see `search_lib.confidence`; with `confidences`.
         prefix_cached: Tokens of the prefix that were not computed for this sample: their states
-            were there. None if that is not known.
+            were there. None if that is not known. Blocks are equal whatever it is.
     """
 
     token_ids: list[int]
@@ -79,7 +79,7 @@ class Block:
     logprobs: list[float] | None = None
     confidences: list[float] | None = None
     certainties: list[float] | None = None
-    prefix_cached: int | None = None
+    prefix_cached: int | None = field(default=None, compare=False)
 
 
 class EngineUnavailable(RunStopped):

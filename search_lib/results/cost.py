@@ -11,6 +11,10 @@ DEFINITIONS = {
     "those that its cache had dropped",
     "tokens_cached": "tokens of the scored paths (prefix + block, each candidate's) that a cache "
     "gave; with tokens_scored, all that scoring every candidate alone would compute",
+    "policy_tokens_cached": "tokens of the extended paths (prompt + response so far, once a block) "
+    "that a cache of the policy's engine gave",
+    "policy_tokens_prefilled": "tokens of the extended paths that the policy's engine computed; "
+    "with policy_tokens_cached, all that it would without a cache. They are not in policy_flops",
     "flops": "2 x N x tokens + 4 x layers x heads x head size x contexts. N: parameters but for "
     "embeddings, norms and biases; a language model's output matrix counts. Contexts: tokens that "
     "each of the tokens attends to, itself included, summed. policy_flops counts every generated "
@@ -20,7 +24,7 @@ DEFINITIONS = {
     "several machines add up, too",
     "engine_busy_share": "share of wall_seconds in which the engine had a request, waiting ones "
     "included",
-    "null": "not known: the scorer does not tell, or some records are of an earlier version; a "
+    "null": "not known: engine or scorer do not tell, or some records are of an earlier version; a "
     "value_model_size of null and no tokens_scored: there was no value model",
 }
 """Meaning of the numbers in `metrics.json`, by name."""
@@ -30,8 +34,8 @@ DEFINITIONS = {
 class SearchCost:
     """Cost of one search, and the clock of its session when it ended.
 
-    A number is None where it is not known: the scorer doesn't tell, or the record is of an earlier
-    version.
+    A number is None where it is not known: engine or scorer don't tell, or the record is of an
+    earlier version.
 
     Attributes:
         tokens_generated: New tokens of all blocks, kept or not.
@@ -44,6 +48,9 @@ class SearchCost:
             and started again has several.
         session_seconds: Wall time of the session up to this search's end.
         session_busy_seconds: Seconds of these with a request at the engine.
+        policy_tokens_cached: Tokens of the extended paths, once for each block, that the policy's
+            engine had in a cache.
+        policy_tokens_prefilled: Tokens of these that it computed.
     """
 
     tokens_generated: int
@@ -55,6 +62,8 @@ class SearchCost:
     session: str | None = None
     session_seconds: float | None = None
     session_busy_seconds: float | None = None
+    policy_tokens_cached: int | None = None
+    policy_tokens_prefilled: int | None = None
 
 
 @dataclass
@@ -67,6 +76,8 @@ class RunCost:
         tokens_scored: See `SearchCost`.
         contexts_scored: See `SearchCost`.
         tokens_cached: See `SearchCost`.
+        policy_tokens_cached: See `SearchCost`.
+        policy_tokens_prefilled: See `SearchCost`.
         sessions: (wall seconds, busy seconds) at the last record of each session; that of the
             name None stands for records of an earlier version, whose times are not known.
     """
@@ -76,6 +87,8 @@ class RunCost:
     tokens_scored: int | None = 0
     contexts_scored: int | None = 0
     tokens_cached: int | None = 0
+    policy_tokens_cached: int | None = 0
+    policy_tokens_prefilled: int | None = 0
     sessions: dict[str | None, tuple[float | None, float | None]] = field(default_factory=dict)
 
     def add(self, cost: SearchCost) -> None:
@@ -106,6 +119,8 @@ class RunCost:
             "tokens_scored": self.tokens_scored,
             "contexts_scored": self.contexts_scored,
             "tokens_cached": self.tokens_cached,
+            "policy_tokens_cached": self.policy_tokens_cached,
+            "policy_tokens_prefilled": self.policy_tokens_prefilled,
             "policy_flops": policy_flops,
             "value_model_flops": value_flops,
             "policy_size": asdict(policy) if policy else None,

@@ -35,6 +35,7 @@ from search_lib.answer_rules import (
 from search_lib.grading.references import comparable
 from search_lib.plugins import PluginFlag
 from search_lib.results.answers import answers_file, answers_name
+from search_lib.results.cost import RunCost
 from search_lib.results.graded import CompleteProblem, RunGrader, RunSummary
 from search_lib.results.metrics import (
     MetricRow,
@@ -108,6 +109,8 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         print(f"\n{format_metrics(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
         print("n: problems x groups of trees")
+    if caches := format_caches(summary.cost):
+        print(caches)
     if stopping:
         print(
             f"--stop {stopping['rule']}: {stopping['mean_trees']:.1f} of {num_repetitions} trees a "
@@ -119,6 +122,19 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         print(remark)
     print(f"records: {output_path}\nmetrics: {path}\nanswers: {answers_path}")
     return rows
+
+
+def format_caches(cost: RunCost) -> str:
+    """Returns a line on the tokens that caches gave; empty where nothing is known of them."""
+    shares = [
+        f"{100 * cached / (cached + computed):.1f} % of the {tokens}"
+        for tokens, cached, computed in (
+            ("policy's prefixes", cost.policy_tokens_cached, cost.policy_tokens_prefilled),
+            ("value model's paths", cost.tokens_cached, cost.tokens_scored),
+        )
+        if cached is not None and computed is not None and cached + computed
+    ]
+    return f"tokens from caches: {', '.join(shares)}" if shares else ""
 
 
 def check_votes(config: RunConfig) -> None:

@@ -63,6 +63,24 @@ def test_a_scorer_that_cannot_tell_leaves_its_share_open():
     assert (cost.tokens_scored, cost.contexts_scored, cost.tokens_cached) == (None, None, None)
 
 
+def test_prefixes_of_the_policy_are_computed_or_cached():
+    meter = SearchMeter(SessionClock())
+    meter.add(10, [Block([1] * 3, "length", prefix_cached=cached) for cached in (0, 9)], None)
+    meter.add(13, [Block([1], "stop", prefix_cached=12)], None)
+    cost = meter.cost()
+    assert (cost.policy_tokens_cached, cost.policy_tokens_prefilled) == (0 + 9 + 12, 10 + 1 + 1)
+    # Prefixes are no part of what the policy's FLOPs count.
+    assert cost.contexts_generated == 2 * contexts_behind(10, 3) + contexts_behind(13, 1)
+
+
+def test_an_engine_that_cannot_tell_leaves_the_prefixes_open():
+    meter = SearchMeter(SessionClock())
+    for cached in (9, None, 9):
+        meter.add(10, [Block([1], "stop", prefix_cached=cached)], None)
+    cost = meter.cost()
+    assert (cost.policy_tokens_cached, cost.policy_tokens_prefilled) == (None, None)
+
+
 def test_what_nothing_scores_costs_no_scoring():
     meter = SearchMeter(SessionClock())
     meter.add(10, blocks(3), None)
@@ -96,12 +114,15 @@ def test_the_engine_is_busy_while_any_request_is_there(monkeypatch):
 
 
 def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
-    killed = [SearchCost(5, 1.0, 50, 6, 60, 70, "a", seconds, 1.0) for seconds in (4.0, 9.0, 2.0)]
-    resumed = [SearchCost(5, 1.0, 50, 6, 60, 70, "b", 1.0, 0.5)]
+    killed = [
+        SearchCost(5, 1.0, 50, 6, 60, 70, "a", seconds, 1.0, 80, 8) for seconds in (4.0, 9.0, 2.0)
+    ]
+    resumed = [SearchCost(5, 1.0, 50, 6, 60, 70, "b", 1.0, 0.5, 80, 8)]
     policy, value_model = ModelSize(1000, 8), ModelSize(100, 4)
     found = total_of(killed + resumed).document(policy, value_model)
     assert found["tokens_generated"] == 20
     assert (found["tokens_scored"], found["tokens_cached"]) == (24, 280)
+    assert (found["policy_tokens_cached"], found["policy_tokens_prefilled"]) == (320, 32)
     assert found["policy_flops"] == 2 * 1000 * 20 + 4 * 8 * 200
     assert found["value_model_flops"] == 2 * 100 * 24 + 4 * 4 * 240
     assert found["wall_seconds"] == 10.0
@@ -113,6 +134,7 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
     mixed = total_of([*killed, SearchCost(7, 1.0)]).document(policy, value_model)
     assert mixed["tokens_generated"] == 22
     unknown = ("tokens_scored", "tokens_cached", "policy_flops", "value_model_flops")
+    unknown += ("policy_tokens_cached", "policy_tokens_prefilled")
     assert all(mixed[name] is None for name in (*unknown, "wall_seconds", "engine_busy_share"))
     assert total_of(killed).document(None, value_model)["policy_flops"] is None
 
@@ -120,6 +142,7 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
 def test_every_number_has_its_place_in_the_total():
     totals = {field.name for field in dataclasses.fields(RunCost)} - {"sessions"}
     assert totals < {field.name for field in dataclasses.fields(SearchCost)}
+    assert totals < RunCost.of([]).document(None, None).keys()
 
 
 def test_sizes_come_from_a_models_config(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from run_lib.files import write_json
 from run_lib.settings import as_json
 from search_lib.results import summary
-from search_lib.results.cost import SearchCost
+from search_lib.results.cost import RunCost, SearchCost
 from search_lib.results.records import Record, RecordedResponse, RecordFile
 from search_lib.results.run_config import CONFIG_NAME, RunConfig
 from search_lib.search_args import Args
@@ -145,6 +145,16 @@ def test_a_zero_says_what_it_comes_from(tmp_path, capsys, text, reference, sente
     out = capsys.readouterr().out
     assert (sentence or "accuracy 0") in out or sentence is None
     assert ("accuracy 0" in out) == (sentence is not None)
+
+
+def test_the_tokens_from_caches_are_printed_where_they_are_known():
+    known = SearchCost(9, 0.0, 9, 30, 9, 10, policy_tokens_cached=90, policy_tokens_prefilled=10)
+    line = "tokens from caches: 90.0 % of the policy's prefixes, 25.0 % of the value model's paths"
+    assert summary.format_caches(RunCost.of([known])) == line
+    unscored = SearchCost(9, 0.0, 9, 0, 0, 0, policy_tokens_cached=90, policy_tokens_prefilled=10)
+    line = "tokens from caches: 90.0 % of the policy's prefixes"
+    assert summary.format_caches(RunCost.of([unscored])) == line
+    assert not summary.format_caches(RunCost.of([known, SearchCost(9, 0.0)]))
 
 
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
