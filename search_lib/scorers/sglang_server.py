@@ -1,20 +1,15 @@
 """Values from SGLang servers of a value model over HTTP, or from a router in front of them."""
 
-import asyncio
-import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from classifier_lib.modeling import SUCCESS_CLASS
-from classifier_lib.scoring import Scores, ids_as_bytes
+from classifier_lib.scoring import Scores
 from run_lib.text import shorten
 from search_lib.engines.base import Block
 from search_lib.engines.http_service import BadReply, HttpService
-
-MAX_KNOWN_PATHS = 1 << 18
-"""Paths whose prompt is remembered; 100 bytes each."""
+from search_lib.engines.sent_paths import SentPaths, path_hash
 
 
 class SglangServerScorer:
@@ -33,9 +28,7 @@ class SglangServerScorer:
     def __init__(self, service: HttpService, vocab_size: int):
         self.service = service
         self.vocab_size = vocab_size
-        # The digest of the prompt by the digest of the path, oldest use first.
-        self._prompts: OrderedDict[bytes, str] = OrderedDict()
-        self._sending: dict[bytes, asyncio.Lock] = {}
+        self._sent = SentPaths()
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
         """Returns P(correct) at the end of each block, and how many tokens the caches saved.
@@ -53,17 +46,13 @@ class SglangServerScorer:
             raise ValueError(
                 f"token id {largest} is beyond the value model's vocabulary of {self.vocab_size}"
             )
-        prefix_hash = hashlib.blake2b(ids_as_bytes(prefix_ids), digest_size=16)
-        path = prefix_hash.digest()
-        ahead = None if path in self._prompts else await self._send_prompt(path, prefix_ids)
-        self._prompts.move_to_end(path)
-        prompt = self._prompts[path]
+        path = path_hash(prefix_ids)
+        prompt, ahead = await self._sent.send_ahead(
+            path, lambda prompt: self._send_prompt(prefix_ids, prompt)
+        )
         scores = await self._post([prefix_ids + block.token_ids for block in blocks], prompt)
-        for block in blocks:
-            path_hash = prefix_hash.copy()
-            path_hash.update(ids_as_bytes(block.token_ids))
-            self._remember(path_hash.digest(), prompt)
-        if ahead is None or scores.tokens_cached is None:
+        self._sent.add(path, [block.token_ids for block in blocks])
+        if scores.tokens_cached is None:
             return scores
         return Scores(scores.values, scores.tokens_cached - ahead)
 
@@ -71,22 +60,10 @@ class SglangServerScorer:
         """Closes the connections; requests in flight fail."""
         await self.service.close()
 
-    async def _send_prompt(self, path: bytes, ids: list[int]) -> int:
+    async def _send_prompt(self, ids: list[int], prompt: str) -> int:
         """Puts a prompt into the cache; returns how many tokens had to be computed."""
-        computed = 0
-        async with self._sending.setdefault(path, asyncio.Lock()):
-            if path not in self._prompts:
-                scores = await self._post([ids], path.hex())
-                computed = len(ids) - (scores.tokens_cached or 0)
-                self._remember(path, path.hex())
-        self._sending.pop(path, None)
-        return computed
-
-    def _remember(self, path: bytes, prompt: str) -> None:
-        self._prompts[path] = prompt
-        self._prompts.move_to_end(path)
-        if len(self._prompts) > MAX_KNOWN_PATHS:
-            self._prompts.popitem(last=False)
+        scores = await self._post([ids], prompt)
+        return len(ids) - (scores.tokens_cached or 0)
 
     async def _post(self, paths: list[list[int]], prompt: str) -> Scores:
         return await self.service.post(
