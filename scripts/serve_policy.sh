@@ -39,6 +39,14 @@ find_servers 30000 outputs/serve_policy
 
 server_command=("$python" -m sglang.launch_server --model-path "$1" --skip-tokenizer-init)
 [ "${DETERMINISTIC:-1}" = 0 ] || server_command+=(--enable-deterministic-inference)
+# Earlier searches first, without throwing out what runs. Other orders of the queue know no priority.
+case " $* " in
+*" --schedule-policy"*) ;;
+*) server_command+=(--enable-priority-scheduling --disable-priority-preemption
+    --default-priority-value 0) ;;
+esac
+# Seconds until a server drops the requests of a connection that was closed, 4 by default.
+export SGLANG_REQUEST_STATE_WAIT_TIMEOUT=${SGLANG_REQUEST_STATE_WAIT_TIMEOUT:-1}
 if [ ${#gpus[@]} -gt 0 ]; then
     server_command+=(--mem-fraction-static "${GPU_UTIL:-0.75}")
 else

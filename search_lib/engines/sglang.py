@@ -4,19 +4,19 @@ import asyncio
 import importlib.util
 import os
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from run_lib.hub import loading
 from run_lib.text import one_line
-from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.sglang_protocol import (
     UNSCALED_LOGPROBS,
+    Result,
     SglangSamples,
-    logprob_arguments,
-    read_block,
-    sampling_params,
+    priority_sign,
+    read_list,
 )
 
 CPU_ARGUMENTS = {
@@ -25,6 +25,16 @@ CPU_ARGUMENTS = {
     "dtype": "float32",
     # Else a share of all memory, taken at once.
     "max_total_tokens": 65_536,
+}
+
+PRIORITY_POLICIES = ("fcfs", "lof")
+"""Orders of SGLang's queue that priorities go together with; "fcfs" is its default."""
+PRIORITY_ARGUMENTS = {
+    "enable_priority_scheduling": True,
+    # Else earlier searches would throw the running blocks of later ones out, again and again.
+    "disable_priority_preemption": True,
+    # Of requests without one. Those of searches are below.
+    "default_priority_value": 0,
 }
 
 
@@ -59,7 +69,7 @@ class SglangEngine(SglangSamples):
     """
 
     def __init__(self, engine: Any, vocab_size: int):
-        super().__init__(vocab_size)
+        super().__init__(vocab_size, priority_sign(engine.server_args.resolved_dict()))
         self._engine = engine
 
     @classmethod
@@ -84,6 +94,8 @@ class SglangEngine(SglangSamples):
             ValueError: If SGLang can't be imported or doesn't start; begins with the path.
         """
         defaults: dict[str, Any] = {"enable_deterministic_inference": True, "log_level": "error"}
+        if arguments.get("schedule_policy", "fcfs") in PRIORITY_POLICIES:
+            defaults |= PRIORITY_ARGUMENTS
         if not torch.cuda.is_available():
             defaults |= CPU_ARGUMENTS
         arguments = defaults | arguments
@@ -99,16 +111,14 @@ class SglangEngine(SglangSamples):
         await super().close()
         self._engine.shutdown()
 
-    async def _sample(self, expansion: Expansion, sampling: Sampling, sample: int) -> Block:
-        request_id = uuid.uuid4().hex
+    async def _ask(
+        self, request: dict[str, Any], parse: Callable[[list[Any]], list[Result]]
+    ) -> list[Result]:
+        request_ids = [uuid.uuid4().hex for _ in request["input_ids"]]
         try:
-            reply = await self._engine.async_generate(
-                input_ids=expansion.prefix_ids,
-                sampling_params=sampling_params(expansion, sampling, sample, self._vocab_size),
-                **logprob_arguments(expansion),
-                rid=request_id,
-            )
+            reply = await self._engine.async_generate(**request, rid=request_ids)
         except asyncio.CancelledError:
-            self._engine.tokenizer_manager.abort_request(request_id)
+            for request_id in request_ids:
+                self._engine.tokenizer_manager.abort_request(request_id)
             raise
-        return read_block(reply, expansion, self._vocab_size)
+        return parse(read_list(reply, len(request_ids)))

@@ -3,15 +3,18 @@
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 
 from run_lib.seeds import derive_seed
 from run_lib.text import shorten
 from search_lib.confidence import self_certainty_of_top
 from search_lib.engines.base import Block, EngineUnavailable, Expansion, Sampling
-from search_lib.engines.http_service import BadReply
+from search_lib.engines.http_service import MAX_BODY, BadReply
+from search_lib.engines.sent_paths import SentPaths, path_hash
+from search_lib.urgency import Urgency, current_urgency
 
 Result = TypeVar("Result")
 
@@ -19,15 +22,30 @@ UNSCALED_LOGPROBS = "SGLANG_RETURN_ORIGINAL_LOGPROB"
 """The environment variable by which SGLang gives log-probabilities of temperature 1."""
 
 
+ORDERS = 2**30
+"""Searches whose places are told apart: routers pass priorities of 32 bits on."""
+WORTH_A_REQUEST = 256
+"""Tokens that samples would compute in vain, from which on their prefix is sent ahead."""
+
+
 class SglangSamples(ABC):
-    """Makes every sample of an expansion a request of its own: SGLang batches them.
+    """Asks SGLang for all samples of an expansion in one request.
+
+    SGLang's own `n` gives every sample the same seed, and so the same tokens; hence a list of
+    parameters, one for each. It computes a new prefix once for its `n` and for every one of a list,
+    so that new prefixes are sent ahead here.
 
     Args:
         vocab_size: Vocabulary of the policy; other token ids in a reply are a fault.
+        priority_sign: See `priority_sign`.
+        is_batched: Whether what takes the requests knows some of several samples.
     """
 
-    def __init__(self, vocab_size: int):
+    def __init__(self, vocab_size: int, priority_sign: int, is_batched: bool = True):
         self._vocab_size = vocab_size
+        self._priority_sign = priority_sign
+        self._is_batched = is_batched
+        self._sent = SentPaths()
         self._running: set[asyncio.Task] = set()
         self._unscaled: asyncio.Task[None] | None = None
 
@@ -50,11 +68,7 @@ class SglangSamples(ABC):
                 self._check_unscaled(expansion.prefix_ids, sampling)
             )
             await asyncio.shield(self._unscaled)
-        task = asyncio.create_task(
-            gather_or_cancel(
-                self._sample(expansion, sampling, sample) for sample in range(expansion.n)
-            )
-        )
+        task = asyncio.create_task(self._draw(expansion, sampling))
         self._running.add(task)
         try:
             return await task
@@ -71,8 +85,8 @@ class SglangSamples(ABC):
         """Asks for one token at two temperatures: unscaled, its confidence is that of both."""
         probe = Expansion(0, prefix_ids, 1, 1, (), 0, confidence_top_k=2)
         samplings = Sampling(1.0, 1.0), replace(sampling, top_p=1.0)
-        blocks = await gather_or_cancel(self._sample(probe, one, 0) for one in samplings)
-        plain, other = ((block.confidences or [0.0])[0] for block in blocks)
+        found = await gather_or_cancel(self._sample(probe, one, [0]) for one in samplings)
+        plain, other = ((block.confidences or [0.0])[0] for (block,) in found)
         # Scaled ones differ by about the temperature's factor, rounding by far less.
         if abs(other - plain) > 0.25 * abs(1 / sampling.temperature - 1) * plain:
             raise EngineUnavailable(
@@ -80,9 +94,106 @@ class SglangSamples(ABC):
                 f"started with {UNSCALED_LOGPROBS}=1 in its environment"
             )
 
+    async def _draw(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
+        path, computed = path_hash(expansion.prefix_ids), 0
+        if (expansion.n - 1) * len(expansion.prefix_ids) >= WORTH_A_REQUEST:
+            _, computed = await self._sent.send_ahead(
+                path, lambda _: self._send_prefix(expansion, sampling)
+            )
+        size = samples_per_request(expansion) if self._is_batched else 1
+        samples = range(expansion.n)
+        found = await gather_or_cancel(
+            self._sample(expansion, sampling, samples[start : start + size])
+            for start in samples[::size]
+        )
+        blocks = list(chain.from_iterable(found))
+        self._sent.add(path, [block.token_ids for block in blocks])
+        return charge(blocks, computed)
+
+    async def _send_prefix(self, expansion: Expansion, sampling: Sampling) -> int:
+        """Has the prefix computed, and nothing generated; returns how many tokens that took."""
+        length = len(expansion.prefix_ids)
+        request = self._request(replace(expansion, max_new_tokens=0), sampling, [0])
+        (cached,) = await self._ask(
+            request | {"return_logprob": False},
+            lambda replies: [read_cached(reply.get("meta_info"), length) for reply in replies],
+        )
+        return length - (cached or 0)
+
+    async def _sample(
+        self, expansion: Expansion, sampling: Sampling, samples: Sequence[int]
+    ) -> list[Block]:
+        """Draws some samples in one request, and those again, each alone, whose reply is bad."""
+        is_alone = len(samples) == 1
+
+        def read(reply: Any) -> Block | None:
+            try:
+                return read_block(reply, expansion, self._vocab_size)
+            except BadReply:
+                if is_alone:
+                    raise
+                return None
+
+        found = await self._ask(
+            self._request(expansion, sampling, samples), lambda replies: list(map(read, replies))
+        )
+        again = [sample for sample, one in zip(samples, found, strict=True) if one is None]
+        drawn = chain.from_iterable(
+            await gather_or_cancel(self._sample(expansion, sampling, [sample]) for sample in again)
+        )
+        return [next(drawn) if block is None else block for block in found]
+
     @abstractmethod
-    async def _sample(self, expansion: Expansion, sampling: Sampling, sample: int) -> Block:
-        """Draws one sample of an expansion."""
+    async def _ask(
+        self, request: dict[str, Any], parse: Callable[[list[Any]], list[Result]]
+    ) -> list[Result]:
+        """Sends a request; cancelled, it has SGLang drop it.
+
+        Args:
+            request: Fields of SGLang's `GenerateReqInput`, with a list of samples.
+            parse: Turns the replies to these, JSON objects, into results; raises `BadReply`.
+        """
+
+    def _request(
+        self, expansion: Expansion, sampling: Sampling, samples: Sequence[int]
+    ) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "input_ids": [expansion.prefix_ids] * len(samples),
+            "sampling_params": [
+                sampling_params(expansion, sampling, sample, self._vocab_size) for sample in samples
+            ],
+            "return_logprob": expansion.logprobs or expansion.confidence_top_k > 0,
+            "top_logprobs_num": expansion.confidence_top_k,
+        }
+        if self._priority_sign:
+            request["priority"] = self._priority_sign * place_of(current_urgency())
+        return request
+
+
+def priority_sign(server: Mapping[str, Any]) -> int:
+    """Returns what turns places in a queue into SGLang's priorities, 0 where it goes by none.
+
+    Args:
+        server: Its arguments, by the names of `ServerArgs`.
+    """
+    if not server.get("enable_priority_scheduling"):
+        return 0
+    return 1 if server.get("schedule_low_priority_values_first") else -1
+
+
+def place_of(urgency: Urgency) -> int:
+    """Returns the place of a request in a queue, from 0, below 2^31."""
+    is_guessed, order = urgency.rank
+    return min(order, ORDERS - 1) + ORDERS * is_guessed
+
+
+def samples_per_request(expansion: Expansion) -> int:
+    """Returns how many samples surely have room in one reply over HTTP."""
+    tops = expansion.confidence_top_k
+    has_logprobs = expansion.logprobs or tops > 0
+    # JSON of a token id, and of (log-probability, token, text) for it and the likeliest ones.
+    bytes_per_token = 12 + 48 * (has_logprobs + tops)
+    return max(1, MAX_BODY // (2 * bytes_per_token * expansion.max_new_tokens))
 
 
 def sampling_params(
@@ -114,12 +225,34 @@ def sampling_params(
     }
 
 
-def logprob_arguments(expansion: Expansion) -> dict[str, Any]:
-    """Returns what a request says about log-probabilities, beside its `sampling_params`."""
-    return {
-        "return_logprob": expansion.logprobs or expansion.confidence_top_k > 0,
-        "top_logprobs_num": expansion.confidence_top_k,
-    }
+def read_list(reply: Any, count: int) -> list[Any]:
+    """Returns the replies to the samples of one request.
+
+    Raises:
+        BadReply: If they are not as many JSON objects.
+    """
+    if not isinstance(reply, list) or len(reply) != count:
+        raise BadReply(f"no list of {count} blocks: {shorten(reply)}")
+    if not all(isinstance(one, dict) for one in reply):
+        raise BadReply(f"no block: {shorten(reply)}")
+    return reply
+
+
+def charge(blocks: list[Block], computed: int) -> list[Block]:
+    """Returns blocks whose prefix was sent ahead, as if the first of them had had it computed.
+
+    Args:
+        blocks: The samples of an expansion.
+        computed: Tokens of the prefix that were computed ahead.
+    """
+    charged = []
+    for block in blocks:
+        cached = block.prefix_cached
+        if cached is not None:
+            block = replace(block, prefix_cached=max(0, cached - computed))
+            computed = max(0, computed - cached)
+        charged.append(block)
+    return charged
 
 
 def read_block(reply: Any, expansion: Expansion, vocab_size: int) -> Block:
@@ -145,14 +278,21 @@ def read_block(reply: Any, expansion: Expansion, vocab_size: int) -> Block:
     stops = [place for place, token in enumerate(ids) if token in stop_tokens]
     logprobs = read_logprobs(meta, ids) if expansion.logprobs else None
     confidences, certainties = read_confidences(meta, ids, expansion, vocab_size)
+    cached = read_cached(meta, len(expansion.prefix_ids))
     if ids and stops == [len(ids) - 1] and len(ids) <= limit:
-        return Block(ids, "stop", logprobs, confidences, certainties)
+        return Block(ids, "stop", logprobs, confidences, certainties, cached)
     if not stops and len(ids) == limit:
-        return Block(ids, "length", logprobs, confidences, certainties)
+        return Block(ids, "length", logprobs, confidences, certainties, cached)
     raise BadReply(
         f"{len(ids)} tokens that end neither with a stop token nor at {limit}: "
         f"finish reason {shorten(reason)}, token ids {shorten(ids)}"
     )
+
+
+def read_cached(meta: Any, prefix_length: int) -> int | None:
+    """Returns how many tokens of the prefix came from SGLang's cache; None where it doesn't say."""
+    cached = meta.get("cached_tokens") if isinstance(meta, dict) else None
+    return cached if type(cached) is int and 0 <= cached <= prefix_length else None
 
 
 def read_logprobs(meta: Any, ids: list[int]) -> list[float]:

@@ -1,24 +1,21 @@
 """Blocks from SGLang servers over HTTP: one, several, or many behind SGLang's router."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from run_lib.text import printable
-from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.http_service import HttpService, get_json
-from search_lib.engines.sglang_protocol import (
-    SglangSamples,
-    logprob_arguments,
-    read_block,
-    sampling_params,
-)
+from search_lib.engines.sglang_protocol import Result, SglangSamples, priority_sign, read_list
 
 logger = logging.getLogger(__name__)
 
 ROUTING_TOKENS = 32
 """First tokens of a path that choose its server: enough to tell problems, and of their prompt."""
+ROUTED_SIGN = -1
+"""The sign of priorities behind a router, which doesn't tell it: that of SGLang's default. Servers
+without priority scheduling ignore them."""
 
 
 class SglangServerEngine(SglangSamples):
@@ -27,10 +24,18 @@ class SglangServerEngine(SglangSamples):
     Args:
         service: The servers.
         vocab_size: Vocabulary of the policy.
+        priority_sign: See `SglangSamples`.
+        is_batched: See `SglangSamples`; routers take one sample a request.
     """
 
-    def __init__(self, service: HttpService, vocab_size: int):
-        super().__init__(vocab_size)
+    def __init__(
+        self,
+        service: HttpService,
+        vocab_size: int,
+        priority_sign: int = 0,
+        is_batched: bool = True,
+    ):
+        super().__init__(vocab_size, priority_sign, is_batched)
         self._service = service
 
     @classmethod
@@ -56,39 +61,46 @@ class SglangServerEngine(SglangSamples):
             ValueError: For a URL that is none.
         """
         service = HttpService(urls, patience, api_key=api_key)
-        for url in service.urls:
-            check_server(url, model_path, api_key)
-        return cls(service, vocab_size)
+        servers = [check_server(url, model_path, api_key) for url in service.urls]
+        signs = {ROUTED_SIGN if server is None else priority_sign(server) for server in servers}
+        sign = signs.pop() if len(signs) == 1 else 0
+        return cls(service, vocab_size, sign, is_batched=None not in servers)
 
     async def close(self) -> None:
         """Drops the requests in flight and closes all connections; the servers drop them, too."""
         await super().close()
         await self._service.close()
 
-    async def _sample(self, expansion: Expansion, sampling: Sampling, sample: int) -> Block:
+    async def _ask(
+        self, request: dict[str, Any], parse: Callable[[list[Any]], list[Result]]
+    ) -> list[Result]:
+        samples = request["input_ids"]
+        key = str(samples[0][:ROUTING_TOKENS])
+        if len(samples) > 1:
+            return await self._service.post(
+                "/generate", request, lambda reply: parse(read_list(reply, len(samples))), key
+            )
+        # Without lists, which routers refuse.
+        alone = {name: request[name][0] for name in ("input_ids", "sampling_params")}
         return await self._service.post(
-            "/generate",
-            {
-                "input_ids": expansion.prefix_ids,
-                "sampling_params": sampling_params(expansion, sampling, sample, self._vocab_size),
-                **logprob_arguments(expansion),
-            },
-            lambda reply: read_block(reply, expansion, self._vocab_size),
-            key=str(expansion.prefix_ids[:ROUTING_TOKENS]),
+            "/generate", request | alone, lambda reply: parse(read_list([reply], 1)), key
         )
 
 
-def check_server(url: str, model_path: str, api_key: str | None = None) -> None:
+def check_server(url: str, model_path: str, api_key: str | None = None) -> dict[str, Any] | None:
     """Warns if a server serves another model than asked for, or draws without our seeds.
+
+    Returns:
+        Its arguments, by the names of `ServerArgs`; None of a router, which has none to tell.
 
     Raises:
         EngineUnavailable: If nothing listens there, or it wants another key.
     """
-    info = get_json(f"{url}/server_info", api_key)
+    server = get_json(f"{url}/server_info", api_key)
+    is_server = isinstance(server, dict)
+    info = server if is_server else get_json(f"{url}/get_model_info", api_key)  # passed on
     if not isinstance(info, dict):
-        info = get_json(f"{url}/get_model_info", api_key)  # a router, which passes this on
-    if not isinstance(info, dict):
-        return
+        return None
     served: Any = info.get("model_path")
     # The same model may lie elsewhere on the server's machine: its name has to do.
     if isinstance(served, str) and PurePath(served).name != PurePath(model_path).name:
@@ -99,3 +111,4 @@ def check_server(url: str, model_path: str, api_key: str | None = None) -> None:
             "command will not draw the same tokens again",
             url,
         )
+    return server if is_server else None

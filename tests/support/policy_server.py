@@ -10,11 +10,11 @@ from aiohttp import web
 
 
 class PolicyServer:
-    """Answers as SGLang does, with tokens that depend on the request's seed alone.
+    """Answers as SGLang does, with tokens that depend on the sample's seed alone.
 
     Attributes:
-        outages: How many answers are given before each time that the server is away.
-        num_answered: Requests that were answered.
+        outages: How many samples are given before each time that the server is away.
+        num_answered: Samples that were given.
         num_away: Requests that came while it was away.
     """
 
@@ -34,13 +34,17 @@ class PolicyServer:
                 self.outages.pop(0)
             request.transport.abort()  # as a process that dies
             return web.Response()
-        self.num_answered += 1
-        body = await request.json()
-        seed = body["sampling_params"]["sampling_seed"]
+        params = (await request.json())["sampling_params"]
+        is_list = isinstance(params, list)
+        replies = [self.sample(of["sampling_seed"]) for of in (params if is_list else [params])]
+        self.num_answered += len(replies)
+        return web.json_response(replies if is_list else replies[0])
+
+    def sample(self, seed: int) -> dict:
         digest = hashlib.sha256(str(seed).encode()).digest()
         ids = [10 + byte % 200 for byte in digest[: 5 + digest[0] % 20]] + [self.eos_token_id]
         meta = {"finish_reason": {"type": "stop", "matched": self.eos_token_id}}
-        return web.json_response({"output_ids": ids, "meta_info": meta})
+        return {"output_ids": ids, "meta_info": meta}
 
 
 @contextmanager

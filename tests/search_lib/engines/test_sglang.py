@@ -20,10 +20,18 @@ from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
-from search_lib.engines.http_service import BadReply
+from search_lib.engines.http_service import MAX_BODY, BadReply
 from search_lib.engines.sglang_arguments import server_arguments
-from search_lib.engines.sglang_protocol import read_block, sampling_params
+from search_lib.engines.sglang_protocol import (
+    charge,
+    place_of,
+    priority_sign,
+    read_block,
+    samples_per_request,
+    sampling_params,
+)
 from search_lib.results.records import read_records
+from search_lib.urgency import Urgency
 from tests.support.flags import replace_flags
 from tests.support.logprobs import (
     assert_confidences_equal_a_forward_pass,
@@ -40,6 +48,7 @@ pytestmark = pytest.mark.xdist_group("sglang_policy")
 DRAWS = 1500
 SKEWED = Sampling(0.7, 0.8)
 PREFIXES = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+LONG_PREFIX = [20 + i % 17 for i in range(200)]
 
 
 def greedy(prefix_ids, n=1, max_new_tokens=8, stop=()):
@@ -111,7 +120,11 @@ def process(long_policy, stopping, tmp_path_factory):
         "scaled confidences": confidence_requests(0.7),
         "refused": [greedy([]), greedy([5] * 4090)],
     }
-    alone = {"alone": MANY[::-1], "other seed": [request([5], 2, seed=77)]}
+    alone = {
+        "alone": MANY[::-1],
+        "other seed": [request([5], 2, seed=77)],
+        "siblings": [request(LONG_PREFIX, 4, stop=())],
+    }
 
     def plain(requests):
         return {name: [tuple(map(asdict, asked)) for asked in of] for name, of in requests.items()}
@@ -176,11 +189,19 @@ def test_each_request_keeps_its_own_length_limit(answers):
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_batch(answers):
-    together = answers["together"]
-    assert answers["alone"] == together[::-1]
-    assert answers["mixed"][:-1] == together
+    together = blocks_of(answers["together"])
+    assert blocks_of(answers["alone"]) == together[::-1]
+    assert blocks_of(answers["mixed"])[:-1] == together
     assert together[0][0] != together[0][1]
-    assert answers["other seed"][0] != together[0]
+    assert blocks_of(answers["other seed"])[0] != together[0]
+
+
+def test_a_new_prefix_is_computed_once_for_all_samples(answers):
+    (blocks,) = blocks_of(answers["siblings"])
+    assert len({tuple(block.token_ids) for block in blocks}) == len(blocks)
+    # Once, and the last token again for each.
+    computed = len(blocks) * len(LONG_PREFIX) - sum(block.prefix_cached for block in blocks)
+    assert computed == len(LONG_PREFIX) + len(blocks)
 
 
 def test_samples_follow_the_policys_distribution(answers, long_policy):
@@ -257,6 +278,63 @@ def test_a_search_of_the_likeliest_tokens_gives_the_responses_of_transformers(mo
 def test_a_reply_is_a_block_of_the_request(ids, block):
     asked, _ = request([5], max_new_tokens=3, stop=(2, 3))
     assert read_block({"output_ids": ids, "meta_info": {}}, asked, 10) == block
+
+
+@pytest.mark.parametrize(
+    ("meta", "cached"),
+    [
+        ({"cached_tokens": 0}, 0),
+        ({"cached_tokens": 3}, 3),
+        ({"cached_tokens": 4}, None),  # more than the prefix has
+        ({"cached_tokens": True}, None),
+        ({"cached_tokens": "2"}, None),
+        ({}, None),
+    ],
+)
+def test_a_reply_tells_how_much_of_the_prefix_was_cached(meta, cached):
+    asked, _ = request([5, 6, 7], max_new_tokens=3, stop=(2,))
+    assert read_block({"output_ids": [7, 2], "meta_info": meta}, asked, 10).prefix_cached == cached
+
+
+def test_what_was_computed_ahead_is_charged_once():
+    blocks = [Block([1], "length", prefix_cached=cached) for cached in (9, None, 9, 9)]
+    assert [block.prefix_cached for block in charge(blocks, 0)] == [9, None, 9, 9]
+    assert [block.prefix_cached for block in charge(blocks, 7)] == [2, None, 9, 9]
+    assert [block.prefix_cached for block in charge(blocks, 10)] == [0, None, 8, 9]
+
+
+def test_earlier_searches_go_first_and_guesses_last():
+    urgencies = [Urgency(3), Urgency(0, guessed=True), Urgency(0), Urgency(10**12), Urgency(4)]
+    urgencies.append(Urgency(10**12, guessed=True))
+    in_order = sorted(urgencies, key=place_of)
+    assert [(one.guessed, one.order) for one in in_order] == [
+        (False, 0),
+        (False, 3),
+        (False, 4),
+        (False, 10**12),
+        (True, 0),
+        (True, 10**12),
+    ]
+    assert place_of(in_order[-1]) < 2**31  # which a router passes on
+
+
+def test_priorities_have_the_direction_of_the_server():
+    enabled = {"enable_priority_scheduling": True}
+    assert priority_sign({}) == 0
+    assert priority_sign({"enable_priority_scheduling": False}) == 0
+    assert priority_sign(enabled | {"schedule_low_priority_values_first": False}) == -1
+    assert priority_sign(enabled | {"schedule_low_priority_values_first": True}) == 1
+
+
+def test_samples_of_one_request_have_room_in_its_reply():
+    plain, _ = request([5], 64, max_new_tokens=16_384)
+    assert samples_per_request(plain) >= 64
+    for changes in ({"logprobs": True}, {"confidence_top_k": 20}):
+        large = replace(plain, **changes)
+        entries = 1 + large.confidence_top_k
+        longest = len("[-12.345678901234567, 151645, null], ") * entries + len("151645, ")
+        assert samples_per_request(large) * longest * large.max_new_tokens < MAX_BODY
+        assert samples_per_request(replace(large, max_new_tokens=10**9)) == 1
 
 
 def test_a_reply_with_log_probabilities_gives_them():

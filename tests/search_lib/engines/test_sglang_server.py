@@ -1,6 +1,7 @@
 """The engine over SGLang servers: real ones and the router on a CPU, and small ones with faults."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -26,6 +27,7 @@ from search_lib.engines.sglang_protocol import sampling_params
 from search_lib.engines.sglang_server import SglangServerEngine, check_server
 from search_lib.results.records import parse_record, read_records
 from search_lib.scorers.value_server import free_port
+from search_lib.urgency import Urgency, urgency
 from tests.support.flags import replace_flags
 from tests.support.http_servers import free_ports, in_turn, serving
 from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
@@ -38,6 +40,8 @@ pytestmark = pytest.mark.xdist_group("sglang_policy")
 
 SCRIPT = ROOT / "scripts" / "serve_policy.sh"
 VOCAB_SIZE = 291
+MOST_RUNNING = 8
+"""Requests that a server runs at once."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +75,8 @@ def served(models, tmp_path_factory):
         "--sleep-on-idle",
         "--max-total-tokens",
         "16384",
+        "--max-running-requests",
+        str(MOST_RUNNING),
     ]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as script:
         try:
@@ -88,9 +94,9 @@ def served(models, tmp_path_factory):
             script.wait(SOON)
 
 
-def generate_all(urls, requests, one_by_one=False):
+def generate_all(urls, requests, one_by_one=False, is_batched=False):
     async def body():
-        engine = SglangServerEngine(HttpService(urls), VOCAB_SIZE)
+        engine = SglangServerEngine(HttpService(urls), VOCAB_SIZE, is_batched=is_batched)
         try:
             if one_by_one:
                 return [await engine.generate(*asked) for asked in requests]
@@ -129,7 +135,7 @@ def test_log_probabilities_are_those_of_a_forward_pass(served, models):
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_batch_or_server(served):
     requests = [request([5 + i] * (1 + i % 4), 2, seed=i % 6) for i in range(12)]
-    together = generate_all(served.servers[:1], requests)
+    together = generate_all(served.servers[:1], requests, is_batched=True)
     assert generate_all(served.servers[1:], requests[::-1], one_by_one=True) == together[::-1]
     assert generate_all([served.router], requests) == together
     assert together[0][0] != together[0][1]
@@ -164,6 +170,58 @@ def test_the_router_sends_a_path_where_its_prefix_is_cached(served):
     assert all(now > then for then, now in zip(before, after, strict=True))
 
 
+def test_a_new_prefix_is_computed_once_for_all_samples(served):
+    for url, requests_made in ((served.servers[0], 2), (served.router, 5)):
+        prefix = [60 + requests_made, *range(20, 220)]
+        before = sum(log.read_text().count("POST /generate") for log in served.logs)
+        asked = request(prefix, 4, stop=())
+        (blocks,) = generate_all([url], [asked], is_batched=url != served.router)
+        # Once, and the last token again for each.
+        computed = 4 * len(prefix) - sum(block.prefix_cached for block in blocks)
+        assert computed == len(prefix) + 4
+        after = sum(log.read_text().count("POST /generate") for log in served.logs)
+        assert after - before == requests_made
+
+
+def test_earlier_searches_are_served_first_and_guesses_last(served, models):
+    served_by = served.servers[0]
+
+    async def body():
+        engine = SglangServerEngine.open([served_by], str(models / "policy"), VOCAB_SIZE, 60)
+        ended = []
+
+        async def search(name, its_urgency, asked):
+            urgency.set(its_urgency)
+            await engine.generate(*asked)
+            ended.append(name)
+
+        filling = asyncio.create_task(
+            search("filling", Urgency(0), request([5], MOST_RUNNING, max_new_tokens=2000, stop=()))
+        )
+        await reached(served_by, MOST_RUNNING)
+        searches = []
+        for name, its_urgency in (
+            ("guess", Urgency(0, guessed=True)),
+            ("late", Urgency(9)),
+            ("early", Urgency(3)),
+        ):
+            asked = request([6], MOST_RUNNING, stop=())
+            searches.append(asyncio.create_task(search(name, its_urgency, asked)))
+            await reached(served_by, MOST_RUNNING * (1 + len(searches)))
+        filling.cancel()
+        await asyncio.gather(*searches)
+        await engine.close()
+        return ended
+
+    assert asyncio.run(body()) == ["early", "late", "guess"]
+
+
+async def reached(url, count):
+    """Waits until a server has so many requests."""
+    while await asyncio.to_thread(requests_in, url) < count:
+        await asyncio.sleep(0.02)
+
+
 def test_a_request_that_the_server_refuses_has_its_message(served):
     for url in (served.servers[0], served.router):
         with pytest.raises(ValueError, match=r"refuses, status 400: .*maximum context length"):
@@ -195,15 +253,21 @@ def port(url: str) -> int:
 
 def test_cancelled_requests_leave_the_servers(served):
     async def body():
-        engine = SglangServerEngine(HttpService([served.router, *served.servers]), VOCAB_SIZE)
-        endless = [request([5, i], 2, max_new_tokens=3500, stop=()) for i in range(12)]
-        tasks = [asyncio.create_task(engine.generate(*asked)) for asked in endless]
-        while sum(map(requests_in, served.servers)) < 20:
+        endless = [request([5, i], 2, max_new_tokens=3500, stop=()) for i in range(6)]
+        engines = [
+            SglangServerEngine(HttpService(urls), VOCAB_SIZE, is_batched=is_batched)
+            for urls, is_batched in (([served.router], False), (served.servers, True))
+        ]
+        tasks = [
+            asyncio.create_task(engine.generate(*asked)) for engine in engines for asked in endless
+        ]
+        while sum(map(requests_in, served.servers)) < 24:
             await asyncio.sleep(0.05)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await engine.close()
+        for engine in engines:
+            await engine.close()
 
     asyncio.run(body())
     wait_for(lambda: not any(map(requests_in, served.servers)), "servers without requests", 15)
@@ -313,6 +377,93 @@ def ask(*answers, **options):
 )
 def test_a_fault_of_the_server_is_outlived(fault):
     assert ask(fault, fault, GOOD) == (Block([7, 8, 9], "length"), 3)
+
+
+def test_of_several_samples_only_a_bad_one_is_drawn_again():
+    bodies = []
+
+    async def answer(request):
+        bodies.append(await request.json())
+        params = bodies[-1]["sampling_params"]
+        if isinstance(params, dict):
+            return web.json_response(reply([7, 8, params["sampling_seed"] % 10]))
+        replies = [reply([7, 8, of["sampling_seed"] % 10]) for of in params]
+        replies[1] = reply([7, 8])
+        return web.json_response(replies)
+
+    async def body():
+        async with serving(answer) as url:
+            engine = SglangServerEngine(HttpService([url]), 10)
+            try:
+                return await engine.generate(*request([1], 3, max_new_tokens=3, stop=()))
+            finally:
+                await engine.close()
+
+    blocks = asyncio.run(body())
+    together, again = bodies
+    assert together["input_ids"] == [[1]] * 3
+    assert again["input_ids"] == [1]
+    assert again["sampling_params"] == together["sampling_params"][1]
+    seeds = [of["sampling_seed"] for of in together["sampling_params"]]
+    assert [block.token_ids for block in blocks] == [[7, 8, seed % 10] for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    "fault", [json_of([reply([7, 8, 9])]), json_of(reply([7, 8, 9])), json_of([1, 2])]
+)
+def test_a_reply_that_is_not_of_all_samples_is_outlived(fault):
+    async def body():
+        answer, times = in_turn(fault, json_of([reply([7, 8, 9])] * 2))
+        async with serving(answer) as url:
+            engine = SglangServerEngine(HttpService([url]), 10)
+            try:
+                return await engine.generate(*request([1], 2, max_new_tokens=3, stop=())), times
+            finally:
+                await engine.close()
+
+    blocks, times = asyncio.run(body())
+    assert blocks == [Block([7, 8, 9], "length")] * 2
+    assert len(times) == 2
+
+
+def test_priorities_go_to_servers_that_all_have_the_same_and_through_routers(models):
+    def info(**arguments):
+        return json_of({"model_path": "policy", "enable_priority_scheduling": True} | arguments)
+
+    absent = {"status": 404}  # a router tells only the model
+    cases = [
+        ([info()], -7),
+        ([info(schedule_low_priority_values_first=True)], 7),
+        ([info(), info()], -7),
+        ([info(), info(schedule_low_priority_values_first=True)], None),
+        ([info(), info(enable_priority_scheduling=False)], None),
+        ([absent], -7),
+        ([absent, info()], -7),
+    ]
+
+    async def body(pages):
+        bodies = []
+
+        async def open_server(stack, page):
+            async def answer(request):
+                if request.method == "GET":
+                    return web.Response(**page)
+                bodies.append(await request.json())
+                return web.Response(**GOOD)
+
+            return await stack.enter_async_context(serving(answer))
+
+        async with contextlib.AsyncExitStack() as stack:
+            urls = [await open_server(stack, page) for page in pages]
+            engine = await asyncio.to_thread(SglangServerEngine.open, urls, "policy", 10, 5)
+            urgency.set(Urgency(7))
+            await engine.generate(*request([1], 1, max_new_tokens=3, stop=()))
+            await engine.close()
+        (sent,) = bodies
+        return sent.get("priority")
+
+    for pages, priority in cases:
+        assert asyncio.run(body(pages)) == priority
 
 
 def test_a_request_that_hangs_is_made_again():
