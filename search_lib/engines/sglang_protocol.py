@@ -24,8 +24,6 @@ UNSCALED_LOGPROBS = "SGLANG_RETURN_ORIGINAL_LOGPROB"
 
 ORDERS = 2**30
 """Searches whose places are told apart: routers pass priorities of 32 bits on."""
-WORTH_A_REQUEST = 256
-"""Tokens that samples would compute in vain, from which on their prefix is sent ahead."""
 
 
 class SglangSamples(ABC):
@@ -96,7 +94,7 @@ class SglangSamples(ABC):
 
     async def _draw(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
         path, computed = path_hash(expansion.prefix_ids), 0
-        if (expansion.n - 1) * len(expansion.prefix_ids) >= WORTH_A_REQUEST:
+        if expansion.n > 1:
             _, computed = await self._sent.send_ahead(
                 path, lambda _: self._send_prefix(expansion, sampling)
             )

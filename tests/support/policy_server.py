@@ -36,8 +36,9 @@ class PolicyServer:
             return web.Response()
         params = (await request.json())["sampling_params"]
         is_list = isinstance(params, list)
-        replies = [self.sample(of["sampling_seed"]) for of in (params if is_list else [params])]
-        self.num_answered += len(replies)
+        asked = params if is_list else [params]
+        replies = [self.sample(of["sampling_seed"]) for of in asked]
+        self.num_answered += sum(of["max_new_tokens"] > 0 for of in asked)  # no prompt sent ahead
         return web.json_response(replies if is_list else replies[0])
 
     def sample(self, seed: int) -> dict:

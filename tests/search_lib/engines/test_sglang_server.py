@@ -172,7 +172,7 @@ def test_the_router_sends_a_path_where_its_prefix_is_cached(served):
 
 def test_a_new_prefix_is_computed_once_for_all_samples(served):
     for url, requests_made in ((served.servers[0], 2), (served.router, 5)):
-        prefix = [60 + requests_made, *range(20, 220)]
+        prefix = [250 + requests_made, *range(20, 220)]
         before = sum(log.read_text().count("POST /generate") for log in served.logs)
         asked = request(prefix, 4, stop=())
         (blocks,) = generate_all([url], [asked], is_batched=url != served.router)
@@ -195,9 +195,10 @@ def test_earlier_searches_are_served_first_and_guesses_last(served, models):
             await engine.generate(*asked)
             ended.append(name)
 
-        filling = asyncio.create_task(
-            search("filling", Urgency(0), request([5], MOST_RUNNING, max_new_tokens=2000, stop=()))
-        )
+        asked = request([6], MOST_RUNNING, stop=())
+        await engine.generate(*asked)  # so that its prefix needs not be sent ahead
+        endless = request([5], MOST_RUNNING, max_new_tokens=2000, stop=())
+        filling = asyncio.create_task(search("filling", Urgency(0), endless))
         await reached(served_by, MOST_RUNNING)
         searches = []
         for name, its_urgency in (
@@ -205,7 +206,6 @@ def test_earlier_searches_are_served_first_and_guesses_last(served, models):
             ("late", Urgency(9)),
             ("early", Urgency(3)),
         ):
-            asked = request([6], MOST_RUNNING, stop=())
             searches.append(asyncio.create_task(search(name, its_urgency, asked)))
             await reached(served_by, MOST_RUNNING * (1 + len(searches)))
         filling.cancel()
@@ -261,7 +261,7 @@ def test_cancelled_requests_leave_the_servers(served):
         tasks = [
             asyncio.create_task(engine.generate(*asked)) for engine in engines for asked in endless
         ]
-        while sum(map(requests_in, served.servers)) < 24:
+        while sum(map(requests_in, served.servers)) < 2 * MOST_RUNNING:
             await asyncio.sleep(0.05)
         for task in tasks:
             task.cancel()
@@ -385,8 +385,9 @@ def test_of_several_samples_only_a_bad_one_is_drawn_again():
     async def answer(request):
         bodies.append(await request.json())
         params = bodies[-1]["sampling_params"]
-        if isinstance(params, dict):
-            return web.json_response(reply([7, 8, params["sampling_seed"] % 10]))
+        if isinstance(params, dict):  # the prompt ahead, or one sample
+            ids = [7, 8, params["sampling_seed"] % 10][: params["max_new_tokens"]]
+            return web.json_response(reply(ids))
         replies = [reply([7, 8, of["sampling_seed"] % 10]) for of in params]
         replies[1] = reply([7, 8])
         return web.json_response(replies)
@@ -400,7 +401,8 @@ def test_of_several_samples_only_a_bad_one_is_drawn_again():
                 await engine.close()
 
     blocks = asyncio.run(body())
-    together, again = bodies
+    ahead, together, again = bodies
+    assert (ahead["input_ids"], ahead["sampling_params"]["max_new_tokens"]) == ([1], 0)
     assert together["input_ids"] == [[1]] * 3
     assert again["input_ids"] == [1]
     assert again["sampling_params"] == together["sampling_params"][1]
@@ -413,7 +415,7 @@ def test_of_several_samples_only_a_bad_one_is_drawn_again():
 )
 def test_a_reply_that_is_not_of_all_samples_is_outlived(fault):
     async def body():
-        answer, times = in_turn(fault, json_of([reply([7, 8, 9])] * 2))
+        answer, times = in_turn(json_of(reply([])), fault, json_of([reply([7, 8, 9])] * 2))
         async with serving(answer) as url:
             engine = SglangServerEngine(HttpService([url]), 10)
             try:
@@ -423,7 +425,7 @@ def test_a_reply_that_is_not_of_all_samples_is_outlived(fault):
 
     blocks, times = asyncio.run(body())
     assert blocks == [Block([7, 8, 9], "length")] * 2
-    assert len(times) == 2
+    assert len(times) == 3
 
 
 def test_priorities_go_to_servers_that_all_have_the_same_and_through_routers(models):
