@@ -39,7 +39,8 @@ find_servers 30000 outputs/serve_policy
 
 server_command=("$python" -m sglang.launch_server --model-path "$1" --skip-tokenizer-init)
 [ "${DETERMINISTIC:-1}" = 0 ] || server_command+=(--enable-deterministic-inference)
-# Earlier searches first, without throwing out what runs. Other orders of the queue know no priority.
+# Earlier searches first, and nothing is thrown out that runs. Most orders of the queue that could be
+# asked for know no priorities.
 case " $* " in
 *" --schedule-policy"*) ;;
 *) server_command+=(--enable-priority-scheduling --disable-priority-preemption

@@ -27,8 +27,6 @@ CPU_ARGUMENTS = {
     "max_total_tokens": 65_536,
 }
 
-PRIORITY_POLICIES = ("fcfs", "lof")
-"""Orders of SGLang's queue that priorities go together with; "fcfs" is its default."""
 PRIORITY_ARGUMENTS = {
     "enable_priority_scheduling": True,
     # Else earlier searches would throw the running blocks of later ones out, again and again.
@@ -94,7 +92,7 @@ class SglangEngine(SglangSamples):
             ValueError: If SGLang can't be imported or doesn't start; begins with the path.
         """
         defaults: dict[str, Any] = {"enable_deterministic_inference": True, "log_level": "error"}
-        if arguments.get("schedule_policy", "fcfs") in PRIORITY_POLICIES:
+        if "schedule_policy" not in arguments:  # most orders of the queue know no priorities
             defaults |= PRIORITY_ARGUMENTS
         if not torch.cuda.is_available():
             defaults |= CPU_ARGUMENTS

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, astuple, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from transformers import AutoModelForCausalLM
 
 import inference_eval
 from run_lib.commands import InputError
+from search_lib.engines import sglang
 from search_lib.engines.base import Block, Sampling
 from search_lib.engines.choice import settle_engine
 from search_lib.engines.factory import open_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.hf import HfEngine
 from search_lib.engines.http_service import MAX_BODY, BadReply
+from search_lib.engines.sglang import SglangEngine
 from search_lib.engines.sglang_arguments import server_arguments
 from search_lib.engines.sglang_protocol import (
     charge,
@@ -324,6 +327,28 @@ def test_priorities_have_the_direction_of_the_server():
     assert priority_sign({"enable_priority_scheduling": False}) == 0
     assert priority_sign(enabled | {"schedule_low_priority_values_first": False}) == -1
     assert priority_sign(enabled | {"schedule_low_priority_values_first": True}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sign"),
+    [
+        ({}, -1),
+        ({"schedule_low_priority_values_first": True}, 1),
+        ({"enable_priority_scheduling": False}, 0),
+        ({"schedule_policy": "lpm"}, 0),  # which SGLang refuses together with priorities
+    ],
+)
+def test_the_engine_goes_by_priorities_unless_its_arguments_rule_them_out(
+    arguments, sign, monkeypatch
+):
+    class Started:
+        def __init__(self, **started_with):
+            self.server_args = SimpleNamespace(resolved_dict=lambda: started_with)
+
+    monkeypatch.setattr(sglang, "import_engine", lambda: Started)
+    engine = SglangEngine.load("policy", 10, arguments)
+    assert engine._priority_sign == sign
+    assert engine._engine.server_args.resolved_dict().get("disable_priority_preemption", True)
 
 
 def test_samples_of_one_request_have_room_in_its_reply():

@@ -410,6 +410,36 @@ def test_of_several_samples_only_a_bad_one_is_drawn_again():
     assert [block.token_ids for block in blocks] == [[7, 8, seed % 10] for seed in seeds]
 
 
+@pytest.mark.parametrize(("is_router", "num_requests"), [(False, 2), (True, 4)])
+def test_only_routers_get_a_request_a_sample_and_prefixes_are_counted(is_router, num_requests):
+    bodies = []
+
+    async def answer(request):
+        if request.method == "GET":
+            return web.Response(status=404) if is_router else web.json_response({})
+        bodies.append(await request.json())
+        params = bodies[-1]["sampling_params"]
+        meta = {"cached_tokens": 0 if len(bodies) == 1 else 4}
+        replies = [
+            {"output_ids": [7] * of["max_new_tokens"], "meta_info": meta}
+            for of in (params if isinstance(params, list) else [params])
+        ]
+        return web.json_response(replies if isinstance(params, list) else replies[0])
+
+    async def body():
+        async with serving(answer) as url:
+            engine = await asyncio.to_thread(SglangServerEngine.open, [url], "policy", 10, 5)
+            try:
+                return await engine.generate(*request([1] * 5, 3, max_new_tokens=3, stop=()))
+            finally:
+                await engine.close()
+
+    blocks = asyncio.run(body())
+    assert len(bodies) == num_requests
+    # 5 ahead, then the last one again for each of the samples.
+    assert 3 * 5 - sum(block.prefix_cached for block in blocks) == 5 + 3
+
+
 @pytest.mark.parametrize(
     "fault", [json_of([reply([7, 8, 9])]), json_of(reply([7, 8, 9])), json_of([1, 2])]
 )
