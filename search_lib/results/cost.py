@@ -1,5 +1,6 @@
 """Cost of searches: tokens and contexts of each, and the time of the run around them."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -90,6 +91,14 @@ class RunCost:
     policy_tokens_cached: int | None = 0
     policy_tokens_prefilled: int | None = 0
     sessions: dict[str | None, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, costs: Iterable[SearchCost]) -> "RunCost":
+        """Adds up the costs of searches."""
+        total = cls()
+        for cost in costs:
+            total.add(cost)
+        return total
 
     def add(self, cost: SearchCost) -> None:
         """Adds the cost of one search."""

@@ -73,10 +73,7 @@ def measure(report: Callable[[Row], None]) -> None:
     with tempfile.TemporaryDirectory(prefix="gpu_day_") as folder:
         policy, value_model = save_random_models(scale, Path(folder))
         costs = asyncio.run(search(scale, policy, value_model))
-        total = RunCost()
-        for cost_of_search in costs:
-            total.add(cost_of_search)
-        cost = total.document(model_size(policy), model_size(value_model))
+        cost = RunCost.of(costs).document(model_size(policy), model_size(value_model))
     size = scale.search
     report(
         Row(

@@ -18,13 +18,6 @@ def blocks(*lengths):
     return [Block([1] * length, "length") for length in lengths]
 
 
-def total_of(costs):
-    total = RunCost()
-    for cost in costs:
-        total.add(cost)
-    return total
-
-
 def contexts_behind(start, count):
     return sum(start + i for i in range(1, count + 1))
 
@@ -87,7 +80,7 @@ def test_what_nothing_scores_costs_no_scoring():
     cost = meter.cost()
     assert (cost.tokens_generated, cost.contexts_generated) == (3, contexts_behind(10, 3))
     assert (cost.tokens_scored, cost.contexts_scored, cost.tokens_cached) == (0, 0, 0)
-    document = total_of([cost]).document(ModelSize(1000, 8), None)
+    document = RunCost.of([cost]).document(ModelSize(1000, 8), None)
     assert document["value_model_flops"] == 0
     assert document["value_model_size"] is None
 
@@ -119,7 +112,7 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
     ]
     resumed = [SearchCost(5, 1.0, 50, 6, 60, 70, "b", 1.0, 0.5, 80, 8)]
     policy, value_model = ModelSize(1000, 8), ModelSize(100, 4)
-    found = total_of(killed + resumed).document(policy, value_model)
+    found = RunCost.of(killed + resumed).document(policy, value_model)
     assert found["tokens_generated"] == 20
     assert (found["tokens_scored"], found["tokens_cached"]) == (24, 280)
     assert (found["policy_tokens_cached"], found["policy_tokens_prefilled"]) == (320, 32)
@@ -131,12 +124,12 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
     assert "2 x N x tokens + 4 x" in found["definitions"]["flops"]
     json.dumps(found, allow_nan=False)
 
-    mixed = total_of([*killed, SearchCost(7, 1.0)]).document(policy, value_model)
+    mixed = RunCost.of([*killed, SearchCost(7, 1.0)]).document(policy, value_model)
     assert mixed["tokens_generated"] == 22
     unknown = ("tokens_scored", "tokens_cached", "policy_flops", "value_model_flops")
     unknown += ("policy_tokens_cached", "policy_tokens_prefilled")
     assert all(mixed[name] is None for name in (*unknown, "wall_seconds", "engine_busy_share"))
-    assert total_of(killed).document(None, value_model)["policy_flops"] is None
+    assert RunCost.of(killed).document(None, value_model)["policy_flops"] is None
 
 
 def test_every_number_has_its_place_in_the_total():
