@@ -15,7 +15,7 @@ import numpy as np
 from run_lib.commands import InputError
 from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
 from search_lib.strategies.beam import BeamSearch
-from search_lib.strategies.rounds import Candidate, Path
+from search_lib.strategies.rounds import Candidate
 
 
 class AdaptiveBeams(BeamSearch):
@@ -42,12 +42,11 @@ class AdaptiveBeams(BeamSearch):
         super().__init__(prompt_ids, limits, seed, num_blocks, width)
         self.shortest = shortest
 
-    def select(self, candidates: list[Candidate]) -> dict[int, Path]:
-        """Returns the best candidates, and sets the length of the next blocks."""
+    def next_block_size(self, candidates: list[Candidate]) -> int:
+        """Returns fewer tokens, the more the values of a round disagree."""
         disagreement = 2 * np.std([candidate.score for candidate in candidates])
         room = self.limits.block_size - self.shortest
-        self.block_size = self.shortest + round(room * (1 - float(disagreement)))
-        return super().select(candidates)
+        return self.shortest + round(room * (1 - float(disagreement)))
 
 
 def by_disagreement(spec: SearchSpec) -> StrategyFactory:

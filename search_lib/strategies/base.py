@@ -1,8 +1,8 @@
 """The interface of search strategies. A strategy decides; it computes and waits for nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from run_lib.commands import InputError, at_least, positive
 from search_lib.engines.base import Block, Expansion
@@ -187,6 +187,36 @@ class Search(Protocol):
 
     def tell(self, path_id: int, blocks: Sequence[Block], values: Sequence[Value]) -> None:
         """Answers one expansion: its `n` blocks and the value at the end of each."""
+        ...
+
+
+class Guess(NamedTuple):
+    """An expansion that a search may come to ask for.
+
+    Attributes:
+        expansion: As it would be asked for, but for its `path_id`, which is not known yet.
+        probability: That it will be, as far as the search can tell; 1 only if it is certain.
+    """
+
+    expansion: Expansion
+    probability: float
+
+
+Answers = Mapping[int, list[tuple[Block, Value]]]
+"""Blocks and values of guessed expansions that have been answered, by the expansion's seed."""
+
+
+@runtime_checkable
+class Guessing(Protocol):
+    """A search that can say what it will ask for while some of its answers are still missing."""
+
+    def guess(self, answered: Answers) -> list[Guess]:
+        """Returns expansions that the search may ask for later; changes nothing.
+
+        Args:
+            answered: Answers to earlier guesses, from which it can guess further. They count for
+                nothing unless the search asks for them.
+        """
         ...
 
 

@@ -8,10 +8,11 @@ Source: Algorithm 1 of the VGS paper (arXiv 2505.17373).
 from typing import ClassVar
 
 from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
-from search_lib.strategies.rounds import Candidate, Path, Rounds
+from search_lib.strategies.foresight import Foreseeing, Foresight
+from search_lib.strategies.rounds import Candidate, Path
 
 
-class BeamSearch(Rounds):
+class BeamSearch(Foreseeing):
     """`num_blocks / width` beams; every open beam is continued by `width` blocks a round.
 
     Of a round's candidates the best take the slots of the open beams, one each; several children
@@ -25,6 +26,8 @@ class BeamSearch(Rounds):
         num_blocks: Blocks in flight, the paper's budget N of one tree.
         width: Blocks per beam and round, the paper's w. Divides `num_blocks`.
     """
+
+    foresight: ClassVar[Foresight] = "certain"
 
     def __init__(
         self, prompt_ids: list[int], limits: Limits, seed: int, num_blocks: int, width: int
@@ -42,6 +45,7 @@ class RandomBeams(BeamSearch):
     """The ablation: survivors are drawn uniformly. Values only weigh votes, and may be missing."""
 
     needs_values: ClassVar[bool] = False
+    foresight: ClassVar[Foresight] = "certain"
 
     def select(self, candidates: list[Candidate]) -> dict[int, Path]:
         """Returns candidates at random."""

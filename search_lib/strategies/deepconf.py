@@ -17,9 +17,9 @@ import numpy as np
 
 from run_lib.commands import InputError
 from search_lib.confidence import window_means
-from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
+from search_lib.strategies.base import Answers, Guess, Limits, SearchSpec, StrategyFactory
 from search_lib.strategies.reject import Rejection
-from search_lib.strategies.rounds import Candidate
+from search_lib.strategies.rounds import Candidate, Path
 
 KEEP_PERCENT = 90
 """Share of the warm-up that passes the bar by default: "DeepConf-high". 10 is "DeepConf-low"."""
@@ -64,35 +64,69 @@ class DeepConf(Rejection):
 
     def end_round(self, candidates: list[Candidate]) -> None:
         """Drops the paths below the bar; after the warm-up, which sets it, the others begin."""
+        if self.bar is None:
+            lowest = [self._lowest(self._confidences_of(one), one.path) for one in candidates]
+            sure = [confidence for confidence in lowest if confidence is not None]
+            self.bar = float(np.percentile(sure, 100 - self._keep_percent))
         super().end_round(candidates)
+        self._confidences |= {one.slot: self._confidences_of(one) for one in candidates}
         self.paths |= self._later
         self._later = {}
-        self.block_size = self.limits.block_size
+
+    def next_block_size(self, candidates: list[Candidate]) -> int:
+        """Returns that of all rounds but the warm-up."""
+        return self.limits.block_size
 
     def dropped(self, candidates: list[Candidate]) -> Collection[int]:
         """Returns those of which a window is less sure than the bar."""
-        lowest = {one.slot: self._lowest(one) for one in candidates}
-        sure = [confidence for confidence in lowest.values() if confidence is not None]
-        if self.bar is None:
-            self.bar = float(np.percentile(sure, 100 - self._keep_percent))
         return [
-            slot
-            for slot, confidence in lowest.items()
-            if confidence is not None and confidence < self.bar
+            one.slot for one in candidates if self._is_below(self._confidences_of(one), one.path)
         ]
 
-    def _lowest(self, candidate: Candidate) -> float | None:
+    def guess(self, answered: Answers) -> list[Guess]:
+        """Returns the blocks of the later samples, each by itself: no path competes with another.
+
+        Before there is a bar, a sample is as likely to be above it as the warm-up's will be.
+        """
+        if self.bar is None:
+            starts = [(slot, path, list[float]()) for slot, path in self._later.items()]
+        else:
+            told = [one for of_slot in self.told.values() for one in of_slot]
+            starts = [(one.slot, one.path, self._confidences_of(one)) for one in told]
+        guesses = []
+        for slot, path, confidences in starts:
+            probability = 1.0
+            while path.open and not self._is_below(confidences, path):
+                expansion = self.extension(path, slot, self.limits.block_size)
+                guesses.append(Guess(expansion, probability))
+                if path.seed not in answered:
+                    break
+                (one,) = self.continued(slot, path, answered[path.seed], 0)
+                path, confidences = one.path, confidences + (one.block.confidences or [])
+                probability = 1.0 if self.bar is not None else self._keep_percent / 100
+        return guesses
+
+    def _confidences_of(self, candidate: Candidate) -> list[float]:
+        """Returns the confidence of each token of a path."""
+        if candidate.block.confidences is None:
+            raise ValueError(f"slot {candidate.slot} got a block without confidences")
+        return self._confidences[candidate.slot] + candidate.block.confidences
+
+    def _lowest(self, confidences: list[float], path: Path) -> float | None:
         """Returns the confidence of the lowest window of a path; None before the first is whole.
 
         A response that has ended before is a window by itself.
         """
-        if candidate.block.confidences is None:
-            raise ValueError(f"slot {candidate.slot} got a block without confidences")
-        confidences = self._confidences[candidate.slot]
-        confidences += candidate.block.confidences
-        if len(confidences) < self._window and candidate.path.open:
+        if len(confidences) < self._window and path.open:
             return None
         return float(window_means(confidences, self._window).min())
+
+    def _is_below(self, confidences: list[float], path: Path) -> bool:
+        """Returns whether a window of a path is less sure than the bar, if there is one."""
+        if self.bar is None:
+            return False
+        lowest = self._lowest(confidences, path)
+        return lowest is not None and lowest < self.bar
 
 
 def abandoned_below_a_bar(spec: SearchSpec) -> StrategyFactory:

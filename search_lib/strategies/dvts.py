@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from search_lib.strategies.base import SearchSpec, StrategyFactory
 from search_lib.strategies.beam import BeamSearch
+from search_lib.strategies.foresight import Foresight
 from search_lib.strategies.rounds import Candidate, Path
 
 
@@ -18,6 +19,7 @@ class Subtrees(BeamSearch):
     """Beams that keep to their own children; see `BeamSearch`."""
 
     paths_compete: ClassVar[bool] = False
+    foresight: ClassVar[Foresight] = "certain"
 
     def select(self, candidates: list[Candidate]) -> dict[int, Path]:
         """Returns the best child of each slot; of equal ones the first."""

@@ -7,12 +7,16 @@ Source: Snell et al. (arXiv 2408.03314), whose N x (L + 1) samples are the cost 
 search-and-learn (Hugging Face), the steps ahead have temperature 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 from run_lib.commands import InputError
 from run_lib.seeds import derive_seed
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies.base import (
+    Answers,
+    Guess,
     Limits,
     Node,
     SearchSpec,
@@ -21,7 +25,9 @@ from search_lib.strategies.base import (
     check_answer,
 )
 from search_lib.strategies.beam import BeamSearch
-from search_lib.strategies.rounds import Candidate, score_of
+from search_lib.strategies.foresight import Foresight
+from search_lib.strategies.paths import UnknownPath
+from search_lib.strategies.rounds import Candidate, Path, score_of
 
 
 class LookaheadBeams(BeamSearch):
@@ -39,6 +45,8 @@ class LookaheadBeams(BeamSearch):
         length: Blocks ahead; 0 is beam search.
     """
 
+    foresight: ClassVar[Foresight] = "likely"
+
     def __init__(
         self,
         prompt_ids: list[int],
@@ -53,7 +61,7 @@ class LookaheadBeams(BeamSearch):
         self._grown: list[Candidate] = []
         self._unasked: list[int] = []
         self._asked_ahead: dict[int, int] = {}
-        self._seen: dict[int, Node] = {}
+        self._seen: dict[int, Node] = {}  # by seed
 
     def ask(self) -> list[Expansion]:
         """Returns the open beams, or their candidates, that were not asked for before."""
@@ -67,10 +75,11 @@ class LookaheadBeams(BeamSearch):
         if path_id not in self._asked_ahead:
             return super().tell(path_id, blocks, values)
         index = self._asked_ahead[path_id]
-        ((block, value),) = check_answer(self._expansion_ahead(index), blocks, values)
+        expansion = self._expansion_ahead(index)
+        ((block, value),) = check_answer(expansion, blocks, values)
         del self._asked_ahead[path_id]
         parent = self._grown[index].path.node
-        self._seen[index] = Node(parent, len(block.token_ids), value, "lookahead")
+        self._seen[expansion.seed] = Node(parent, len(block.token_ids), value, "lookahead")
         if not self._asked_ahead and not self._unasked:
             self._rank()
 
@@ -81,28 +90,59 @@ class LookaheadBeams(BeamSearch):
         if self.length:
             self._unasked = [index for index, one in enumerate(candidates) if one.path.open]
         if not self._unasked:
-            super().end_round(candidates)
+            self._rank()
+
+    def guess(self, answered: Answers) -> list[Guess]:
+        """Returns what is ahead of the candidates that are there, and blocks behind likely ones."""
+        told = [one for of_slot in self.told.values() for one in of_slot]
+        going_on = [one.path for one in told if one.path.open and self.length]
+        return [
+            *(Guess(self._ahead_of(path, 0), 1.0) for path in going_on if not self._grown),
+            *super().guess(answered),
+        ]
+
+    def supposed(
+        self, candidates: list[Candidate], answered: Answers, invented: Callable[[Value], float]
+    ) -> list[Candidate]:
+        """Returns the candidates with the values ahead of them, known or invented ones."""
+        if not self.length:
+            return candidates
+        ranked = []
+        for one in candidates:
+            score = one.score
+            if one.path.open and not isinstance(one.path, UnknownPath):
+                seed = self._seed_ahead(one.path)
+                if seed in self._seen:
+                    score = score_of(self._seen[seed].value)
+                elif seed in answered:
+                    score = score_of(answered[seed][0][1])
+                else:
+                    score = invented(one.path.value)
+            ranked.append(one._replace(score=score))
+        return ranked
 
     def _rank(self) -> None:
-        for index, node in sorted(self._seen.items()):
-            self.add_node(node, (self._expansion_ahead(index).path_id, 0))
-            self._grown[index] = self._grown[index]._replace(score=score_of(node.value))
-        super().end_round(self._grown)
+        for index, one in enumerate(self._grown):
+            node = self._seen.get(self._seed_ahead(one.path))
+            if node is not None:
+                self.add_node(node, (self._path_id_ahead(index), 0))
+                self._grown[index] = one._replace(score=score_of(node.value))
+        grown, self._grown = self._grown, []
+        super().end_round(grown)
 
     def _expansion_ahead(self, index: int) -> Expansion:
-        path = self._grown[index].path.token_ids
-        tokens_ahead = self.length * self.limits.block_size
+        return self._ahead_of(self._grown[index].path, self._path_id_ahead(index))
+
+    def _path_id_ahead(self, index: int) -> int:
         # Below 0: the other numbers are those of beams.
-        path_id = -1 - self.round * self.num_slots * self.width - index
-        return Expansion(
-            path_id=path_id,
-            prefix_ids=self.prompt_ids + path,
-            n=1,
-            max_new_tokens=min(tokens_ahead, self.limits.max_length - len(path)),
-            stop_token_ids=self.limits.stop_token_ids,
-            seed=derive_seed(self.seed, path_id),
-            greedy=True,
-        )
+        return -1 - self.round * self.num_slots * self.width - index
+
+    def _seed_ahead(self, path: Path) -> int:
+        return derive_seed(path.seed, "ahead")
+
+    def _ahead_of(self, path: Path, path_id: int) -> Expansion:
+        expansion = self.extension(path, path_id, self.length * self.limits.block_size)
+        return replace(expansion, n=1, seed=self._seed_ahead(path), greedy=True)
 
 
 def looking_ahead(spec: SearchSpec) -> StrategyFactory:

@@ -13,11 +13,13 @@ unbiased estimate of E[f prod G], the expectation over the policy's own response
 """
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
 from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
-from search_lib.strategies.rounds import Candidate, Path, Rounds
+from search_lib.strategies.foresight import Foreseeing, Foresight
+from search_lib.strategies.rounds import Candidate, Path
 from search_lib.strategies.weights import log_weights, normalized
 
 LEAST_DIVERSITY = 0.5
@@ -27,7 +29,7 @@ EARLY = 0.5
 """Share of the rounds after which they no longer are."""
 
 
-class Particles(Rounds):
+class Particles(Foreseeing):
     """Paths that are continued by one block a round, and resampled by their values.
 
     Args:
@@ -37,6 +39,8 @@ class Particles(Rounds):
         num_paths: Paths, the particles.
         temperature: T of the weights.
     """
+
+    foresight: ClassVar[Foresight] = "likely"
 
     def __init__(
         self,
@@ -64,6 +68,8 @@ class Particles(Rounds):
 
 class EntropicParticles(Particles):
     """Particles that are drawn more evenly while few of them hold most of the weight; early on."""
+
+    foresight: ClassVar[Foresight] = "likely"
 
     def weights(self, log_weights: np.ndarray) -> np.ndarray:
         """Returns the probability of each candidate, at the temperature that entropy asks for."""

@@ -6,13 +6,15 @@ Source: STOP (arXiv 2604.16029), whose learned pruning score is the value here; 
 """
 
 from itertools import islice
+from typing import ClassVar
 
 from run_lib.commands import InputError
 from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
-from search_lib.strategies.rounds import Candidate, Path, Rounds
+from search_lib.strategies.foresight import Foreseeing, Foresight
+from search_lib.strategies.rounds import Candidate, Path
 
 
-class PruneOnce(Rounds):
+class PruneOnce(Foreseeing):
     """Many prefixes, of which few are finished.
 
     Args:
@@ -22,6 +24,8 @@ class PruneOnce(Rounds):
         num_blocks: Prefixes.
         num_kept: Prefixes that are finished.
     """
+
+    foresight: ClassVar[Foresight] = "certain"
 
     def __init__(
         self, prompt_ids: list[int], limits: Limits, seed: int, num_blocks: int, num_kept: int
@@ -36,8 +40,11 @@ class PruneOnce(Rounds):
 
     def select(self, candidates: list[Candidate]) -> dict[int, Path]:
         """Returns the best prefixes, and then what they end with."""
-        self.block_size = self.limits.max_length
         return dict(islice(self.best_in_open_slots(candidates).items(), self.num_kept))
+
+    def next_block_size(self, candidates: list[Candidate]) -> int:
+        """Returns the longest response: prefixes are finished in one piece."""
+        return self.limits.max_length
 
 
 def pruned_once(spec: SearchSpec) -> StrategyFactory:

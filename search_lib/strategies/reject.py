@@ -9,13 +9,15 @@ rejection by partial rewards (arXiv 2508.01969).
 
 from abc import abstractmethod
 from collections.abc import Collection
+from typing import ClassVar
 
 from run_lib.commands import InputError
 from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
-from search_lib.strategies.rounds import Candidate, Path, Rounds
+from search_lib.strategies.foresight import Foreseeing, Foresight
+from search_lib.strategies.rounds import Candidate, Path
 
 
-class Rejection(Rounds):
+class Rejection(Foreseeing):
     """Paths that are continued by one block a round, or given up: nothing branches.
 
     A path keeps its slot, so that a subclass can keep what it knows of a path by slot.
@@ -52,6 +54,8 @@ class LowestRejected(Rejection):
         num_paths: Paths at the start.
         percent: Share of the open paths that is dropped after every block, below 100.
     """
+
+    foresight: ClassVar[Foresight] = "certain"
 
     def __init__(
         self, prompt_ids: list[int], limits: Limits, seed: int, num_paths: int, percent: int

@@ -1,10 +1,10 @@
 """What searches in rounds have in common: every open path is continued, then a rule selects."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,47 +18,9 @@ from search_lib.strategies.base import (
     Value,
     check_answer,
 )
+from search_lib.strategies.paths import Candidate, Path, score_of
 
-
-@dataclass(frozen=True)
-class Path:
-    """One slot of a search: a response so far, and its state.
-
-    Attributes:
-        token_ids: Response so far.
-        value: P(correct) at its end; None before the first block, and where nothing scores blocks.
-        node: Its last block in the tree; None before the first block.
-        open: Whether it goes on. A closed path keeps its slot until the end.
-        finished: Whether the policy ended it.
-    """
-
-    token_ids: list[int]
-    value: Value
-    node: int | None
-    open: bool
-    finished: bool
-
-
-class Candidate(NamedTuple):
-    """A path that a round has made: that of a slot, and one more block.
-
-    Attributes:
-        slot: The slot whose path it continues.
-        block: The block.
-        path: The longer path.
-        score: What a rule ranks it by: the value of the path, if the strategy knows no better; NaN
-            where nothing scores blocks.
-    """
-
-    slot: int
-    block: Block
-    path: Path
-    score: float
-
-
-def score_of(value: Value) -> float:
-    """Returns the score that a value gives; NaN without one."""
-    return math.nan if value is None else value
+__all__ = ["Candidate", "Path", "Rounds", "score_of"]
 
 
 class Rounds(ABC):
@@ -77,7 +39,8 @@ class Rounds(ABC):
     Attributes:
         paths: The path of each slot, in order of slots. A slot that was given up is not there.
         round: Number of the round, from 0.
-        block_size: Most tokens of a block of this round; `select` may change it for the next one.
+        block_size: Most tokens of a block of this round.
+        told: Candidates of this round by slot, as far as they are there.
         nodes: The tree.
         sources: The block that each node stands for.
     """
@@ -96,16 +59,19 @@ class Rounds(ABC):
         self.num_slots = num_slots
         self.width = width
         self.block_size = limits.block_size
-        self.paths = dict.fromkeys(range(num_slots), Path([], None, None, True, False))
+        self.paths = {
+            slot: Path([], None, None, True, False, derive_seed(seed, 0, slot))
+            for slot in range(num_slots)
+        }
         self.round = 0
         self.nodes: list[Node] = []
         self.sources: list[BlockSource] = []
         self._asked: set[int] = set()
-        self._told: dict[int, list[tuple[Block, Value]]] = {}
+        self.told: dict[int, list[Candidate]] = {}
 
     @abstractmethod
     def select(self, candidates: list[Candidate]) -> dict[int, Path]:
-        """Says how a round ends.
+        """Says how a round ends. It changes nothing, so that it can be asked what if.
 
         Args:
             candidates: Every path that the round has made, in order of slots; those of one slot in
@@ -115,6 +81,10 @@ class Rounds(ABC):
             By open slot, the path that takes it. An open slot that is left out is given up: its
             path is dropped, and gives no response.
         """
+
+    def next_block_size(self, candidates: list[Candidate]) -> int:
+        """Returns the most tokens of a block of the next round."""
+        return self.block_size
 
     @property
     def most_responses(self) -> int:
@@ -133,7 +103,7 @@ class Rounds(ABC):
 
     def ask(self) -> list[Expansion]:
         """Returns the open paths of this round that were not asked for before."""
-        new = [slot for slot in self.open_slots if slot not in self._asked | self._told.keys()]
+        new = [slot for slot in self.open_slots if slot not in self._asked | self.told.keys()]
         self._asked.update(new)
         return [self.expansion(slot) for slot in new]
 
@@ -146,10 +116,15 @@ class Rounds(ABC):
         number, slot = divmod(path_id, self.num_slots)
         if number != self.round or slot not in self._asked:
             raise ValueError(f"path {path_id} was not asked for, or is answered already")
-        self._told[slot] = check_answer(self.expansion(slot), blocks, values, self.needs_values)
+        answer = check_answer(self.expansion(slot), blocks, values, self.needs_values)
         self._asked.remove(slot)
-        if self._told.keys() == set(self.open_slots):
-            self.end_round(self._candidates())
+        first_node = len(self.nodes) + self.open_slots.index(slot) * self.width
+        self.told[slot] = self.continued(slot, self.paths[slot], answer, first_node)
+        if self.told.keys() == set(self.open_slots):
+            candidates = [one for told in sorted(self.told) for one in self.told[told]]
+            for told in sorted(self.told):
+                self._add_nodes(told)
+            self.end_round(candidates)
 
     def result(self) -> list[Response]:
         """Returns one response a path, in order of slots."""
@@ -163,14 +138,17 @@ class Rounds(ABC):
 
     def expansion(self, slot: int) -> Expansion:
         """Returns the request that continues the path of a slot in this round."""
-        path = self.paths[slot].token_ids
+        return self.extension(self.paths[slot], self._path_id(slot), self.block_size)
+
+    def extension(self, path: Path, path_id: int, block_size: int) -> Expansion:
+        """Returns the request that continues a path by blocks of a size."""
         return Expansion(
-            path_id=self._path_id(slot),
-            prefix_ids=self.prompt_ids + path,
+            path_id=path_id,
+            prefix_ids=self.prompt_ids + path.token_ids,
             n=self.width,
-            max_new_tokens=min(self.block_size, self.limits.max_length - len(path)),
+            max_new_tokens=min(block_size, self.limits.max_length - len(path.token_ids)),
             stop_token_ids=self.limits.stop_token_ids,
-            seed=derive_seed(self.seed, self.round, slot),
+            seed=path.seed,
         )
 
     def end_round(self, candidates: list[Candidate]) -> None:
@@ -180,14 +158,11 @@ class Rounds(ABC):
             ValueError: If it selects for a slot that is not open, or leaves no path at all.
         """
         selected = self.select(candidates)
-        closed = {slot: path for slot, path in self.paths.items() if not path.open}
         if wrong := selected.keys() - set(self.open_slots):
             raise ValueError(f"{type(self).__name__} selects for the slot {min(wrong)}, not open")
-        if not selected and not closed:
+        if not selected and len(self.open_slots) == len(self.paths):
             raise ValueError(f"{type(self).__name__} gives up every path")
-        self.paths = dict(sorted((selected | closed).items()))
-        self._told = {}
-        self.round += 1
+        self.begin_round(selected, self.next_block_size(candidates))
 
     def add_node(self, node: Node, source: BlockSource) -> int:
         """Adds a block to the tree and returns its index."""
@@ -220,21 +195,43 @@ class Rounds(ABC):
     def _path_id(self, slot: int) -> int:
         return self.round * self.num_slots + slot
 
-    def _candidates(self) -> list[Candidate]:
-        """Adds the blocks of this round to the tree, in order of slots and not of arrival."""
+    def begin_round(self, selected: dict[int, Path], block_size: int) -> None:
+        """Puts paths into open slots, and begins the next round with blocks of a size."""
+        closed = {slot: path for slot, path in self.paths.items() if not path.open}
+        # Who continues the same path twice wants other blocks the second time.
+        copies: Counter[int] = Counter()
+        for slot, path in sorted(selected.items()):
+            number = copies[path.seed]
+            copies[path.seed] += 1
+            if number:
+                selected[slot] = replace(path, seed=derive_seed(path.seed, "copy", number))
+        self.paths = dict(sorted((selected | closed).items()))
+        self.block_size = block_size
+        self.told = {}
+        self.round += 1
+
+    def continued(
+        self, slot: int, parent: Path, answer: Iterable[tuple[Block, Value]], first_node: int
+    ) -> list[Candidate]:
+        """Returns what the blocks make of a path; their nodes are in the tree later."""
         candidates = []
-        for slot in sorted(self._told):
-            parent, path_id = self.paths[slot], self._path_id(slot)
-            for number, (block, value) in enumerate(self._told[slot]):
-                token_ids = parent.token_ids + block.token_ids
-                finished = block.finish_reason == "stop"
-                node = Node(parent.node, len(block.token_ids), value, block.finish_reason)
-                path = Path(
-                    token_ids=token_ids,
-                    value=value,
-                    node=self.add_node(node, (path_id, number)),
-                    open=not finished and len(token_ids) < self.limits.max_length,
-                    finished=finished,
-                )
-                candidates.append(Candidate(slot, block, path, score_of(value)))
+        for number, (block, value) in enumerate(answer):
+            token_ids = parent.token_ids + block.token_ids
+            finished = block.finish_reason == "stop"
+            path = Path(
+                token_ids=token_ids,
+                value=value,
+                node=first_node + number,
+                open=not finished and len(token_ids) < self.limits.max_length,
+                finished=finished,
+                seed=derive_seed(parent.seed, number),
+            )
+            candidates.append(Candidate(slot, block, path, score_of(value)))
         return candidates
+
+    def _add_nodes(self, slot: int) -> None:
+        """Adds the blocks of a slot to the tree: in order of slots and not of arrival."""
+        parent, path_id = self.paths[slot].node, self._path_id(slot)
+        for number, (_, block, path, _) in enumerate(self.told[slot]):
+            node = Node(parent, len(block.token_ids), path.value, block.finish_reason)
+            self.add_node(node, (path_id, number))

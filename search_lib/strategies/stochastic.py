@@ -7,8 +7,11 @@ self-evaluation. The largest sums of log-weight and Gumbel noise are such a draw
 1903.06059).
 """
 
+from typing import ClassVar
+
 from search_lib.strategies.base import Limits, SearchSpec, StrategyFactory
 from search_lib.strategies.beam import BeamSearch
+from search_lib.strategies.foresight import Foresight
 from search_lib.strategies.rounds import Candidate, Path
 from search_lib.strategies.weights import log_weights
 
@@ -24,6 +27,8 @@ class StochasticBeams(BeamSearch):
         width: Blocks per beam and round.
         temperature: T of the weights; towards 0 it is beam search, towards infinity the ablation.
     """
+
+    foresight: ClassVar[Foresight] = "certain"
 
     def __init__(
         self,

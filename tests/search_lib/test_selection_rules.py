@@ -60,11 +60,11 @@ def test_a_limit_of_the_strategy_is_a_beam_search(search_type, settings, equal, 
 def test_rejecting_none_is_best_of_n_in_blocks(seed):
     expected = []
     for slot in range(8):
-        path, number = [], 0
+        path, own_seed = [], derive_seed(seed, 0, slot)
         while len(path) < LIMITS.max_length and STOP not in path:
-            own = Expansion(0, [], 1, LIMITS.block_size, (STOP,), derive_seed(seed, number, slot))
+            own = Expansion(0, [], 1, LIMITS.block_size, (STOP,), own_seed)
             (block,), _ = sample_blocks(own)
-            path, number = path + block.token_ids, number + 1
+            path, own_seed = path + block.token_ids, derive_seed(own_seed, 0)
         expected.append(path)
     assert [response.token_ids for response in run(strategy("reject0", seed))] == expected
 
