@@ -229,7 +229,8 @@ async def search(
 
         # Every search has its scorer with it.
         failures = await run_searches(
-            queue, engine, None, args.sampling, args.max_concurrent, on_finished
+            *(queue, engine, None, args.sampling, args.max_concurrent, on_finished),
+            room=args.num_blocks if args.speculate else 0,
         )
     return queue, failures
 

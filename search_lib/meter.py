@@ -31,6 +31,7 @@ class SearchMeter:
         self._tokens_cached = 0
         self._prefix_tokens = self._prefix_tokens_cached = 0
         self._knows_prefixes = True
+        self._tokens_wasted = self._blocks_cancelled = 0
 
     def add(self, prefix_length: int, blocks: Sequence[Block], scores: Scores | None) -> None:
         """Counts the blocks of one expansion and their scoring; None if nothing scored them."""
@@ -59,6 +60,13 @@ class SearchMeter:
         self._tokens_scored += sum(lengths) + again
         self._contexts_scored += contexts
 
+    def add_waste(self, num_blocks: int, blocks: Sequence[Block] | None) -> None:
+        """Counts blocks that were sent ahead for nothing; None if they had not ended yet."""
+        if blocks is None:
+            self._blocks_cancelled += num_blocks
+        else:
+            self._tokens_wasted += sum(len(block.token_ids) for block in blocks)
+
     def cost(self) -> SearchCost:
         """Returns the cost so far."""
         known = self._tokens_scored is not None
@@ -70,6 +78,8 @@ class SearchMeter:
             tokens_scored=self._tokens_scored,
             contexts_scored=self._contexts_scored if known else None,
             tokens_cached=self._tokens_cached if known else None,
+            tokens_wasted=self._tokens_wasted,
+            blocks_cancelled=self._blocks_cancelled,
             session=self._clock.session,
             session_seconds=self._clock.seconds,
             session_busy_seconds=self._clock.busy_seconds,

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Generic, TypeVar
 
-from classifier_lib.scoring import Scores
 from run_lib.commands import RunStopped
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import BadReply, Block, Engine, Expansion, Sampling
+from search_lib.engines.base import BadReply, Engine, Expansion, Sampling
 from search_lib.kept_blocks import KeptBlocks
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
 from search_lib.scorers.base import Scorer
+from search_lib.speculation import Request, Speculation
 from search_lib.strategies import Search
-from search_lib.urgency import Urgency, urgency
+from search_lib.urgency import Urgency, current_urgency, urgency
 
 AnySearch = TypeVar("AnySearch", bound=Search)
 
@@ -85,6 +85,7 @@ async def run_search(
     sampling: Sampling,
     clock: SessionClock | None = None,
     kept: KeptBlocks | None = None,
+    room: int = 0,
 ) -> SearchCost:
     """Runs one search to its end: asks, generates, scores and tells, nothing in lock step.
 
@@ -97,30 +98,46 @@ async def run_search(
         sampling: How tokens are drawn.
         clock: Measures when the engine has a request; by default one of this search alone.
         kept: Keeps the blocks, if anything shall.
+        room: Blocks that it may have at the engine with those that are sent ahead, see
+            `speculation`; 0 to send none ahead.
     """
     clock = clock or SessionClock()
     meter = SearchMeter(clock)
     greedy = replace(sampling, temperature=0.0)
 
-    async def expand(expansion: Expansion) -> tuple[Expansion, list[Block], Scores | None]:
+    async def answer(request: Request) -> None:
+        urgency.set(request.urgency)  # within this request's task
+        expansion = request.expansion
         with clock.request():
-            blocks = await engine.generate(expansion, greedy if expansion.greedy else sampling)
-        if scorer is None:
-            return expansion, blocks, None
-        return expansion, blocks, await scorer.score(expansion.prefix_ids, blocks)
+            how = greedy if expansion.greedy else sampling
+            request.blocks = await engine.generate(expansion, how)
+        if scorer is not None:
+            request.scores = await scorer.score(expansion.prefix_ids, request.blocks)
 
-    running: set[asyncio.Task] = set()
+    def send(expansion: Expansion, guessed: bool = False) -> Request:
+        request = Request(expansion, replace(own, guessed=True) if guessed else own)
+        request.task = asyncio.create_task(answer(request))
+        return request
+
+    own = current_urgency()
+    ahead = Speculation(strategy, send, room, meter)
+    running: dict[asyncio.Task[None], Request] = {}
     try:
         while not strategy.done:
-            running |= {asyncio.create_task(expand(expansion)) for expansion in strategy.ask()}
+            for expansion in strategy.ask():
+                request = ahead.take(expansion) or send(expansion)
+                running[request.task] = request
             if not running:
                 raise RuntimeError(f"{type(strategy).__name__} is not done, yet asks for nothing")
-            answered, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
-            for task in answered:
-                expansion, blocks, scores = task.result()
-                running.remove(task)
+            if not any(task.done() for task in running):
+                ahead.renew(sum(request.num_blocks for request in running.values()))
+                await asyncio.wait([*running, *ahead.running], return_when="FIRST_COMPLETED")
+            for task in [task for task in running if task.done()]:
+                task.result()
+                request = running.pop(task)
+                expansion, scores = request.expansion, request.scores
+                blocks, values = request.answer
                 meter.add(len(expansion.prefix_ids), blocks, scores)
-                values = [None] * len(blocks) if scores is None else scores.values
                 strategy.tell(expansion.path_id, blocks, values)
                 if kept is not None:
                     kept.add(expansion.path_id, blocks, scores and scores.token_values)
@@ -128,6 +145,7 @@ async def run_search(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await ahead.close()
     return meter.cost()
 
 
@@ -138,6 +156,7 @@ async def run_searches(
     sampling: Sampling,
     max_concurrent: int,
     on_finished: Callable[[SearchJob[AnySearch], SearchCost], None],
+    room: int = 0,
 ) -> list[SearchFailure]:
     """Keeps `max_concurrent` searches in flight until `jobs` runs out.
 
@@ -153,6 +172,7 @@ async def run_searches(
         sampling: How tokens are drawn.
         max_concurrent: Searches in flight.
         on_finished: Called with every search as it ends, in the order in which they end.
+        room: Of each search, see `run_search`.
 
     Returns:
         The searches that failed; the others went on.
@@ -166,7 +186,7 @@ async def run_searches(
         urgency.set(Urgency(order))  # within this search's task
         own = job.scorer or scorer
         async with job.turn:
-            return await run_search(job.strategy, engine, own, sampling, clock, job.kept)
+            return await run_search(job.strategy, engine, own, sampling, clock, job.kept, room)
 
     waiting = iter(jobs)
     places = count()

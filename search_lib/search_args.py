@@ -67,6 +67,10 @@ class Args(AskingFlags):
     max_concurrent: Annotated[int, tyro.conf.arg(aliases=["--batch_size"])] = free(32)
     """Searches in flight at once: the next one starts as soon as one ends. Several GPUs want more.
     The published spelling works, too."""
+    speculate: bool = free(False)
+    """Generates blocks that a search will probably ask for while it waits for others: the same
+    results sooner, where the engine has room for more blocks at once, for some wasted tokens
+    (docs/search.md)."""
     engine_flags: EngineFlags = EngineFlags()
     scorer_flags: ScorerFlags = ScorerFlags()
     shard: str | None = None

@@ -16,6 +16,10 @@ DEFINITIONS = {
     "that a cache of the policy's engine gave",
     "policy_tokens_prefilled": "tokens of the extended paths that the policy's engine computed; "
     "with policy_tokens_cached, all that it would without a cache. They are not in policy_flops",
+    "tokens_wasted": "tokens of blocks that --speculate generated ahead for nothing; they count in "
+    "no other number",
+    "blocks_cancelled": "blocks that --speculate gave up before they had ended; how many tokens "
+    "they had is not known",
     "flops": "2 x N x tokens + 4 x layers x heads x head size x contexts. N: parameters but for "
     "embeddings, norms and biases; a language model's output matrix counts. Contexts: tokens that "
     "each of the tokens attends to, itself included, summed. policy_flops counts every generated "
@@ -45,13 +49,17 @@ class SearchCost:
         tokens_scored: Tokens that the value model computed.
         contexts_scored: As `contexts_generated`, of `tokens_scored`.
         tokens_cached: Tokens of all scored paths that a cache gave instead.
+        policy_tokens_cached: Tokens of the extended paths, once for each block, that the policy's
+            engine had in a cache.
+        policy_tokens_prefilled: Tokens of these that it computed.
+        tokens_wasted: Tokens of blocks that `--speculate` generated ahead, and that the search did
+            not ask for; they count in none of the numbers above.
+        blocks_cancelled: Blocks that it had asked for ahead and gave up before they ended: how far
+            they came is not known.
         session: Name of the run of the command that this search belongs to; a run that was killed
             and started again has several.
         session_seconds: Wall time of the session up to this search's end.
         session_busy_seconds: Seconds of these with a request at the engine.
-        policy_tokens_cached: Tokens of the extended paths, once for each block, that the policy's
-            engine had in a cache.
-        policy_tokens_prefilled: Tokens of these that it computed.
     """
 
     tokens_generated: int
@@ -65,6 +73,8 @@ class SearchCost:
     session_busy_seconds: float | None = None
     policy_tokens_cached: int | None = None
     policy_tokens_prefilled: int | None = None
+    tokens_wasted: int = 0
+    blocks_cancelled: int = 0
 
 
 @dataclass
@@ -79,6 +89,8 @@ class RunCost:
         tokens_cached: See `SearchCost`.
         policy_tokens_cached: See `SearchCost`.
         policy_tokens_prefilled: See `SearchCost`.
+        tokens_wasted: See `SearchCost`.
+        blocks_cancelled: See `SearchCost`.
         sessions: (wall seconds, busy seconds) at the last record of each session; that of the
             name None stands for records of an earlier version, whose times are not known.
     """
@@ -90,6 +102,8 @@ class RunCost:
     tokens_cached: int | None = 0
     policy_tokens_cached: int | None = 0
     policy_tokens_prefilled: int | None = 0
+    tokens_wasted: int | None = 0
+    blocks_cancelled: int | None = 0
     sessions: dict[str | None, tuple[float | None, float | None]] = field(default_factory=dict)
 
     @classmethod
@@ -108,6 +122,16 @@ class RunCost:
         last_seconds, _ = self.sessions.get(cost.session, (None, None))
         if (cost.session_seconds or 0.0) >= (last_seconds or 0.0):
             self.sessions[cost.session] = cost.session_seconds, cost.session_busy_seconds
+
+    def describe_waste(self) -> str | None:
+        """Returns a sentence on what `--speculate` generated for nothing; None if it did not."""
+        if not (self.tokens_wasted or self.blocks_cancelled):
+            return None
+        wasted, generated = self.tokens_wasted or 0, self.tokens_generated or 0
+        return (
+            f"--speculate: {wasted:,} tokens wasted beside {generated:,}, and "
+            f"{self.blocks_cancelled:,} blocks given up before they ended"
+        )
 
     def document(self, policy: ModelSize | None, value_model: ModelSize | None) -> dict[str, Any]:
         """Returns the part of `metrics.json` on the cost, as JSON types.
@@ -130,6 +154,8 @@ class RunCost:
             "tokens_cached": self.tokens_cached,
             "policy_tokens_cached": self.policy_tokens_cached,
             "policy_tokens_prefilled": self.policy_tokens_prefilled,
+            "tokens_wasted": self.tokens_wasted,
+            "blocks_cancelled": self.blocks_cancelled,
             "policy_flops": policy_flops,
             "value_model_flops": value_flops,
             "policy_size": asdict(policy) if policy else None,

@@ -116,6 +116,8 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
             f"--stop {stopping['rule']}: {stopping['mean_trees']:.1f} of {num_repetitions} trees a "
             f"problem, {100 * stopping['saved_budget']:.1f} % of the budget saved"
         )
+    if waste := summary.cost.describe_waste():
+        print(waste)
     if joining := format_joining(grader.complete):
         print(printable(joining))
     if remark:

@@ -83,7 +83,7 @@ def test_flags_that_change_no_result_are_declared_where_they_stand():
         *("max_concurrent", "value_cache_tokens", "attention_impl", "scorer", "scorer_url"),
         *("sglang_url", "sglang_patience", "sglang_port", "tp_size", "dp_size", "gpu_util"),
         *("neptune_project", "logger_tags", "api_key", "use_sglang_server", "answers"),
-        *("save_blocks", "token_values", "vote", "calibration"),
+        *("save_blocks", "token_values", "vote", "calibration", "speculate"),
     }
 
 

@@ -30,6 +30,7 @@ from search_lib.search_args import Args
 from tests.support.flags import replace_flags
 from tests.support.searches import (
     PLAIN,
+    assert_same_searches,
     make_args,
     responses,
 )
@@ -274,6 +275,33 @@ def test_a_result_does_not_depend_on_how_many_searches_share_the_models(models, 
         inference_eval.main(args)
         runs[window] = responses(args.output_path)
     assert runs[1] == runs[6]
+
+
+def block_ids(path):
+    run = RunBlocks(path)
+    return {
+        record.key: [list(block.token_ids) for block in run.of(record).blocks]
+        for record in read_records(path)
+    }
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "deepconf2"])
+def test_blocks_that_are_sent_ahead_change_no_result(models, tmp_path, capsys, search_type):
+    plain = make_args(
+        *(models, tmp_path / "plain"),
+        **{"search_type": search_type, "num_blocks": 8, "num_repetitions": 1, "confidence": 4},
+    )
+    ahead = replace_flags(plain, output_path=tmp_path / "ahead" / "records.jsonl", speculate=True)
+    for args in (plain, ahead):
+        assert inference_eval.main(args) == 0
+    assert_same_searches(plain.output_path, ahead.output_path)
+    ours, theirs = (block_ids(args.output_path) for args in (ahead, plain))
+    assert ours == theirs
+    cost = json.loads((ahead.output_path.parent / "metrics.json").read_text())["cost"]
+    waste = (cost["tokens_wasted"], cost["blocks_cancelled"])
+    assert ("--speculate: " in capsys.readouterr().out) == any(waste)
+    taken = sum(record.cost.tokens_generated for record in read_records(ahead.output_path))
+    assert cost["tokens_generated"] == taken
 
 
 def test_an_answer_that_explodes_is_wrong_and_the_run_goes_on(models, tmp_path, monkeypatch):

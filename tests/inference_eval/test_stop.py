@@ -68,9 +68,12 @@ def check_trees(path, never):
         assert record.is_enough == (record.repetition + 1 == never[1][record.problem_id] < 8)
 
 
-def test_a_run_has_the_trees_of_its_replay_with_the_same_texts(models, never, tmp_path, capsys):
+@pytest.mark.parametrize("speculate", [False, True])
+def test_a_run_has_the_trees_of_its_replay_with_the_same_texts(
+    models, never, tmp_path, capsys, speculate
+):
     needed = never[1]
-    args = beta(models, tmp_path)
+    args = beta(models, tmp_path, speculate=speculate)
     assert inference_eval.main(args) == 0
     check_trees(args.output_path, never)
     document = json.loads((tmp_path / "metrics.json").read_text())
