@@ -27,6 +27,7 @@ from scripts.bench import (
 )
 from scripts.bench.training_rows import NUM_CUTS, draw_row
 from search_lib.strategies.mcts import TreeSettings
+from search_lib.urgency import Urgency, urgency
 from tests.support.dvo_paths import path_rows, write_paths
 from tests.support.searches import request
 
@@ -172,22 +173,35 @@ def test_rows_have_the_published_lengths_and_share_their_roll_ins():
             np.testing.assert_array_equal(longer[: len(shorter)], shorter)
 
 
+OURS = (scheduling.WINDOW, "64")
+
+
 def test_scheduling_compares_ways_with_equal_responses(capsys):
-    args = scheduling.Args(quick=True, problems=4, simulated=60)
+    args = scheduling.Args(quick=True, problems=4, simulated=30)
     table, ratio = run(scheduling.main, args, capsys)
-    cases = [("hf", "4"), ("on paper", "4"), ("on paper", "60")]
+    cases = [("hf", "4", scheduling.WAYS)]
+    cases += [
+        (paper.name, searches, scheduling.PAPER_WAYS)
+        for paper in scheduling.PAPERS
+        for searches in ("4", "30")
+    ]
     assert [(row["way"], row["searches"], row["in flight"]) for row in table] == [
         (f"{part}, {way}", searches, str(in_flight))
-        for part, searches in cases
-        for way, in_flight in scheduling.WAYS
+        for part, searches, ways in cases
+        for way, in_flight in ways
     ]
-    ours = [number(row["x faster"]) for row in table[3::4]]
-    assert ratio == min(ours)
+    ours = [row for row in table if (row["way"].split(", ")[1], row["in flight"]) == OURS]
+    assert ratio == min(number(row["x faster"]) for row in ours)
     # Real models' times are the machine's. On paper nothing is left to chance.
-    large = {(row["way"], row["in flight"]): row for row in table[8:]}
+    large = {(row["way"], row["in flight"]): row for row in table if row["searches"] == "30"}
     lock_step, window = large["on paper, lock step", "10"], large["on paper, window", "64"]
     assert number(window["seconds"]) < number(lock_step["seconds"]) / 1.3
     assert float(lock_step["busy"].rstrip("%")) < 96 < float(window["busy"].rstrip("%"))
+    ahead = {key: row for key, row in large.items() if "speculation" in key[0]}
+    assert all(number(row["x window"]) >= 1 for row in ahead.values())
+    steps = ahead["steps, window + speculation", "10"]
+    assert number(steps["x window"]) > 1.2
+    assert 0 < float(steps["waste"].rstrip("%")) < 15
 
 
 @pytest.mark.parametrize("flag", ["policy", "classifier"])
@@ -242,6 +256,33 @@ def test_a_simulated_server_shares_its_steps_as_stated():
         assert [len(block.token_ids) for pair in blocks for block in pair] == [50] * 4
         assert end == pytest.approx(seconds)
         assert (busy, tokens) == (pytest.approx(seconds), 200)
+
+
+def test_a_simulated_server_serves_guesses_last_and_frees_what_is_cancelled():
+    async def generate(server, name, guessed, ends):
+        urgency.set(Urgency(0, guessed))
+        asked = request([name], 1, seed=3, max_new_tokens=50, stop=(simulation.STOP_ID,))
+        await server.generate(*asked)
+        ends[name] = asyncio.get_running_loop().time()
+
+    async def body():
+        # One sequence at once; a step takes a second.
+        server = simulation.SimulatedGenerator(simulation.Lengths(1e6, 0.1, 0.1), 1, 0.5, 0.5, 1)
+        ends = {}
+        names = {1: False, 2: True, 3: False, 4: True, 5: True}
+        tasks = {
+            name: asyncio.create_task(generate(server, name, guessed, ends))
+            for name, guessed in names.items()
+        }
+        await asyncio.sleep(110)  # 1 and 3 have ended, 2 has run for ten steps
+        tasks[2].cancel()
+        tasks[4].cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return ends, server.tokens
+
+    (ends, tokens), _ = simulated(body)
+    assert ends == {1: pytest.approx(50), 3: pytest.approx(100), 5: pytest.approx(160)}
+    assert tokens == 50 + 50 + 10 + 50
 
 
 def test_simulated_responses_have_the_stated_lengths_however_they_are_cut_into_blocks():

@@ -136,11 +136,11 @@ class SchedulingArgs:
     """Wall time and busy share of the generator for two ways to schedule searches."""
 
     quick: bool = False
-    """Measure one round instead of three, and simulate 1,000 searches instead of 10,000."""
+    """Measure one round instead of three, and simulate 100 searches instead of 10,000."""
     problems: int = 40
-    """Searches of the first part, and of the small case of the second."""
+    """Searches of the first part, and of the small cases on paper."""
     simulated: int | None = None
-    """Searches of the large case of the second part."""
+    """Searches of the large cases on paper."""
     policy: str | None = None
     """Folder of a trained toy policy; by default random weights."""
     classifier: str | None = None

@@ -72,7 +72,7 @@ from dvo_lib.trees import TreeRecord, recorded_steps
 from run_lib.commands import naming, run_command
 from run_lib.processes import Processes
 from run_lib.seeds import derive_seed
-from scripts.bench import print_report, train_step, trees
+from scripts.bench import print_report, simulation, train_step
 from scripts.bench.args import DVO_TRAIN
 from scripts.bench.args import DvoTrainArgs as Args
 from scripts.bench.train_step import WAYS, Shape, Timing, check_agreement
@@ -117,10 +117,10 @@ TREES = {
     "paper": TreeShape(
         TreeSettings(),
         128,
-        trees.MEDIAN_STEP,
-        trees.STEP_DEVIATION,
-        trees.MAX_STEP,
-        (trees.FEWEST_STEPS, trees.MOST_STEPS),
+        simulation.MEDIAN_STEP,
+        simulation.STEP_DEVIATION,
+        simulation.MAX_STEP,
+        (simulation.FEWEST_STEPS, simulation.MOST_STEPS),
         None,
         0.5,
         1,

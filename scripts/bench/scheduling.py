@@ -1,7 +1,7 @@
 """Searches of many problems: a window of them in flight against batches that move in lock step.
 
-    python -m scripts.bench.scheduling --quick     # within a minute: 40 searches, 1,000 on paper
-    python -m scripts.bench.scheduling             # some minutes: 40 searches, 10,000 on paper
+    python -m scripts.bench.scheduling --quick     # about a minute: 40 searches, 100 on paper
+    python -m scripts.bench.scheduling             # an hour: 40 searches, 10,000 on paper
     python -m scripts.bench.scheduling --policy outputs/quickstart/policy \
         --classifier outputs/quickstart/value_model/final
 
@@ -24,17 +24,23 @@ of the toy task, 4 blocks of 12 tokens, 96 at most. By default both models have 
 and random weights, whose responses end at random lengths.
 
 Second part, on paper: the real runner and strategies drive a simulated server, in virtual time (see
-`simulation.py`). The settings are the published ones: 8 blocks of 4,096 tokens, 16,384 at most.
+`simulation.py`); also with `--speculate`, which sends blocks ahead (`search_lib.speculation`). The
+settings are the published ones: 8 blocks of 4,096 tokens, 16,384 at most.
 Response lengths are log-normal, with the standard deviations of `training_rows.draw_row` and the
 median that gives the published mean of 11.2k tokens at that limit. The server is a 1.5B model in
 bfloat16 on one H100, by arithmetic, not measured: a step takes 4 ms (3.1 GB of weights and the
 launches) and 0.1 ms more for each sequence (28 KiB of states for each of 6,000 tokens at 70 % of
 3.35 TB/s, and sampling); 256 sequences fit. Its value model reads 80,000 new tokens a second on a
-device of its own.
+device of its own. Nearly all blocks of a round are equally long, so that none waits for another.
+
+Third part, on paper, too: blocks are steps of reasoning, of very different lengths, so that a round
+waits for its slowest step. 16 blocks; steps and server, an 8B model, are those of `trees.py`, and
+an 8B value model reads 37,000 tokens a second (16 GFLOP each at 60 % of the peak).
 
 Columns: searches; searches in flight; seconds; share of the seconds in which the generator
-computes; generated tokens a second; how many times faster than the published way. The ratio is the
-smallest gain of ours over the published way, over the parts and their sizes.
+computes; tokens of the searches a second; tokens that were sent ahead for nothing, as a share of
+all; how many times faster than the published way, and than a window of the same size. The ratio is
+the smallest gain of ours over the published way, over the parts and their sizes.
 """
 
 if __name__ == "__main__":  # ahead of imports that take seconds
@@ -51,11 +57,11 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import process_time
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -72,10 +78,14 @@ from scripts.bench import print_report
 from scripts.bench.args import SCHEDULING
 from scripts.bench.args import SchedulingArgs as Args
 from scripts.bench.simulation import (
+    MAX_STEP,
+    SERVER_1_5B,
+    SERVER_8B,
     STOP_ID,
     Lengths,
     SimulatedGenerator,
     SimulatedScorer,
+    SimulatedSteps,
     VirtualLoop,
 )
 from scripts.bench.training_rows import BETWEEN_PROBLEMS, WITHIN_PROBLEM
@@ -93,12 +103,52 @@ NUM_BLOCKS, BLOCK_SIZE, MAX_LENGTH = 8, 4096, 16_384
 SAMPLING = Sampling(1.0, 1.0)
 
 LENGTHS = Lengths(11_090, BETWEEN_PROBLEMS, WITHIN_PROBLEM)
-STEP_SECONDS, ROW_SECONDS, MAX_ROWS = 4e-3, 1e-4, 256
-SCORED_PER_SECOND = 80_000
 
-LOCK_STEP, WINDOW = "lock step", "window"
+
+class Paper(NamedTuple):
+    """What is simulated.
+
+    Attributes:
+        name: Its name in the table.
+        num_blocks: The budget of a search.
+        limits: Lengths.
+        server: The generator; its arguments are lengths, tokens of a prompt, seconds of a step and
+            of a row, and rows.
+        scored_per_second: Tokens that the value model reads.
+        spread: Standard deviation of a value's logit from that of the path before; assumed.
+    """
+
+    name: str
+    num_blocks: int
+    limits: Limits
+    server: Callable[[], SimulatedGenerator]
+    scored_per_second: float
+    spread: float
+
+
+PAPERS = (
+    Paper(
+        "on paper",
+        NUM_BLOCKS,
+        Limits(MAX_LENGTH, BLOCK_SIZE, (STOP_ID,)),
+        lambda: SimulatedGenerator(LENGTHS, 1, *SERVER_1_5B),
+        scored_per_second=80_000,
+        spread=0.7,
+    ),
+    Paper(
+        "steps",
+        16,
+        Limits(10 * MAX_STEP, MAX_STEP, (STOP_ID,)),
+        lambda: SimulatedSteps(1, *SERVER_8B),
+        scored_per_second=37_000,
+        spread=0.5,
+    ),
+)
+
+LOCK_STEP, WINDOW, AHEAD = "lock step", "window", "window + speculation"
 PUBLISHED, OURS = (LOCK_STEP, 10), (WINDOW, 64)
 WAYS = (PUBLISHED, (LOCK_STEP, 64), (WINDOW, 10), OURS)
+PAPER_WAYS = (*WAYS, (AHEAD, 10), (AHEAD, 64))
 
 
 @dataclass(frozen=True)
@@ -108,14 +158,16 @@ class Timing:
     Attributes:
         seconds: Seconds of the whole run: CPU time where it is measured, else virtual wall time.
         busy_seconds: Seconds in which the generator computed.
-        tokens: Generated tokens.
+        tokens: Generated tokens of the searches.
         responses: By problem, a digest of the tokens of all its responses.
+        wasted: Tokens that were generated beside, for nothing.
     """
 
     seconds: float
     busy_seconds: float
     tokens: int
     responses: dict[str, int]
+    wasted: int = 0
 
 
 async def run_lock_step(
@@ -153,8 +205,9 @@ async def time_way(
     engine: "TimedHfEngine | SimulatedGenerator",
     scorer: Scorer,
     clock: Callable[[], float],
+    room: int = 0,
 ) -> Timing:
-    """Runs all jobs in one way."""
+    """Runs all jobs in one way, sending blocks ahead as far as there is room."""
     tokens = 0
     responses: dict[str, int] = {}
 
@@ -167,7 +220,9 @@ async def time_way(
     started, busy = clock(), engine.busy_seconds
     if way == LOCK_STEP:
         await run_lock_step(jobs, engine, scorer, SAMPLING, in_flight, on_finished)
-    elif failures := await run_searches(jobs, engine, scorer, SAMPLING, in_flight, on_finished):
+    elif failures := await run_searches(
+        jobs, engine, scorer, SAMPLING, in_flight, on_finished, room
+    ):
         raise RuntimeError(f"{len(failures)} searches failed") from failures[0].error
     return Timing(clock() - started, engine.busy_seconds - busy, tokens, responses)
 
@@ -253,21 +308,22 @@ def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], T
     return timings
 
 
-def simulate(num_searches: int, seed: int) -> dict[tuple[str, int], Timing]:
+def simulate(paper: Paper, num_searches: int, seed: int) -> dict[tuple[str, int], Timing]:
     """Times all ways on paper, in virtual time."""
-    limits = Limits(MAX_LENGTH, BLOCK_SIZE, (STOP_ID,))
-    new_strategy = strategy_factory("beam2", NUM_BLOCKS, limits)
+    new_strategy = strategy_factory("beam2", paper.num_blocks, paper.limits)
 
     async def run(way: str, in_flight: int) -> Timing:
         prompts = ((str(problem), [problem]) for problem in range(num_searches))
-        engine = SimulatedGenerator(LENGTHS, 1, STEP_SECONDS, ROW_SECONDS, MAX_ROWS)
-        scorer = SimulatedScorer(SCORED_PER_SECOND)
+        engine = paper.server()
+        scorer = SimulatedScorer(paper.scored_per_second, paper.spread)
         jobs = make_jobs(prompts, new_strategy, seed)
         clock = asyncio.get_running_loop().time
-        return await time_way(way, in_flight, jobs, engine, scorer, clock)
+        room = paper.num_blocks if way == AHEAD else 0
+        timing = await time_way(way, in_flight, jobs, engine, scorer, clock, room)
+        return replace(timing, wasted=engine.tokens - timing.tokens)
 
     timings = {}
-    for way, in_flight in WAYS:
+    for way, in_flight in PAPER_WAYS:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             timings[way, in_flight] = runner.run(run(way, in_flight))
     return timings
@@ -285,6 +341,7 @@ def check_agreement(timings: dict[tuple[str, int], Timing], least: float) -> Non
 def table_rows(part: str, timings: dict[tuple[str, int], Timing]) -> list[list[str]]:
     """Returns the lines of one part."""
     published = timings[PUBLISHED].seconds
+    windows = {size: timing.seconds for (way, size), timing in timings.items() if way == WINDOW}
     return [
         [
             f"{part}, {way}",
@@ -293,7 +350,9 @@ def table_rows(part: str, timings: dict[tuple[str, int], Timing]) -> list[list[s
             f"{timing.seconds:,.1f}",
             f"{timing.busy_seconds / timing.seconds:.1%}",
             f"{timing.tokens / timing.seconds:,.0f}",
+            f"{timing.wasted / (timing.tokens + timing.wasted):.1%}",
             f"{published / timing.seconds:.2f}",
+            f"{windows[in_flight] / timing.seconds:.2f}" if in_flight in windows else "-",
         ]
         for (way, in_flight), timing in timings.items()
     ]
@@ -314,11 +373,13 @@ def main(args: Args) -> None:
         measured = measure(policy, classifier, args)
     check_agreement(measured, least=0.9)
     parts = [("hf", measured)]
-    for num_searches in (args.problems, args.simulated or (1000 if args.quick else 10_000)):
-        simulated = simulate(num_searches, args.seed)
-        check_agreement(simulated, least=1.0)
-        parts.append(("on paper", simulated))
-    columns = ["way", "searches", "in flight", "seconds", "busy", "tokens/s", "x faster"]
+    for paper in PAPERS:
+        for num_searches in (args.problems, args.simulated or (100 if args.quick else 10_000)):
+            simulated = simulate(paper, num_searches, args.seed)
+            check_agreement(simulated, least=1.0)
+            parts.append((paper.name, simulated))
+    columns = ["way", "searches", "in flight", "seconds", "busy", "tokens/s"]
+    columns += ["waste", "x faster", "x window"]
     rows = [row for part, timings in parts for row in table_rows(part, timings)]
     weights = "random weights" if args.policy is None else "trained"
     notes = [

@@ -4,17 +4,17 @@ The search itself is real: `search_lib.runner` and the strategies run as they ar
 whose time goes straight to the next event.
 
 The generator is a continuous-batching server. A decoding step of `b` sequences takes
-`step_seconds + b * row_seconds` and gives each of them a token; a sequence that has ended makes
-room at once; those beyond `max_rows` wait in order of arrival. Prefill is free. The value model
-reads `tokens_per_second` new tokens, one request after the other, on a device of its own; prefixes
-are in its cache.
+`step_seconds + b * row_seconds` and gives each of them a token; a sequence that has ended, or whose
+request was cancelled, makes room at once; those beyond `max_rows` wait, the most urgent first and
+then in order of arrival. Prefill is free. The value model reads `tokens_per_second` new tokens, one
+request after the other, on a device of its own; prefixes are in its cache. The logit of the value
+walks at random along a path: its steps are normal, with a standard deviation that is assumed.
 """
 
 import asyncio
 import heapq
 import math
 import selectors
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
@@ -23,8 +23,13 @@ import numpy as np
 
 from classifier_lib.scoring import Scores
 from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.urgency import Urgency, current_urgency
 
 STOP_ID = 0
+
+SERVER_1_5B, SERVER_8B = (4e-3, 1e-4, 256), (7e-3, 4e-5, 2048)
+"""Seconds of a decoding step without sequences, seconds that each adds, and sequences at once:
+arithmetic for models on an H100, see `scheduling.py` and `trees.py`."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -98,6 +103,9 @@ def draw_length(log_length: NormalDist, beyond: int, uniform: float) -> int:
 class _Request:
     blocks: list[Block]
     future: asyncio.Future[list[Block]]
+    urgency: Urgency
+    number: int
+    waiting: list[int]
     running: int = 0
 
 
@@ -123,7 +131,7 @@ class SimulatedGenerator:
 
     Attributes:
         busy_seconds: Seconds with a sequence running.
-        tokens: Generated tokens.
+        tokens: Generated tokens, those of cancelled requests included.
     """
 
     def __init__(
@@ -144,18 +152,26 @@ class SimulatedGenerator:
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time()
         self._steps = 0.0
-        self._started = 0
+        self._requests = self._started = 0
         self._running: list[_Row] = []
-        self._waiting: deque[tuple[int, _Request]] = deque()
+        self._waiting: list[tuple[int, int, _Request]] = []  # a heap: (order, number, request)
+        self._guessed: list[_Request] = []
         self._timer: asyncio.TimerHandle | None = None
 
     async def generate(self, expansion: Expansion, sampling: Sampling) -> list[Block]:
         """Returns the blocks at the time at which they would be there."""
         blocks = [self._draw(expansion, index) for index in range(expansion.n)]
-        request = _Request(blocks, self._loop.create_future(), expansion.n)
-        self._waiting += [(len(block.token_ids), request) for block in blocks]
+        self._requests += 1
+        lengths = [len(block.token_ids) for block in blocks]
+        future: asyncio.Future[list[Block]] = self._loop.create_future()
+        request = _Request(blocks, future, current_urgency(), self._requests, lengths)
+        self._guessed.append(request)
         self._turn()
-        return await request.future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._free(request)
+            raise
 
     async def close(self) -> None:
         """Does nothing."""
@@ -182,13 +198,14 @@ class SimulatedGenerator:
         while self._running and self._running[0].end <= self._steps + 1e-6:
             request = heapq.heappop(self._running).request
             request.running -= 1
-            if not request.running and not request.future.done():
+            if not (request.running or request.waiting or request.future.done()):
                 request.future.set_result(request.blocks)
-        while self._waiting and len(self._running) < self._max_rows:
-            length, request = self._waiting.popleft()
+        while len(self._running) < self._max_rows and (first := self._next()) is not None:
+            length = first.waiting.pop(0)
+            first.running += 1
             self._started += 1
             self.tokens += length
-            heapq.heappush(self._running, _Row(self._steps + length, self._started, request))
+            heapq.heappush(self._running, _Row(self._steps + length, self._started, first))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -196,21 +213,77 @@ class SimulatedGenerator:
             steps = self._running[0].end - self._steps
             self._timer = self._loop.call_later(steps * self._seconds_of_step, self._turn)
 
+    def _next(self) -> _Request | None:
+        """Returns the most urgent request with a sequence that waits; None if there is none."""
+        self._guessed = [request for request in self._guessed if request.waiting]
+        for request in self._guessed:
+            if not request.urgency.guessed:
+                heapq.heappush(self._waiting, (request.urgency.order, request.number, request))
+        self._guessed = [request for request in self._guessed if request.urgency.guessed]
+        while self._waiting and not self._waiting[0][-1].waiting:
+            heapq.heappop(self._waiting)
+        if self._waiting:
+            return self._waiting[0][-1]
+        by_rank = (((one.urgency.rank, one.number), one) for one in self._guessed)
+        return min(by_rank, default=(None, None))[1]
+
+    def _free(self, request: _Request) -> None:
+        """Ends the sequences of a cancelled request."""
+        self._turn()
+        request.waiting.clear()
+        rows = [row for row in self._running if row.request is request]
+        self.tokens -= round(sum(row.end - self._steps for row in rows))
+        self._running = [row for row in self._running if row.request is not request]
+        heapq.heapify(self._running)
+        self._turn()
+
     @property
     def _seconds_of_step(self) -> float:
         return self._step_seconds + self._row_seconds * len(self._running)
 
 
+MEDIAN_STEP, STEP_DEVIATION, MAX_STEP = 60, 0.6, 1024
+FEWEST_STEPS, MOST_STEPS = 3, 9
+DELIMITER, RIGHT, WRONG = -1, -2, -3
+
+
+class SimulatedSteps(SimulatedGenerator):
+    """A server whose blocks are steps of reasoning; a delimiter, or an answer, ends each.
+
+    Steps are log-normal with a median of 60 tokens and a standard deviation of the logarithm of
+    0.6. A response has 3 to 9 of them, each number equally likely.
+    """
+
+    def __init__(self, prompt_tokens: int, step_seconds: float, row_seconds: float, max_rows: int):
+        lengths = Lengths(MEDIAN_STEP, 0.0, STEP_DEVIATION)  # not used: steps are drawn here
+        super().__init__(lengths, prompt_tokens, step_seconds, row_seconds, max_rows)
+
+    def _draw(self, expansion: Expansion, index: int) -> Block:
+        rng = np.random.default_rng((expansion.seed, index))
+        drawn = round(MEDIAN_STEP * np.exp(STEP_DEVIATION * rng.standard_normal()))
+        length = min(max(drawn, 2), expansion.max_new_tokens)
+        tokens = [int(rng.integers(1, 2**30))] * length
+        number = expansion.prefix_ids.count(DELIMITER) + 1
+        if number >= FEWEST_STEPS and rng.random() < 1 / (MOST_STEPS + 1 - min(number, MOST_STEPS)):
+            tokens[-2:] = [RIGHT if rng.random() < 0.5 else WRONG, STOP_ID]
+            return Block(tokens, "stop")
+        tokens[-1] = DELIMITER
+        return Block(tokens, "step")
+
+
 class SimulatedScorer:
-    """A value model (see the module) as a `Scorer`; values are noise that depends on the block.
+    """A value model (see the module) as a `Scorer`; values depend on the blocks alone.
 
     Args:
         tokens_per_second: New tokens that it reads in a second.
+        spread: Standard deviation of a step of the logit.
     """
 
-    def __init__(self, tokens_per_second: float):
+    def __init__(self, tokens_per_second: float, spread: float):
         self._tokens_per_second = tokens_per_second
+        self._spread = spread
         self._free_at = 0.0
+        self._logits: dict[tuple[int, ...], float] = {}
 
     async def score(self, prefix_ids: list[int], blocks: Sequence[Block]) -> Scores:
         """Returns the values at the time at which they would be there."""
@@ -218,8 +291,17 @@ class SimulatedScorer:
         tokens = sum(len(block.token_ids) for block in blocks)
         self._free_at = max(self._free_at, now) + tokens / self._tokens_per_second
         await asyncio.sleep(self._free_at - now)
-        values = [(block.token_ids[0] * 2_654_435_761 % 2**32) / 2**32 for block in blocks]
+        values = [self._value(prefix_ids, block) for block in blocks]
         return Scores(values, tokens_cached=len(prefix_ids) * len(blocks))
 
     async def close(self) -> None:
         """Does nothing."""
+
+    def _value(self, prefix_ids: list[int], block: Block) -> float:
+        # The last tokens of a path and its length tell it from all others.
+        before = self._logits.get((*prefix_ids[-3:], len(prefix_ids)), 0.0)
+        uniform = (block.token_ids[0] * 2_654_435_761 % 2**32 + 0.5) / 2**32
+        logit = before + self._spread * NormalDist().inv_cdf(uniform)
+        path_end = (prefix_ids[-3:] + block.token_ids)[-3:]
+        self._logits[*path_end, len(prefix_ids) + len(block.token_ids)] = logit
+        return 1 / (1 + math.exp(-logit))

@@ -43,8 +43,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from classifier_lib.scoring import Scores
 from run_lib.commands import run_command
 from run_lib.seeds import derive_seed
@@ -52,34 +50,23 @@ from scripts.bench import print_report
 from scripts.bench.args import TREES
 from scripts.bench.args import TreesArgs as Args
 from scripts.bench.scheduling import LOCK_STEP, WINDOW, run_lock_step
-from scripts.bench.simulation import STOP_ID, Lengths, SimulatedGenerator, VirtualLoop
+from scripts.bench.simulation import (
+    MAX_STEP,
+    RIGHT,
+    SERVER_8B,
+    STOP_ID,
+    WRONG,
+    SimulatedSteps,
+    VirtualLoop,
+)
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import Block, Expansion, Sampling
+from search_lib.engines.base import Block, Sampling
 from search_lib.runner import SearchJob, run_searches
 from search_lib.strategies import Limits
 from search_lib.strategies.mcts import MonteCarloTreeSearch, TreeSettings
 
-STEP_SECONDS, ROW_SECONDS, MAX_ROWS = 7e-3, 4e-5, 2048
-MEDIAN_STEP, STEP_DEVIATION, MAX_STEP = 60, 0.6, 1024
-FEWEST_STEPS, MOST_STEPS = 3, 9
+STEP_SECONDS, ROW_SECONDS, _ = SERVER_8B
 LIMITS = Limits(10 * MAX_STEP, MAX_STEP, (STOP_ID,))
-DELIMITER, RIGHT, WRONG = -1, -2, -3
-
-
-class SimulatedSteps(SimulatedGenerator):
-    """A server whose blocks are steps (see the module); a delimiter, or an answer, ends each."""
-
-    def _draw(self, expansion: Expansion, index: int) -> Block:
-        rng = np.random.default_rng((expansion.seed, index))
-        drawn = round(MEDIAN_STEP * np.exp(STEP_DEVIATION * rng.standard_normal()))
-        length = min(max(drawn, 2), expansion.max_new_tokens)
-        tokens = [int(rng.integers(1, 2**30))] * length
-        number = expansion.prefix_ids.count(DELIMITER) + 1
-        if number >= FEWEST_STEPS and rng.random() < 1 / (MOST_STEPS + 1 - min(number, MOST_STEPS)):
-            tokens[-2:] = [RIGHT if rng.random() < 0.5 else WRONG, STOP_ID]
-            return Block(tokens, "stop")
-        tokens[-1] = DELIMITER
-        return Block(tokens, "step")
 
 
 class SimulatedJudge:
@@ -136,8 +123,7 @@ def grow(way: str, in_flight: int, args: Args) -> Timing:
         )
 
     async def run() -> Timing:
-        lengths = Lengths(MEDIAN_STEP, 0.0, STEP_DEVIATION)  # not used: steps are drawn here
-        engine = SimulatedSteps(lengths, 1, STEP_SECONDS, ROW_SECONDS, MAX_ROWS)
+        engine = SimulatedSteps(1, *SERVER_8B)
         clock = asyncio.get_running_loop().time
         parts = make_jobs(args), engine, SimulatedJudge(), Sampling(1.0, 1.0), in_flight
         if way == LOCK_STEP:
