@@ -50,6 +50,13 @@ class Request:
         return blocks, [None] * len(blocks) if self.scores is None else self.scores.values
 
     @property
+    def is_answered(self) -> bool:
+        """Whether there is an answer that fits; another is an error once it is asked for."""
+        if not self.task.done():
+            return False
+        return all(len(part) == self.expansion.n for part in self.answer)
+
+    @property
     def num_blocks(self) -> int:
         """Blocks that the engine has in hand."""
         return 0 if self.blocks is not None else self.expansion.n
@@ -109,7 +116,7 @@ class Speculation:
         answered = {
             seed: list(zip(*request.answer, strict=True))
             for seed, request in self._ahead.items()
-            if request.task.done()
+            if request.is_answered
         }
         guesses = {
             guess.expansion.seed: guess
@@ -135,6 +142,7 @@ class Speculation:
 
     async def close(self) -> None:
         """Gives up everything, and waits until it has ended."""
+        self._forget_failed()
         for seed in list(self._ahead):
             self._give_up(seed)
         await asyncio.gather(*self._given_up, return_exceptions=True)
@@ -148,7 +156,12 @@ class Speculation:
         if not request.task.done():
             request.task.cancel()
             self._given_up.add(request.task)
-            request.task.add_done_callback(self._given_up.discard)
+            request.task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody else will ask for it
 
     def _forget_failed(self) -> None:
         """Forgets guesses that failed: the search may never ask for them, or asks once more."""

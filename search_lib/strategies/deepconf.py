@@ -17,6 +17,7 @@ import numpy as np
 
 from run_lib.commands import InputError
 from search_lib.confidence import window_means
+from search_lib.engines.base import Block
 from search_lib.strategies.base import Answers, Guess, Limits, SearchSpec, StrategyFactory
 from search_lib.strategies.reject import Rejection
 from search_lib.strategies.rounds import Candidate, Path
@@ -61,6 +62,7 @@ class DeepConf(Rejection):
         self.paths = {slot: path for slot, path in self.paths.items() if slot < warm_up}
         self.block_size = limits.max_length
         self._confidences: dict[int, list[float]] = {slot: [] for slot in range(num_samples)}
+        self._sure: dict[int, bool] = {}  # by seed: whether a guessed path is not below the bar
 
     def end_round(self, candidates: list[Candidate]) -> None:
         """Drops the paths below the bar; after the warm-up, which sets it, the others begin."""
@@ -89,22 +91,30 @@ class DeepConf(Rejection):
         Before there is a bar, a sample is as likely to be above it as the warm-up's will be.
         """
         if self.bar is None:
-            starts = [(slot, path, list[float]()) for slot, path in self._later.items()]
+            no_blocks: list[Block] = []
+            starts = [(slot, path, no_blocks) for slot, path in self._later.items()]
         else:
             told = [one for of_slot in self.told.values() for one in of_slot]
-            starts = [(one.slot, one.path, self._confidences_of(one)) for one in told]
+            starts = [(one.slot, one.path, [one.block]) for one in told]
         guesses = []
-        for slot, path, confidences in starts:
+        for slot, path, blocks in starts:
             probability = 1.0
-            while path.open and not self._is_below(confidences, path):
+            while path.open and self._is_sure(slot, path, blocks):
                 expansion = self.extension(path, slot, self.limits.block_size)
                 guesses.append(Guess(expansion, probability))
                 if path.seed not in answered:
                     break
                 (one,) = self.continued(slot, path, answered[path.seed], 0)
-                path, confidences = one.path, confidences + (one.block.confidences or [])
+                path, blocks = one.path, [*blocks, one.block]
                 probability = 1.0 if self.bar is not None else self._keep_percent / 100
         return guesses
+
+    def _is_sure(self, slot: int, path: Path, blocks: list[Block]) -> bool:
+        """Returns whether a path with these new blocks is not below the bar, if there is one."""
+        if self.bar is not None and path.seed not in self._sure:
+            new = [confidence for block in blocks for confidence in block.confidences or []]
+            self._sure[path.seed] = not self._is_below(self._confidences[slot] + new, path)
+        return self.bar is None or self._sure[path.seed]
 
     def _confidences_of(self, candidate: Candidate) -> list[float]:
         """Returns the confidence of each token of a path."""
@@ -122,11 +132,9 @@ class DeepConf(Rejection):
         return float(window_means(confidences, self._window).min())
 
     def _is_below(self, confidences: list[float], path: Path) -> bool:
-        """Returns whether a window of a path is less sure than the bar, if there is one."""
-        if self.bar is None:
-            return False
+        """Returns whether a window of a path is less sure than the bar."""
         lowest = self._lowest(confidences, path)
-        return lowest is not None and lowest < self.bar
+        return lowest is not None and self.bar is not None and lowest < self.bar
 
 
 def abandoned_below_a_bar(spec: SearchSpec) -> StrategyFactory:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -296,6 +297,22 @@ def test_a_guess_that_fails_is_asked_again_if_it_is_needed_and_forgotten_if_not(
     cost = run_scripted({5: 0.9, 6: 0.8}, 5, engine)
     assert [seed for seed, _ in engine.sent] == [1, 5, 6, 5]
     assert (cost.tokens_generated, cost.tokens_wasted) == (12, 0)
+
+
+def test_an_answer_of_the_wrong_size_fails_the_search_only_if_it_asked_for_it():
+    class Short(Gate):
+        async def generate(self, expansion, sampling):
+            blocks = await super().generate(expansion, sampling)
+            return blocks[: 1 if expansion.seed == guess.seed else None]
+
+    strategy = BeamSearch(PROMPT, LIMITS, seed=0, num_blocks=4, width=2)
+    guess = replace(strategy.ask()[0], seed=1234)
+    strategy = BeamSearch(PROMPT, LIMITS, seed=0, num_blocks=4, width=2)
+    strategy.guess = lambda answered: answered.get(1234) or [Guess(guess, 0.9)]
+    engine = Short(defaultdict(lambda: 2))
+    asyncio.run(run_search(strategy, engine, SeededScorer(), SAMPLING, room=8))
+    assert (1234, True) in engine.sent
+    assert strategy.done
 
 
 def test_a_search_that_fails_gives_up_its_guesses():
