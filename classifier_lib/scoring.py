@@ -1,17 +1,15 @@
 """Values of many continuations at once, each prefix computed once."""
 
-import hashlib
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
+from classifier_lib.attention import use_grouped_attention
 from classifier_lib.modeling import ValueModel, success_probabilities
+from classifier_lib.states import HashedPath, NewTokens, PathStates, StateCache, forward_rows
 
 
 class ScoringRequest(NamedTuple):
@@ -61,136 +59,6 @@ class Scores(NamedTuple):
     work: Work | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class PathStates:
-    """Key-value states of the last part of a path; the rest is its parent's.
-
-    Attributes:
-        parent: The path before this part; None at the start of a prompt.
-        key: Key of the whole path, see `_Path`.
-        length: Tokens of the whole path.
-        states: [layers, 2, heads, tokens of this part, head size], keys and values.
-        values: P(correct) after each token of this part, or after its last one alone.
-    """
-
-    parent: "PathStates | None"
-    key: bytes
-    length: int
-    states: torch.Tensor
-    values: np.ndarray
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of this part."""
-        return self.states.shape[3]
-
-    def path_values(self) -> np.ndarray:
-        """Returns the values after each token of the whole path."""
-        parts, path = [self.values], self.parent
-        while path is not None:
-            parts.append(path.values)
-            path = path.parent
-        return np.concatenate(parts[::-1])
-
-
-class _Path(NamedTuple):
-    """Token ids with the hash that names them: a path's key is the digest of all its ids."""
-
-    ids: list[int]
-    hash: "hashlib.blake2b"
-
-    @classmethod
-    def of(cls, ids: list[int]) -> "_Path":
-        """Returns the path of these token ids."""
-        return cls(ids, hashlib.blake2b(ids_as_bytes(ids), digest_size=16))
-
-    @property
-    def key(self) -> bytes:
-        """Key of this path."""
-        return self.hash.digest()
-
-    def key_with(self, block: list[int]) -> bytes:
-        """Returns the key of this path continued by a block."""
-        longer = self.hash.copy()
-        longer.update(ids_as_bytes(block))
-        return longer.digest()
-
-
-def ids_as_bytes(ids: list[int]) -> bytes:
-    """Returns token ids as the bytes that name a path in hashes: eight for each."""
-    return np.asarray(ids, dtype=np.int64).tobytes()
-
-
-class StateCache:
-    """Key-value states of paths, within a budget of tokens; the least recently used go first.
-
-    Args:
-        max_tokens: Most tokens whose states are kept.
-
-    Attributes:
-        num_tokens: Tokens whose states are there.
-    """
-
-    def __init__(self, max_tokens: int):
-        self.max_tokens = max_tokens
-        self.num_tokens = 0
-        # Oldest use first. Using a path uses its parents after it, so that a parent is always
-        # younger than its children, and dropping the oldest never strands one.
-        self._paths: OrderedDict[bytes, PathStates] = OrderedDict()
-        self._lengths: Counter[int] = Counter()
-
-    def __iter__(self) -> Iterator[PathStates]:
-        return iter(self._paths.values())
-
-    def longest(self, path: _Path) -> PathStates | None:
-        """Returns the longest start of a path that is there, and marks it as used."""
-        found = self._paths.get(path.key)
-        if found is None:
-            data = ids_as_bytes(path.ids)
-            size = len(data) // len(path.ids)
-            start_hash, start = hashlib.blake2b(digest_size=16), 0
-            for length in sorted(n for n in self._lengths if n < len(path.ids)):
-                start_hash.update(data[start * size : length * size])
-                start = length
-                found = self._paths.get(start_hash.digest(), found)
-        if found is not None:
-            self._use(found)
-        return found
-
-    def keep(self, path: PathStates) -> None:
-        """Adds a path, unless its parent was dropped, then drops the oldest beyond the budget."""
-        if path.parent is not None and self._paths.get(path.parent.key) is not path.parent:
-            return
-        if path.key not in self._paths:
-            self._paths[path.key] = path
-            self._lengths[path.length] += 1
-            self.num_tokens += path.num_tokens
-        self._use(self._paths[path.key])
-        while self.num_tokens > self.max_tokens:
-            _, oldest = self._paths.popitem(last=False)
-            self.num_tokens -= oldest.num_tokens
-            self._lengths[oldest.length] -= 1
-            if not self._lengths[oldest.length]:
-                del self._lengths[oldest.length]
-
-    def _use(self, path: PathStates | None) -> None:
-        """Marks a path as used, and its parents after it."""
-        while path is not None:
-            self._paths.move_to_end(path.key)
-            path = path.parent
-
-
-class _Row(NamedTuple):
-    """One sequence of a forward pass: new tokens behind the states of a path.
-
-    `key` names the two together; None if the new states are not wanted.
-    """
-
-    past: PathStates | None
-    new_ids: list[int]
-    key: bytes | None
-
-
 class ValueScorer:
     """Scores blocks, P(correct) at the end of each, and keeps the key-value states of prefixes.
 
@@ -226,6 +94,7 @@ class ValueScorer:
         prefix_values: bool = False,
     ):
         self.model = model.eval()
+        use_grouped_attention(model)
         self.max_batch_tokens = max_batch_tokens
         self.token_values = token_values or prefix_values
         self.prefix_values = prefix_values
@@ -244,7 +113,7 @@ class ValueScorer:
                 raise ValueError("cannot score an empty prefix or block")
             if request.last and len(request.last) != len(request.blocks):
                 raise ValueError(f"{len(request.blocks)} blocks, {len(request.last)} marks of last")
-        prefixes = [_Path.of(request.prefix_ids) for request in requests]
+        prefixes = [HashedPath.of(request.prefix_ids) for request in requests]
         values = [[np.empty(0, np.float32)] * len(request.blocks) for request in requests]
         computed = [0] * len(requests)
 
@@ -274,7 +143,7 @@ class ValueScorer:
     def _score_batch(
         self,
         requests: Sequence[ScoringRequest],
-        prefixes: list[_Path],
+        prefixes: list[HashedPath],
         members: list[tuple[int, int]],
         computed: list[int],
     ) -> list[np.ndarray]:
@@ -293,7 +162,7 @@ class ValueScorer:
         for i, j in members:
             block, last = requests[i].blocks[j], requests[i].last
             key = None if last and last[j] else prefixes[i].key_with(block)
-            rows.append(_Row(pasts[i], block, key))
+            rows.append(NewTokens(pasts[i], block, key))
             computed[i] += len(block)
         values, _ = self._forward(rows)
         if not self.prefix_values:
@@ -303,25 +172,19 @@ class ValueScorer:
             for (i, _), of_block in zip(members, values, strict=True)
         ]
 
-    def _states_of(self, prefixes: dict[int, _Path], computed: list[int]) -> dict[int, PathStates]:
+    def _states_of(
+        self, prefixes: dict[int, HashedPath], computed: list[int]
+    ) -> dict[int, PathStates]:
         """Returns the states of prefixes by request; adds the tokens each lacked to `computed`."""
-        found: dict[bytes, PathStates] = {}
-        missing: dict[bytes, _Row] = {}
+        found, missing = self.cache.find(prefixes.values())
+        lacked = {key: len(row.ids) for key, row in missing.items()}
         for request, prefix in prefixes.items():
-            key = prefix.key
-            if key in found or key in missing:
-                continue
-            start = self.cache.longest(prefix)
-            if start is not None and start.key == key:
-                found[key] = start
-                continue
-            missing[key] = _Row(start, prefix.ids[start.length if start else 0 :], key)
-            computed[request] += len(missing[key].new_ids)
+            computed[request] += lacked.pop(prefix.key, 0)
         _, paths = self._forward(list(missing.values()))
         found |= {path.key: path for path in paths}
         return {request: found[prefix.key] for request, prefix in prefixes.items()}
 
-    def _forward(self, rows: Sequence[_Row]) -> tuple[list[np.ndarray], list[PathStates]]:
+    def _forward(self, rows: Sequence[NewTokens]) -> tuple[list[np.ndarray], list[PathStates]]:
         """Returns the values of each row, and the states of those with a key.
 
         The values are those after all of its new tokens, or after the last one alone unless
@@ -329,67 +192,25 @@ class ValueScorer:
         """
         if not rows:
             return [], []
-        device = self.model.device
-        new_lengths = [len(row.new_ids) for row in rows]
-        past_lengths = [row.past.length if row.past else 0 for row in rows]
-        width, past_width = max(new_lengths), max(past_lengths)
-        input_ids = torch.tensor(
-            [row.new_ids + [0] * (width - len(row.new_ids)) for row in rows], device=device
-        )
-        # Without the config: layers with a sliding window would keep the end of a path only.
-        cache: Any = DynamicCache()
-        attention_mask = position_ids = None
-        # Right padding needs no mask: attention is causal, so no real token sees it. Cached states
-        # of unequal length are padded on the left, and that is masked.
-        if past_width:
-            cache = _gather([row.past for row in rows], past_width)
-            starts = torch.tensor(past_lengths, device=device)[:, None]
-            columns = torch.arange(past_width + width, device=device)
-            attention_mask = (columns >= past_width - starts).long()
-            position_ids = starts + torch.arange(width, device=device)
-        output = self.model(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        self.tokens_computed += sum(new_lengths)
+        output, batch = forward_rows(self.model, rows)
+        lengths = [len(row.ids) for row in rows]
+        self.tokens_computed += sum(lengths)
         if self.token_values:
             padded = output.success_probs.cpu().numpy()
             # Copies: a view would hold the whole batch, its padding included.
-            values = [row[:n].copy() for row, n in zip(padded, new_lengths, strict=True)]
+            values = [row[:n].copy() for row, n in zip(padded, lengths, strict=True)]
         else:
-            ends = torch.tensor([length - 1 for length in new_lengths], device=device)
+            ends = torch.tensor([length - 1 for length in lengths], device=self.model.device)
             values = list(output.success_probs.gather(1, ends[:, None]).cpu().numpy())
         paths = []
-        for index, (row, length) in enumerate(zip(rows, new_lengths, strict=True)):
+        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             if row.key is not None:
-                new = slice(past_width, past_width + length)
-                states = [
-                    torch.stack([layer.keys[index, :, new], layer.values[index, :, new]])
-                    for layer in cache.layers
-                ]
-                length += past_lengths[index]
-                stacked = torch.stack(states)
-                paths.append(PathStates(row.past, row.key, length, stacked, values[index]))
+                states = batch.take(index, batch.end, length)
+                length += row.past.length if row.past else 0
+                paths.append(PathStates(row.past, row.key, length, states, values[index]))
         for path in paths:
             self.cache.keep(path)
         return values, paths
-
-
-def _gather(paths: Sequence[PathStates | None], width: int) -> DynamicCache:
-    """Returns the states of whole paths, left-padded to one width."""
-    some = next(path.states for path in paths if path is not None)
-    layers, _, heads, _, head_size = some.shape
-    gathered = some.new_zeros(layers, 2, len(paths), heads, width, head_size)
-    for index, path in enumerate(paths):
-        end = width
-        while path is not None:
-            start = end - path.num_tokens
-            gathered[:, :, index, :, start:end] = path.states
-            path, end = path.parent, start
-    return DynamicCache(ddp_cache_data=[(keys, values) for keys, values in gathered])
 
 
 def batch_tokens(device: torch.device) -> int:

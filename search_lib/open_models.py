@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 
 from run_lib.commands import naming
+from search_lib.batching import ModelThread
 from search_lib.engines.base import Engine
 from search_lib.engines.factory import open_engine
 from search_lib.scorers.base import Scorer
@@ -38,7 +38,7 @@ class OpenModels:
         self._loop = asyncio.Runner()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # On a CPU the two models take turns in one thread, on a GPU they overlap.
-        self._shared = ThreadPoolExecutor(1) if self._device.type == "cpu" else None
+        self._shared = ModelThread() if self._device.type == "cpu" else None
         self._engine: _Opened | None = None
         self._scorer: _Opened | None = None
 
@@ -92,4 +92,4 @@ class OpenModels:
         with self._loop:
             self.run(self.close())
         if self._shared is not None:
-            self._shared.shutdown(wait=False)
+            self._shared.close()

@@ -18,10 +18,11 @@ end in the same responses, or the run fails (in the first part, where rounding d
 those of nine searches in ten).
 
 First part, measured: the embedded transformers engine and value model share one CPU thread, so that
-neither can overlap the other; the gain comes from fuller batches. The seconds are CPU time, which
-is the wall time of an otherwise idle machine. The settings are those of the quickstart: 40 problems
-of the toy task, 4 blocks of 12 tokens, 96 at most. By default both models have the toy task's size
-and random weights, whose responses end at random lengths.
+neither can overlap the other; the gain comes from fuller batches. The seconds are wall time, the
+median of five rounds in which all ways take turns; the machine should have nothing else to do. The
+settings are those of the quickstart: 40 problems of the toy task, 4 blocks of 12 tokens, 96 at
+most. By default both models have the toy task's size and random weights, whose responses end at
+random lengths.
 
 Second part, on paper: the real runner and strategies drive a simulated server, in virtual time (see
 `simulation.py`); also with `--speculate`, which sends blocks ahead (`search_lib.speculation`). The
@@ -55,16 +56,16 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from time import process_time
-from typing import Any, NamedTuple, cast
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from torch import nn
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from classifier_lib.loading import load_value_model
 from classifier_lib.modeling import Qwen2ForClassifier
@@ -89,9 +90,10 @@ from scripts.bench.simulation import (
     VirtualLoop,
 )
 from scripts.bench.training_rows import BETWEEN_PROBLEMS, WITHIN_PROBLEM
+from search_lib.batching import ModelThread
 from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
-from search_lib.engines.base import Block, Engine, Sampling
-from search_lib.engines.hf import GenerationRequest, HfEngine
+from search_lib.engines.base import Engine, Sampling
+from search_lib.engines.hf import HfEngine
 from search_lib.prompts import PromptTemplate, stop_token_ids
 from search_lib.runner import SearchJob, run_searches
 from search_lib.scorers.base import Scorer
@@ -149,6 +151,15 @@ LOCK_STEP, WINDOW, AHEAD = "lock step", "window", "window + speculation"
 PUBLISHED, OURS = (LOCK_STEP, 10), (WINDOW, 64)
 WAYS = (PUBLISHED, (LOCK_STEP, 64), (WINDOW, 10), OURS)
 PAPER_WAYS = (*WAYS, (AHEAD, 10), (AHEAD, 64))
+MEASURED_WAYS = (
+    PUBLISHED,
+    (LOCK_STEP, 20),
+    (LOCK_STEP, 64),
+    (WINDOW, 10),
+    (WINDOW, 20),
+    OURS,
+)
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ class Timing:
     """Measurements of one way to run all searches.
 
     Attributes:
-        seconds: Seconds of the whole run: CPU time where it is measured, else virtual wall time.
+        seconds: Wall time of the whole run, virtual where it is not measured.
         busy_seconds: Seconds in which the generator computed.
         tokens: Generated tokens of the searches.
         responses: By problem, a digest of the tokens of all its responses.
@@ -236,23 +247,36 @@ def make_jobs(
         yield SearchJob(Problem(problem_id, "", ""), 0, own, new_strategy(prompt, own))
 
 
-class TimedHfEngine(HfEngine):
-    """An engine that measures how long it computes.
+class ForwardClock:
+    """Measures how long a model computes.
 
     Attributes:
-        busy_seconds: Seconds in its batches.
+        seconds: Wall time of its forward passes.
     """
 
-    busy_seconds = 0.0
+    def __init__(self, model: nn.Module):
+        self.seconds = self._started = 0.0
+        model.register_forward_pre_hook(self._start)
+        model.register_forward_hook(self._stop)
 
-    def _generate_batch(
-        self, requests: Sequence[GenerationRequest]
-    ) -> Iterator[tuple[int, list[Block]]]:
-        start = process_time()
-        try:
-            yield from super()._generate_batch(requests)
-        finally:
-            self.busy_seconds += process_time() - start
+    def _start(self, *_: Any) -> None:
+        self._started = perf_counter()
+
+    def _stop(self, *_: Any) -> None:
+        self.seconds += perf_counter() - self._started
+
+
+class TimedHfEngine(HfEngine):
+    """An engine that knows how long its model has computed."""
+
+    def __init__(self, model: PreTrainedModel, thread: ModelThread, clock: ForwardClock):
+        super().__init__(model, thread)
+        self._clock = clock
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds in forward passes."""
+        return self._clock.seconds
 
 
 def save_random_models(folder: Path, seed: int) -> tuple[str, str]:
@@ -269,18 +293,19 @@ def save_random_models(folder: Path, seed: int) -> tuple[str, str]:
 
 
 def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], Timing]:
-    """Times all ways on real models, in turns, and returns the fastest round of each.
+    """Times all ways on real models, in turns, and returns the median round of each.
 
     Raises:
         InputError: If one of the models can't be loaded.
     """
     device = torch.device("cpu")
-    thread = ThreadPoolExecutor(1)
-    thread.submit(torch.set_num_threads, 1).result()
+    thread = ModelThread()
+    asyncio.run(thread.run(lambda: torch.set_num_threads(1)))
     with naming("--policy"):
         tokenizer = load_tokenizer(policy)
         ends = stop_token_ids(policy, tokenizer)
-        engine = cast(TimedHfEngine, TimedHfEngine.load(policy, "sdpa", device, thread))
+        policy_model = HfEngine.load(policy, "sdpa", device).model
+    clock = ForwardClock(policy_model)
     with naming("--classifier"):
         classifier_model = load_value_model(classifier, "sdpa", torch.float32, device)
     source = BENCHMARKS["toy"]
@@ -293,19 +318,24 @@ def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], T
     new_strategy = strategy_factory("beam2", TOY_BLOCKS, limits)
 
     def run(way: str, in_flight: int, num_searches: int) -> Timing:
-        # A new one each time: the cache of an old one holds the same searches.
+        # New ones each time: what old ones keep are states of the same searches.
+        engine = TimedHfEngine(policy_model, thread, clock)
         scorer = HfScorer(ValueScorer(classifier_model, 16_384), thread)
         jobs = make_jobs(prompts[:num_searches], new_strategy, args.seed)
-        return asyncio.run(time_way(way, in_flight, jobs, engine, scorer, process_time))
+        return asyncio.run(time_way(way, in_flight, jobs, engine, scorer, perf_counter))
 
     run(*OURS, num_searches=4)  # warm-up
-    timings: dict[tuple[str, int], Timing] = {}
-    for _ in range(1 if args.quick else 3):
-        for way in WAYS:
-            timing = run(*way, num_searches=len(prompts))
-            best = timings.get(way, timing)
-            timings[way] = min(timing, best, key=lambda timing: timing.seconds)
-    return timings
+    rounds = [
+        {way: run(*way, num_searches=len(prompts)) for way in MEASURED_WAYS}
+        for _ in range(1 if args.quick else ROUNDS)
+    ]
+    thread.close()
+    return {
+        way: sorted((timings[way] for timings in rounds), key=lambda timing: timing.seconds)[
+            len(rounds) // 2
+        ]
+        for way in MEASURED_WAYS
+    }
 
 
 def simulate(paper: Paper, num_searches: int, seed: int) -> dict[tuple[str, int], Timing]:

@@ -71,7 +71,8 @@ class Block:
             not asked for.
         certainties: Self-certainty of each token, see `search_lib.confidence`; with `confidences`.
         prefix_cached: Tokens of the prefix that were not computed for this sample: their states
-            were there. None if that is not known. Blocks are equal whatever it is.
+            were there. None if that is not known. Blocks that differ in it alone are equal, since
+            it depends on what else the engine has worked on.
     """
 
     token_ids: list[int]

@@ -1,11 +1,10 @@
 """Engines by the name that `--engine` gives them."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 
 from run_lib.commands import InputError
 from run_lib.hub import load_config
+from search_lib.batching import ModelThread
 from search_lib.engines.base import Engine, EngineUnavailable
 from search_lib.engines.choice import choose_engine
 from search_lib.engines.confident import ConfidentEngine
@@ -20,7 +19,7 @@ def open_engine(
     flags: EngineFlags,
     model: str,
     device: torch.device,
-    executor: ThreadPoolExecutor | None = None,
+    thread: ModelThread | None = None,
     confidences: bool = False,
 ) -> Engine:
     """Opens the engine of a policy.
@@ -29,7 +28,7 @@ def open_engine(
         flags: Which engine, and its settings; checked.
         model: Folder or Hub id of the policy.
         device: Device of an hf engine.
-        executor: The thread that runs an hf engine, where it shares one.
+        thread: The thread that runs an hf engine, where it shares one.
         confidences: Whether all blocks shall have confidences.
 
     Raises:
@@ -37,20 +36,20 @@ def open_engine(
         InputError: If no server listens.
     """
     if confidences:
-        return ConfidentEngine(_open_plain(flags, model, device, executor, True))
-    return _open_plain(flags, model, device, executor)
+        return ConfidentEngine(_open_plain(flags, model, device, thread, True))
+    return _open_plain(flags, model, device, thread)
 
 
 def _open_plain(
     flags: EngineFlags,
     model: str,
     device: torch.device,
-    executor: ThreadPoolExecutor | None,
+    thread: ModelThread | None,
     unscaled_logprobs: bool = False,
 ) -> Engine:
     engine, _ = choose_engine(flags)
     if engine == "hf":
-        return HfEngine.load(model, flags.attention_impl, device, executor)
+        return HfEngine.load(model, flags.attention_impl, device, thread)
     vocab_size = load_config(model).vocab_size
     if engine == "sglang":
         arguments = server_arguments(flags.engine_args) | {

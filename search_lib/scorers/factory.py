@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from classifier_lib.modeling import VALUE_MODELS
 from classifier_lib.scoring import ValueScorer, batch_tokens
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
+from search_lib.batching import ModelThread
 from search_lib.engines.base import EngineUnavailable
 from search_lib.engines.http_service import CONNECT_SECONDS, HttpService, get_json
 from search_lib.scorers.base import Scorer
@@ -55,14 +55,14 @@ class Place:
         device: Device of a scorer in this process.
         attention_impl: transformers' `attn_implementation` of a scorer in this process.
         log_path: Output of the server that the sglang scorer starts.
-        executor: The thread that runs a scorer in this process, where it shares one.
+        thread: The thread that runs a scorer in this process, where it shares one.
         api_key: Key of the servers at `--scorer_url`.
     """
 
     device: torch.device
     attention_impl: str
     log_path: Path
-    executor: ThreadPoolExecutor | None = None
+    thread: ModelThread | None = None
     api_key: str | None = field(default=None, repr=False)
 
     @property
@@ -131,7 +131,7 @@ def _open_hf(flags: ScorerFlags, model: str, place: Place) -> Scorer:
     values = ValueScorer(
         classifier, place.max_batch_tokens, flags.value_cache_tokens, flags.token_values
     )
-    return HfScorer(values, place.executor)
+    return HfScorer(values, place.thread)
 
 
 def _open_sglang(flags: ScorerFlags, model: str, place: Place) -> Scorer:
@@ -154,7 +154,7 @@ def _open_prm(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     prm = load_step_prm(model, reader, place.attention_impl, place.device)
     steps = StepModel(prm, reader, place.max_batch_tokens, flags.value_cache_tokens)
     aggregate = AGGREGATIONS[flags.step_aggregation or "last"]
-    return TextModelScorer(steps, reader, aggregate, place.max_batch_tokens, place.executor)
+    return TextModelScorer(steps, reader, aggregate, place.max_batch_tokens, place.thread)
 
 
 def _open_reward(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
@@ -162,7 +162,7 @@ def _open_reward(flags: ScorerFlags, model: str, place: Place) -> TextScorer:
     loaded = load_reward_model(model, place.attention_impl, place.device)
     rewards = RewardModel(loaded, place.max_batch_tokens)
     aggregate = AGGREGATIONS["last"]  # of one
-    return TextModelScorer(rewards, reader, aggregate, place.max_batch_tokens, place.executor)
+    return TextModelScorer(rewards, reader, aggregate, place.max_batch_tokens, place.thread)
 
 
 def _open_vllm_pooling(flags: ScorerFlags, model: str, place: Place) -> TextScorer:

@@ -1,10 +1,9 @@
 """Values from a transformers model in this process: the default scorer, on a CPU or one GPU."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from classifier_lib.scoring import Scores, ScoringRequest, ValueScorer
-from search_lib.batching import Batcher
+from search_lib.batching import Batcher, ModelThread
 from search_lib.engines.base import Block
 
 
@@ -13,13 +12,13 @@ class HfScorer:
 
     Args:
         values: The value model.
-        executor: The thread that runs it (see `Batcher`).
+        thread: The thread that runs it, where it shares one.
     """
 
-    def __init__(self, values: ValueScorer, executor: ThreadPoolExecutor | None = None):
+    def __init__(self, values: ValueScorer, thread: ModelThread | None = None):
         self._batcher: Batcher[ScoringRequest, Scores] = Batcher(
             lambda requests: enumerate(values.score(requests)),
-            executor,
+            thread,
             # Several forward passes: enough sequences of about one length for each of them.
             max_size=16 * values.max_batch_tokens,
             size_of=lambda request: sum(len(request.prefix_ids) + len(b) for b in request.blocks),

@@ -1,10 +1,9 @@
 """Values from a step PRM or a reward model in this process."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from classifier_lib.scoring import Scores, Work
-from search_lib.batching import Batcher
+from search_lib.batching import Batcher, ModelThread
 from search_lib.scorers.inputs import TextReader, read_texts
 from search_lib.scorers.text_models import TextModel
 from search_lib.scorers.texts import TextRequest
@@ -21,7 +20,7 @@ class TextModelScorer:
         reader: How the model reads texts.
         aggregate: Returns one value of the scores of a response.
         max_batch_tokens: Tokens of one forward pass of the model.
-        executor: The thread that runs it (see `Batcher`).
+        thread: The thread that runs it, where it shares one.
     """
 
     def __init__(
@@ -30,14 +29,14 @@ class TextModelScorer:
         reader: TextReader,
         aggregate: Callable[[Sequence[float]], float],
         max_batch_tokens: int,
-        executor: ThreadPoolExecutor | None = None,
+        thread: ModelThread | None = None,
     ):
         self._model = model
         self._reader = reader
         self._aggregate = aggregate
         self._batcher: Batcher[TextRequest, Scores] = Batcher(
             lambda requests: enumerate(self.score_batch(requests)),
-            executor,
+            thread,
             max_size=16 * max_batch_tokens * CHARACTERS_PER_TOKEN,
             size_of=lambda request: sum(map(len, request.responses)),
             length_of=lambda request: max(map(len, request.responses), default=0),

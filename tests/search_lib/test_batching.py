@@ -2,11 +2,11 @@
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
-from search_lib.batching import Batcher
+from search_lib.batching import Batcher, ModelThread
 from search_lib.urgency import Urgency, urgency
 
 
@@ -16,8 +16,8 @@ def in_order(run_batch):
 
 def submit_all(requests, run_batch, **options):
     async def body():
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(in_order(run_batch), executor, **options)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(in_order(run_batch), thread, **options)
             return await asyncio.gather(
                 *(batcher.submit(request) for request in requests), return_exceptions=True
             )
@@ -70,8 +70,8 @@ def test_the_earliest_search_goes_first_whoever_asked_first():
             urgency.set(Urgency(order))
             return await batcher.submit(request)
 
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(in_order(record), executor, max_size=2)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(in_order(record), thread, max_size=2)
             requests = ((3, "a"), (1, "b"), (2, "c"), (1, "d"), (2, "e"))
             await asyncio.gather(*(ask(*request) for request in requests))
 
@@ -95,8 +95,8 @@ def test_guesses_go_last_until_they_are_none():
             urgency.set(urgencies[request])
             return await batcher.submit(request)
 
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(in_order(record), executor, max_size=1)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(in_order(record), thread, max_size=1)
             await asyncio.gather(*map(ask, urgencies))
 
     asyncio.run(body())
@@ -147,8 +147,8 @@ def test_a_request_is_answered_while_its_batch_still_runs():
         yield batch.index("slow"), "late"
 
     async def body():
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(one_by_one, executor, max_size=2)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(one_by_one, thread, max_size=2)
             slow = asyncio.create_task(batcher.submit("slow"))
             assert await batcher.submit("quick") == "early"
             assert not slow.done()
@@ -169,8 +169,8 @@ def test_after_a_failure_only_what_was_not_answered_is_tried_again():
         yield from enumerate(batch)
 
     async def body():
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(small_memory, executor, max_size=4)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(small_memory, thread, max_size=4)
             return await asyncio.gather(*(batcher.submit(x) for x in range(4)))
 
     assert asyncio.run(body()) == [0, 1, 2, 3]
@@ -189,8 +189,8 @@ def test_requests_that_come_while_a_batch_runs_form_the_next_one():
         return batch
 
     async def body():
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(in_order(slow_first), executor, max_size=9)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(in_order(slow_first), thread, max_size=9)
             first = asyncio.create_task(batcher.submit(0))
             while not running.is_set():
                 await asyncio.sleep(0)
@@ -211,8 +211,8 @@ def test_close_cancels_what_waits():
         return batch
 
     async def body():
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(in_order(wait), executor, max_size=1)
+        with closing(ModelThread()) as thread:
+            batcher = Batcher(in_order(wait), thread, max_size=1)
             tasks = [asyncio.create_task(batcher.submit(x)) for x in range(3)]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -226,13 +226,16 @@ def test_close_cancels_what_waits():
 
 
 def test_a_thread_that_it_was_given_outlives_it_and_its_own_does_not():
-    async def body(executor):
-        batcher = Batcher(in_order(list), executor, max_size=1)
+    async def body(thread):
+        batcher = Batcher(in_order(list), thread, max_size=1)
         assert await batcher.submit(3) == 3
         await batcher.close()
-        return batcher._executor
+        return batcher._thread
 
-    with ThreadPoolExecutor(1) as shared:
-        assert asyncio.run(body(shared)).submit(int).result() == 0
+    async def run(thread):
+        return await thread.run(int)
+
+    with closing(ModelThread()) as shared:
+        assert asyncio.run(run(asyncio.run(body(shared)))) == 0
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        asyncio.run(body(None)).submit(int)
+        asyncio.run(run(asyncio.run(body(None))))

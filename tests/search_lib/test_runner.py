@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from classifier_lib.scoring import Scores
-from search_lib.batching import Batcher
+from search_lib.batching import Batcher, ModelThread
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, EngineUnavailable, Sampling
 from search_lib.engines.http_service import BadReply
@@ -137,7 +137,7 @@ class SmallEngine:
     """Two requests a batch, of whatever length; counts batches and checks who is served."""
 
     def __init__(self):
-        self.batcher = Batcher(self._run, Inline(), max_size=2)
+        self.batcher = Batcher(self._run, ModelThread(Inline()), max_size=2)
         self.waiting = Counter()
         self.batches = 0
         self.served_at = {}

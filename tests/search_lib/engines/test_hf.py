@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from classifier_lib.modeling import Qwen2ForClassifier
 from classifier_lib.scoring import ScoringRequest, ValueScorer
 from run_lib.fingerprints import MODEL_FILES, fingerprint
-from search_lib.engines import hf
+from search_lib.engines import running_batch
 from search_lib.engines.base import Block
 from search_lib.engines.hf import HfEngine
 from search_lib.scorers.hf import HfScorer
@@ -211,17 +211,15 @@ def test_samples_do_not_depend_on_how_a_request_is_divided(policy_path):
 
 def test_no_batch_has_more_rows_than_allowed(policy_path, monkeypatch):
     rows = []
-    draw = hf.draw_uniforms
+    draw = running_batch.draw_tokens
 
-    def note(requests):
-        uniforms = draw(requests)
-        rows.append(len(uniforms))
-        return uniforms
+    def note(logits, *others):
+        rows.append(len(logits))
+        return draw(logits, *others)
 
-    monkeypatch.setattr(hf, "draw_uniforms", note)
+    monkeypatch.setattr(running_batch, "draw_tokens", note)
     generate_all(policy_path, [request([5], 7), request([6], 1)], max_batch_rows=3)
-    assert max(rows) <= 3
-    assert sum(rows) == 8
+    assert max(rows) == 3
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
