@@ -178,8 +178,11 @@ def test_the_confidence_of_every_response_is_recorded(models, tmp_path, save_blo
     assert responses(args.output_path) == responses(other.output_path)
     run = RunBlocks(other.output_path)
     policy = AutoModelForCausalLM.from_pretrained(args.piref_model)
-    records = zip(read_records(args.output_path), read_records(other.output_path), strict=True)
-    for record, plain in sorted(records, key=lambda pair: pair[0].key):
+    records, others = (
+        sorted(read_records(path), key=lambda record: record.key)
+        for path in (args.output_path, other.output_path)
+    )
+    for record, plain in zip(records, others, strict=True):
         search = run.of(plain)
         for response, unmeasured in zip(record.responses, plain.responses, strict=True):
             ids = search.response_ids(unmeasured.node).tolist()
