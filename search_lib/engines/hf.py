@@ -16,7 +16,7 @@ from search_lib.continuous import ContinuousBatcher, Load
 from search_lib.engines.base import Block, Expansion, Sampling
 from search_lib.engines.running_batch import GenerationRequest, RunningBatch
 
-INTERRUPTION = 2
+INTERRUPTION = 4
 """Tokens that each row of a batch could have got while it is interrupted."""
 
 GPU_STEP_TOKENS = 16

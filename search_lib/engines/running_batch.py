@@ -172,7 +172,11 @@ class RunningBatch:
         with torch.inference_mode():
             self._sizes = uneven_sizes(model)
         self._states = BatchStates(model, 0, 0, self._sizes)
-        self._mask: torch.Tensor | None = None  # [rows, ..., columns]; None if nothing is padded
+        # What `_note_padding` finds.
+        self._starts: list[int] = []
+        self._starts_on_device = torch.empty(0)
+        self._last_column = 0
+        self._mask: torch.Tensor | None = None  # [rows, (1, 1,) columns]; None without padding
         # [rows, 1, 1, columns] spares the library to make one; it would see no sliding windows.
         self._takes_whole_masks = model.config._attn_implementation in (
             "sdpa",
@@ -208,8 +212,8 @@ class RunningBatch:
         If it raises, the batch is as it was.
         """
         # No row gets beyond its limit, so that what ends there is answered at once.
-        num_tokens = min(self._step_tokens, *(row.num_left for row in self._rows))
-        starts = [self._states.end - row.num_past for row in self._rows]
+        num_tokens = min(self._step_tokens, self._last_column - self._states.end)
+        starts = self._starts
         self._decode(num_tokens)
         answers: dict[GenerationRequest, list[Block] | Exception] = {}
         left = []
@@ -289,15 +293,16 @@ class RunningBatch:
         self._note_padding()
 
     def _note_padding(self) -> None:
-        """Finds the column where each row begins, after a change of the rows."""
-        states = self._states
-        starts = [states.end - row.num_past for row in self._rows]
-        states.first = min(starts)
+        """Finds the columns where rows begin, and where the first of them ends at its limit."""
+        states, device = self._states, self._model.device
+        self._starts = [states.end - row.num_past for row in self._rows]
+        self._last_column = states.end + min(row.num_left for row in self._rows)
+        self._starts_on_device = torch.tensor(self._starts, device=device)[:, None]
+        states.first = min(self._starts)
         self._mask = None
-        if max(starts) > states.first:
-            device = self._model.device
+        if max(self._starts) > states.first:
             columns = torch.arange(states.room_columns, device=device)
-            self._mask = columns >= torch.tensor(starts, device=device)[:, None]
+            self._mask = columns >= self._starts_on_device
             if self._takes_whole_masks:
                 self._mask = self._mask[:, None, None]
 
@@ -305,7 +310,6 @@ class RunningBatch:
         """Adds tokens to all rows, or none if it raises; rows may end on the way."""
         rows, states, device = self._rows, self._states, self._model.device
         ids = torch.tensor([[row.last_id] for row in rows], device=device)
-        positions = torch.tensor([[row.num_past] for row in rows], device=device)
         groups: dict[Recipe, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
             groups[Recipe.of(row.request.expansion, row.request.sampling)].append(index)
@@ -322,7 +326,7 @@ class RunningBatch:
                     attention_mask=None
                     if mask is None
                     else mask[..., states.first : states.end + 1],
-                    position_ids=positions + token,
+                    position_ids=states.end - self._starts_on_device,
                     past_key_values=states.cache,
                     use_cache=True,
                     logits_to_keep=1,
