@@ -100,6 +100,15 @@ class StepProbabilities(nn.Module):
         """Where it is."""
         return self.model.device
 
+    @property
+    def config(self) -> Any:
+        """The model's, which tells how its states are laid out."""
+        return self.model.config
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Changes the model's attention."""
+        self.model.set_attn_implementation(name)
+
     def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
         """Returns `success_probs`, [batch, tokens]: P that a step which ends there is good.
 
