@@ -28,6 +28,7 @@ def save_bert(folder):
     config = BertConfig(
         vocab_size=len(tokenizer), num_attention_heads=4, num_hidden_layers=2, num_labels=1, **sizes
     )
+    torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

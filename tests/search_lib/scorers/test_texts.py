@@ -1,12 +1,12 @@
 """What scorers of texts are given of a search, and what is counted of them."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from classifier_lib.scoring import Scores, Work
 from data_prep.toy.tokenizer import build_tokenizer
+from search_lib.batching import ModelThread
 from search_lib.engines.base import Block
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.scorers.inputs import ScorerInput
@@ -96,7 +96,7 @@ class Lengths:
 
 def test_waiting_requests_of_searches_share_batches():
     model = Lengths()
-    scorer = TextModelScorer(model, model, min, 1000, ThreadPoolExecutor(1))
+    scorer = TextModelScorer(model, model, min, 1000, ModelThread())
 
     async def ask():
         asked = [TextRequest("ab", ["c" * n, "d" * n], [False, True]) for n in (3, 90, 200, 7)]
