@@ -183,7 +183,7 @@ class BatchStates:
         model: The model.
         num_rows: Rows.
         num_columns: Columns.
-        sizes: Sizes of its layers, see `uneven_sizes`.
+        sizes: Sizes of its layers; None if all of them have keys and values of one size.
 
     Attributes:
         states: [layers, 2, rows, heads, columns, head size]; None before the first pass.
@@ -321,15 +321,17 @@ class LayerSize(NamedTuple):
     key_size: int
     value_size: int
 
+    @property
+    def even(self) -> "LayerSize":
+        """These sizes, if the values are as large as the keys."""
+        return self._replace(value_size=self.key_size)
+
 
 LayerSizes = Sequence[LayerSize]
 
 
-def uneven_sizes(model: Any) -> LayerSizes | None:
-    """Finds models whose layers have keys and values of several sizes, by a pass over one token.
-
-    Returns:
-        The sizes of all layers that have states; None where all of them are the same.
+def layer_sizes(model: Any) -> LayerSizes:
+    """Returns the sizes of the layers that have states, by a pass over one token.
 
     Raises:
         ValueError: If some layer has no keys and values, but states of another kind.
@@ -345,10 +347,14 @@ def uneven_sizes(model: Any) -> LayerSizes | None:
         sizes = []
     if not sizes:
         raise ValueError(f"{type(model).__name__} has layers without keys and values")
-    heads, key_size, _ = sizes[0]
-    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    is_even = sizes == [LayerSize(heads, key_size, key_size)] * num_layers
-    return None if is_even else sizes
+    return sizes
+
+
+def bytes_per_token(sizes: LayerSizes, dtype: torch.dtype) -> int:
+    """Returns the memory of the states of one token."""
+    heads = max(size.heads for size in sizes)
+    head_size = max(max(size.key_size, size.value_size) for size in sizes)
+    return len(sizes) * 2 * heads * head_size * dtype.itemsize
 
 
 def forward_rows(

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from classifier_lib.attention import use_grouped_attention
 from classifier_lib.modeling import resolve_attention
 from classifier_lib.scoring import batch_tokens
+from classifier_lib.states import bytes_per_token, layer_sizes
 from run_lib.hub import check_weights, loading
 from search_lib.batching import ModelThread
 from search_lib.continuous import ContinuousBatcher, Load
@@ -18,6 +19,9 @@ from search_lib.engines.running_batch import GenerationRequest, RunningBatch
 
 INTERRUPTION = 4
 """Tokens that each row of a batch could have got while it is interrupted."""
+
+MAX_KEPT_TOKENS = 262_144
+"""Tokens whose states are kept, unless there is no room for them."""
 
 GPU_STEP_TOKENS = 16
 """Tokens between two looks at which rows have ended: a GPU need not wait for every one."""
@@ -36,6 +40,8 @@ class HfEngine:
         max_batch_tokens: Its sequences times the longest of them, when it has reached its limit;
             key-value states take 28 KiB a token for a 1.5B Qwen2 in bfloat16.
         max_kept_tokens: Tokens whose states are kept besides, for the requests that continue them.
+            None: `MAX_KEPT_TOKENS`, or fewer if these would take more of a GPU than a quarter of
+            what the model left free.
 
     Raises:
         ValueError: If the model has layers without keys and values.
@@ -47,7 +53,7 @@ class HfEngine:
         thread: ModelThread | None = None,
         max_batch_rows: int = 256,
         max_batch_tokens: int = 262_144,
-        max_kept_tokens: int = 262_144,
+        max_kept_tokens: int | None = None,
     ):
         use_grouped_attention(model)
         self.model = model
@@ -55,7 +61,15 @@ class HfEngine:
         self._max_batch_tokens = max_batch_tokens
         step_tokens = 1 if model.device.type == "cpu" else GPU_STEP_TOKENS
         max_pass_tokens = batch_tokens(model.device)
-        batch = RunningBatch(model, max_kept_tokens, max_pass_tokens, step_tokens)
+        with torch.inference_mode():
+            sizes = layer_sizes(model)
+        if max_kept_tokens is None:
+            max_kept_tokens = MAX_KEPT_TOKENS
+            if model.device.type == "cuda":
+                free, _ = torch.cuda.mem_get_info(model.device)
+                fitting = free // 4 // bytes_per_token(sizes, model.dtype)
+                max_kept_tokens = min(fitting, max_kept_tokens)
+        batch = RunningBatch(model, sizes, max_kept_tokens, max_pass_tokens, step_tokens)
         self._batcher: ContinuousBatcher[GenerationRequest, list[Block]] = ContinuousBatcher(
             batch,
             thread,

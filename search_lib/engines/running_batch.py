@@ -14,10 +14,10 @@ from classifier_lib.scoring import batch_by_length
 from classifier_lib.states import (
     BatchStates,
     HashedPath,
+    LayerSizes,
     PathStates,
     StateCache,
     forward_rows,
-    uneven_sizes,
 )
 from search_lib.engines.base import Block, Expansion, FinishReason, Sampling
 from search_lib.engines.draws import Draws, Recipe, draw_tokens
@@ -153,6 +153,7 @@ class RunningBatch:
 
     Args:
         model: A causal language model in eval mode.
+        sizes: Sizes of its layers.
         max_kept_tokens: Tokens whose states are kept beside those of the batch.
         max_pass_tokens: Tokens of one forward pass over prefixes.
         step_tokens: Most tokens of a step: each step waits for the device once.
@@ -161,7 +162,14 @@ class RunningBatch:
         cache: The states that are kept.
     """
 
-    def __init__(self, model: Any, max_kept_tokens: int, max_pass_tokens: int, step_tokens: int):
+    def __init__(
+        self,
+        model: Any,
+        sizes: LayerSizes,
+        max_kept_tokens: int,
+        max_pass_tokens: int,
+        step_tokens: int,
+    ):
         self._model = model
         self._max_pass_tokens = max_pass_tokens
         self._step_tokens = step_tokens
@@ -169,8 +177,7 @@ class RunningBatch:
         self._rows: list[_Row] = []
         # Of each request, the blocks of the rows that have ended.
         self._blocks: dict[GenerationRequest, dict[int, Block]] = {}
-        with torch.inference_mode():
-            self._sizes = uneven_sizes(model)
+        self._sizes = None if len({*sizes, sizes[0].even}) == 1 else sizes
         self._states = BatchStates(model, 0, 0, self._sizes)
         # What `_note_padding` finds.
         self._starts: list[int] = []
