@@ -63,7 +63,7 @@ class Args(AskingFlags):
     """Most tokens of a response."""
     sampling: Sampling = Sampling()
     seed: int = 1337
-    """Every random draw derives from this, the problem, the repetition and the round."""
+    """Every random draw derives from this, the problem, the repetition and the path."""
     max_concurrent: Annotated[int, tyro.conf.arg(aliases=["--batch_size"])] = free(32)
     """Searches in flight at once: the next one starts as soon as one ends. Several GPUs want more.
     The published spelling works, too."""
