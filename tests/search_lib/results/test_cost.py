@@ -132,6 +132,27 @@ def test_sessions_of_a_run_add_up_and_old_records_leave_it_open():
     assert RunCost.of(killed).document(None, value_model)["policy_flops"] is None
 
 
+def test_waste_is_counted_by_itself():
+    meter = SearchMeter(SessionClock())
+    meter.add(10, blocks(3), None)
+    meter.add_waste(2, blocks(4, 5))
+    meter.add_waste(2, None)
+    cost = meter.cost()
+    assert (cost.tokens_generated, cost.tokens_wasted, cost.blocks_cancelled) == (3, 9, 2)
+    run = RunCost.of([cost, cost])
+    document = run.document(None, None)
+    assert (document["tokens_wasted"], document["blocks_cancelled"]) == (18, 4)
+    assert run.describe_waste() == (
+        "--speculate: 18 tokens wasted beside 6, and 4 blocks given up before they ended"
+    )
+
+
+def test_records_of_earlier_versions_wasted_nothing():
+    run = RunCost.of([SearchCost(5, 1.0)])
+    assert (run.tokens_wasted, run.blocks_cancelled) == (0, 0)
+    assert run.describe_waste() is None
+
+
 def test_every_number_has_its_place_in_the_total():
     totals = {field.name for field in dataclasses.fields(RunCost)} - {"sessions"}
     assert totals < {field.name for field in dataclasses.fields(SearchCost)}
