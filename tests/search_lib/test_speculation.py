@@ -89,7 +89,7 @@ def search(name, seed, room, engine=None, kept=None):
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_search_ends_as_it_does_without(name, seed):
     plain, plain_cost = search(name, seed, room=0)
     ahead, cost = search(name, seed, room=8, engine=SlowEngine(seed + 100))
@@ -147,7 +147,7 @@ def play(name, seed, pick, answers):
 
 @pytest.mark.parametrize("name", GUESSING)
 @given(seed=st.integers(0, 100), data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_what_is_certain_is_asked_for_and_guessing_changes_nothing(name, seed, data):
     expected = run(FACTORIES[name](PROMPT, seed), answer=sample_without_ties)
     strategy, asked, certain = play(
@@ -169,7 +169,7 @@ def test_draws_by_place_make_a_later_round_uncertain():
 def test_most_of_what_is_likely_comes_true(name):
     """Of all guesses above one half, over many searches, at least half are asked for."""
     right = wrong = 0
-    for seed in range(25):
+    for seed in range(15):
         strategy = FACTORIES[name](PROMPT, seed)
         order, waiting = random.Random(seed), []
         asked, guessed = set(), set()
@@ -185,7 +185,7 @@ def test_most_of_what_is_likely_comes_true(name):
         right += len(guessed & asked)
         wrong += len(guessed - asked)
     assert right > wrong
-    assert right > 10
+    assert right > 6
 
 
 def test_the_best_two_of_three_beams_are_certain_while_the_fourth_is_missing():
