@@ -63,6 +63,9 @@ class ScoreArgs:
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
         at_least(1, max_batch_tokens=self.max_batch_tokens, max_length=self.max_length)
+        if not self.input.is_file():
+            fault = "is not a regular file" if self.input.exists() else "does not exist"
+            raise InputError(f"--input {self.input} {fault}")
 
 
 @dataclass(frozen=True)

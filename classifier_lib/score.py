@@ -43,6 +43,7 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers.utils import is_flash_attn_2_available
 
 from classifier_lib.args import SCORE, ScoreArgs
 from classifier_lib.loading import load_value_model
@@ -77,7 +78,7 @@ def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
     Raises:
         InputError: If a flag or a file can't be used.
     """
-    args.check()
+    check_flags(args)
     with naming("--input", OSError):
         digest, num_rows = digest_lines(args.input)
     if not num_rows:
@@ -93,6 +94,17 @@ def score_file(args: ScoreArgs, window_rows: int = WINDOW_ROWS) -> ScoreSummary:
             model, parser = load(args)
             _score_rest(args, model, parser, output, window_rows)
     return output.summary
+
+
+def check_flags(args: ScoreArgs) -> None:
+    """Raises InputError for values that no run can have."""
+    args.check()
+    if (
+        args.attention_impl == "flash_attention_2"
+        and args.dtype == "float32"
+        and is_flash_attn_2_available()
+    ):
+        raise InputError("--attention_impl flash_attention_2 needs --dtype bfloat16")
 
 
 def load(args: ScoreArgs) -> tuple[ValueModel, RowParser]:
