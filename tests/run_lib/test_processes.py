@@ -214,7 +214,7 @@ def test_a_request_to_stop_is_noted():
 
 AGENT = """
 import subprocess, sys
-worker = [sys.executable, "-X", "importtime", sys.argv[1], "--help"]
+worker = [sys.executable, "-X", "importtime", sys.argv[1], "--run_name", "run"]
 print(subprocess.Popen(worker).wait(), file=sys.stderr)
 """
 
