@@ -1,4 +1,4 @@
-"""The columns that the stages write, and the names of their commands.
+"""The columns that the stages write.
 
 A stage finds here the columns of the stage before it, without importing that stage and its engine.
 """

@@ -1,12 +1,8 @@
 """The accuracy-cost frontier of runs: its table, its plot, and what is refused."""
 
-import subprocess
-import sys
-
 import pytest
 
 from scripts import frontier
-from tests.support.paths import ROOT
 from tests.support.runs import write_run
 
 PLAIN = {"a": ("1", [[("1", 0.9)], [("2", 0.8)]]), "b": ("5", [[("4", 0.5)], [("5", 0.4)]])}
@@ -104,8 +100,3 @@ def test_bad_input_is_one_line(runs, tmp_path, capsys):
     write_run(tmp_path / "plain_votes", plain_votes)
     line = "RUNS plain_votes: BoN needs values (--scorer), which the responses lack"
     assert refusal(capsys, f"{tmp_path}/plain_votes:BoN") == line
-
-
-def test_it_imports_no_torch():
-    program = "import sys, scripts.frontier; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

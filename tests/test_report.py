@@ -252,11 +252,6 @@ def test_a_tree_that_is_none_is_refused(parents, node, message, tmp_path, capsys
     assert refusal(capsys, tmp_path / "run") == line
 
 
-def test_it_imports_no_torch():
-    program = "import sys, scripts.report; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
-
-
 def test_paths_of_dvo_are_a_part_of_the_page(guided, tmp_path):
     nodes = [
         RecordedStep(None, [1], "", 1, 2, 0.0, 1.0, None, None),
