@@ -51,6 +51,8 @@ WRONG = {
     "scripts/compare.py": "one",
     "scripts/dvo_table.py": "",
     "scripts/frontier.py": "a b --output plot.txt",
+    "scripts/gpu_day/run.py": "day.json --steps none",
+    "scripts/gpu_day/table.py": "absent.json",
     "scripts/mean_of_runs.py": "",
     "scripts/plot_training.py": "--curves a --output plot.txt",
     "scripts/real_lm/policy.py": "",
