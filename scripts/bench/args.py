@@ -136,7 +136,7 @@ class SchedulingArgs:
     """Wall time and busy share of the generator for two ways to schedule searches."""
 
     quick: bool = False
-    """Measure one round instead of five, and simulate 100 searches instead of 10,000."""
+    """Measure one round instead of five, and simulate 100 searches instead of 1,000."""
     problems: int = 40
     """Searches of the first part, and of the small cases on paper."""
     simulated: int | None = None

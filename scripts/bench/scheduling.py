@@ -1,7 +1,7 @@
 """Searches of many problems: a window of them in flight against batches that move in lock step.
 
     python -m scripts.bench.scheduling --quick     # about a minute: 40 searches, 100 on paper
-    python -m scripts.bench.scheduling             # an hour: 40 searches, 10,000 on paper
+    python -m scripts.bench.scheduling             # some minutes: 40 searches, 1,000 on paper
     python -m scripts.bench.scheduling --policy outputs/quickstart/policy \
         --classifier outputs/quickstart/value_model/final
 
@@ -404,7 +404,7 @@ def main(args: Args) -> None:
     check_agreement(measured, least=0.9)
     parts = [("hf", measured)]
     for paper in PAPERS:
-        for num_searches in (args.problems, args.simulated or (100 if args.quick else 10_000)):
+        for num_searches in (args.problems, args.simulated or (100 if args.quick else 1_000)):
             simulated = simulate(paper, num_searches, args.seed)
             check_agreement(simulated, least=1.0)
             parts.append((paper.name, simulated))
