@@ -42,13 +42,14 @@ OMP_NUM_THREADS=1 $python -m torch.distributed.run --standalone --nproc_per_node
     --micro_batch_size 8 --eval_every -1 --save_every 100 --max_keep_ckpts 2 --log_every 50 \
     --attention_dropout 0 --no_gradient_checkpointing
 
-stage "4/5 searches on 60 held-out problems: independent samples, VGS, and the ablation"
-search="$python inference_eval.py --benchmark toy --max_problems 60 --seed 7996
+stage "4/5 searches on 100 held-out problems: independent samples, VGS, and the ablation"
+search="$python inference_eval.py --benchmark toy --max_problems 100 --seed 7996
     --piref_model $out/policy --classifier_ckpt_path $out/value_model/final
     --num_blocks 4 --num_repetitions 16 --block_size 12 --max_length 96
     --temperature 1.0 --top_p 1.0 --batch_size 256 --engine hf --attention_impl sdpa"
 search=${search//$'\n'/ }
-in_parallel \
+# All three at once: on two cores, the third would have one of them to itself.
+at_once=3 in_parallel \
     beam2 "$search --search_type beam2 --output_path $out/beam2/records.jsonl" \
     random "$search --search_type random --output_path $out/random/records.jsonl" \
     bon "$search --search_type bon --output_path $out/bon/records.jsonl"

@@ -7,12 +7,12 @@ trap 'exit 130' INT TERM
 
 stage() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$1"; }
 
-# Runs two commands at a time with one thread each: sampling gains nothing from a second thread.
-# Usage: in_parallel name1 "command 1" name2 "command 2" ...; the output goes to $logs/NAME.log.
+# Runs two commands at a time, or $at_once, with one thread each: sampling gains nothing from a second
+# thread. Usage: in_parallel name1 "command 1" name2 "command 2" ...; the output goes to $logs/NAME.log.
 in_parallel() {
     local names=() pids=() status=0
     while [ $# -gt 0 ]; do
-        [ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n || true
+        [ "$(jobs -rp | wc -l)" -lt "${at_once:-2}" ] || wait -n || true
         OMP_NUM_THREADS=1 bash -c "$2" >"$logs/$1.log" 2>&1 &
         names+=("$1") pids+=("$!")
         shift 2
