@@ -1,10 +1,11 @@
 """The thread that runs models, and the one queue of all requests that wait for it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from search_lib.urgency import Urgency, current_urgency
 
@@ -69,18 +70,6 @@ class Standing(NamedTuple):
         return cls(not certain, runs_on, -len(certain), rank)
 
 
-class Client(Protocol):
-    """Has requests for a `ModelThread`."""
-
-    def standing(self) -> Standing | None:
-        """Returns how soon it shall get a turn; None if it has nothing to run."""
-        ...
-
-    async def take_turn(self) -> None:
-        """Runs some of its requests in the thread; raises only if it is cancelled."""
-        ...
-
-
 class ModelThread:
     """A thread in which models compute, and the queue of all requests to them.
 
@@ -99,7 +88,7 @@ class ModelThread:
 
     def __init__(self, executor: Executor | None = None):
         self._executor = executor or ThreadPoolExecutor(1)
-        self._clients: list[Client] = []
+        self._clients: list[Queue[Any, Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._arrived: list[Urgency] = []
 
@@ -107,7 +96,7 @@ class ModelThread:
         """Returns who has asked since the turn began; can be called in any thread."""
         return set(self._arrived[:])
 
-    def wake(self, client: Client, urgency: Urgency) -> None:
+    def wake(self, client: "Queue[Any, Any]", urgency: Urgency) -> None:
         """Gives a client turns until it has nothing more to run; it has a new request."""
         self._arrived.append(urgency)
         if client not in self._clients:
@@ -119,7 +108,7 @@ class ModelThread:
         """Runs work in the thread; for clients, in their turn."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    async def leave(self, client: Client) -> None:
+    async def leave(self, client: "Queue[Any, Any]") -> None:
         """Gives a client no more turns. Its work in the thread, if any, runs on unheeded."""
         if client in self._clients:
             self._clients.remove(client)
@@ -147,7 +136,51 @@ class ModelThread:
             await client.take_turn()
 
 
-class Batcher(Generic[Request, Result]):
+class Queue(ABC, Generic[Request, Result]):
+    """Requests that wait for a `ModelThread`, or run in it: what its clients have in common.
+
+    Args:
+        thread: The thread, which its giver closes; None for one of the queue's own.
+    """
+
+    def __init__(self, thread: ModelThread | None):
+        self._owns_thread = thread is None
+        self._thread = thread or ModelThread()
+        self._waiting: list[Entry[Request, Result]] = []
+
+    async def submit(self, request: Request) -> Result:
+        """Returns the result of one request, once it is there; raises the error of its batch."""
+        entry: Entry[Request, Result] = Entry.of(request)
+        self._waiting.append(entry)
+        self._thread.wake(self, entry.urgency)
+        return await entry.future
+
+    async def close(self) -> None:
+        """Cancels all requests. What runs in the thread ends there, its results unused.
+
+        Nothing can be submitted any more to a queue that has a thread of its own.
+        """
+        for entry in self._entries():
+            entry.future.cancel()
+        self._waiting.clear()
+        await self._thread.leave(self)
+        if self._owns_thread:
+            self._thread.close()
+
+    @abstractmethod
+    def standing(self) -> Standing | None:
+        """Returns how soon it shall get a turn; None if it has nothing to run."""
+
+    @abstractmethod
+    async def take_turn(self) -> None:
+        """Runs some of its requests in the thread; raises only if it is cancelled."""
+
+    @abstractmethod
+    def _entries(self) -> list[Entry[Request, Result]]:
+        """Returns all requests that are not answered."""
+
+
+class Batcher(Queue[Request, Result]):
     """Runs a batch function, in a thread that models may share, over the waiting requests.
 
     While the thread is busy, new requests queue up and form the next batch. A batch starts with the
@@ -176,34 +209,13 @@ class Batcher(Generic[Request, Result]):
         size_of: Callable[[Request], float] = lambda request: 1,
         length_of: Callable[[Request], int] = lambda request: 0,
     ):
+        super().__init__(thread)
         self._run_batch = run_batch
-        self._owns_thread = thread is None
-        self._thread = thread or ModelThread()
         self._max_size = max_size
         self._key_of = key_of
         self._size_of = size_of
         self._length_of = length_of
-        self._waiting: list[Entry[Request, Result]] = []
         self._running: list[Entry[Request, Result]] = []
-
-    async def submit(self, request: Request) -> Result:
-        """Returns the result of one request, once it is there; raises the error of its batch."""
-        entry: Entry[Request, Result] = Entry.of(request)
-        self._waiting.append(entry)
-        self._thread.wake(self, entry.urgency)
-        return await entry.future
-
-    async def close(self) -> None:
-        """Cancels all requests. A running batch ends in its thread, its results unused.
-
-        Nothing can be submitted any more to a batcher that has a thread of its own.
-        """
-        for entry in self._waiting + self._running:
-            entry.future.cancel()
-        self._waiting.clear()
-        await self._thread.leave(self)
-        if self._owns_thread:
-            self._thread.close()
 
     def standing(self) -> Standing | None:
         """Returns how soon the batcher shall get a turn."""
@@ -215,6 +227,9 @@ class Batcher(Generic[Request, Result]):
         self._running = self._take_batch()
         await self._run(self._running)
         self._running = []
+
+    def _entries(self) -> list[Entry[Request, Result]]:
+        return self._waiting + self._running
 
     async def _run(self, batch: list[Entry[Request, Result]]) -> None:
         loop = asyncio.get_running_loop()

@@ -4,9 +4,9 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
-from search_lib.batching import Entry, ModelThread, Standing
+from search_lib.batching import Entry, ModelThread, Queue, Standing
 from search_lib.urgency import Urgency
 
 Request = TypeVar("Request")
@@ -50,7 +50,7 @@ class Load(NamedTuple):
         return Load(self.rows + other.rows, max(self.length, other.length))
 
 
-class ContinuousBatcher(Generic[Request, Result]):
+class ContinuousBatcher(Queue[Request, Result]):
     """Runs one batch over many steps, in a thread that models may share.
 
     Waiting requests join as soon as there is room, the most urgent one first and then those nearest
@@ -84,33 +84,16 @@ class ContinuousBatcher(Generic[Request, Result]):
         max_tokens: int,
         interruption: float,
     ):
+        super().__init__(thread)
         self._process = process
-        self._owns_thread = thread is None
-        self._thread = thread or ModelThread()
         self._load_of = load_of
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._interruption = interruption
-        self._waiting: list[Entry[Request, Result]] = []
         self._running: dict[Request, Entry[Request, Result]] = {}
         # Groups that failed together, or parts of them: each runs by itself.
         self._retries: list[list[Entry[Request, Result]]] = []
         self._is_retry = False
-
-    async def submit(self, request: Request) -> Result:
-        """Returns the result of one request, once it is there; raises the error of its batch."""
-        entry: Entry[Request, Result] = Entry.of(request)
-        self._waiting.append(entry)
-        self._thread.wake(self, entry.urgency)
-        return await entry.future
-
-    async def close(self) -> None:
-        """Cancels all requests. A running step ends in its thread, its results unused."""
-        for entry in self._entries():
-            entry.future.cancel()
-        await self._thread.leave(self)
-        if self._owns_thread:
-            self._thread.close()
 
     def standing(self) -> Standing | None:
         """Returns how soon the batcher shall get a turn."""
