@@ -34,18 +34,15 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 from collections.abc import Callable
 from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
-
 from loggers import open_trackers
 from run_lib.commands import naming, parse_shard, run_command
 from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
-from run_lib.seeds import derive_seed
 from run_lib.settings import as_json, free_flags
 from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
-from search_lib.kept_blocks import KeptBlocks
-from search_lib.model_checks import check_models
+from search_lib.jobs import Policy, find_stopping, job_factory
+from search_lib.model_checks import Contexts
 from search_lib.open_models import OpenModels
 from search_lib.progress import SearchProgress
 from search_lib.prompts import build_prompts, stop_token_ids
@@ -56,13 +53,12 @@ from search_lib.results.metrics import MetricRow, published_metrics
 from search_lib.results.records import RecordFile
 from search_lib.results.run_config import RunConfig
 from search_lib.results.shards import needed_searches, searches_of, shard_path
-from search_lib.results.stopping import Stopping, stopping_rule
 from search_lib.results.summary import report
 from search_lib.runner import SearchFailure, SearchJob, report_failures, run_searches
 from search_lib.scorers.base import Scorer
-from search_lib.scorers.texts import ProblemScorer, TextScorer
+from search_lib.scorers.texts import TextScorer
 from search_lib.search_args import PROGRAM, Args, check_references, load_benchmark
-from search_lib.strategies import Strategy, StrategyFactory, traits_of
+from search_lib.strategies import Strategy
 from search_lib.tree_queue import EndedSearch, FoundTrees, TreeQueue, open_judge, problem_trees
 
 
@@ -89,10 +85,9 @@ def evaluate(args: Args, models: OpenModels) -> int:
     instruction = answer_format.instruction or source.instruction
     with naming("--piref_model"):
         tokenizer = load_tokenizer(args.piref_model)
-        ends = stop_token_ids(args.piref_model, tokenizer)
+        policy = Policy(tokenizer, stop_token_ids(args.piref_model, tokenizer))
         prompts = build_prompts(tokenizer, problems, instruction, answer_format.thoughts)
-    new_strategy = args.find_strategy(ends)
-    check_models(args, tokenizer, prompts)
+    Contexts(args, tokenizer).check(prompts, args.max_length)
 
     with RecordFile(args.output_path) as records:
         # Find the searches that are there, of this very run.
@@ -117,7 +112,7 @@ def evaluate(args: Args, models: OpenModels) -> int:
         print(counts, flush=True)
 
         # Run the others.
-        recorder = Recorder(tokenizer, prompts, ends, answer_format, args.confidence)
+        recorder = Recorder(policy, prompts, answer_format, args.confidence)
 
         def record(ended: EndedSearch) -> None:
             # First the blocks: killed in between, a search has no record and runs again.
@@ -131,7 +126,7 @@ def evaluate(args: Args, models: OpenModels) -> int:
             with open_judge(stopping, answer_format) as judge:
 
                 def new_queue(scorer: Scorer | TextScorer | None) -> TreeQueue:
-                    new_job = job_factory(args, prompts, tokenizer, new_strategy, scorer)
+                    new_job = job_factory(args, policy, prompts, scorer, args.save_blocks)
                     return TreeQueue(waiting, new_job, recorder.answers, judge)
 
                 work = search(args, models, new_queue, len(missing), record)
@@ -154,16 +149,6 @@ def evaluate(args: Args, models: OpenModels) -> int:
     return report_failures(failures)
 
 
-def find_stopping(args: Args) -> Stopping | None:
-    """Returns the rule by which problems get no further tree; None if all get all of them."""
-    if args.stop == "never":
-        return None
-    rule = stopping_rule(args.stop, args.scorer_flags.has_values)
-    threshold = rule.usual if args.stop_confidence is None else args.stop_confidence
-    most = traits_of(as_json(args)).most_responses
-    return Stopping(rule, threshold, args.num_repetitions, most)
-
-
 def run_config(args: Args, problems: list[Problem]) -> RunConfig:
     """Returns the settings that the results depend on, for `run_config.json`."""
     value_model, plugin = args.value_model, args.plugin_flag.plugin
@@ -180,31 +165,6 @@ def run_config(args: Args, problems: list[Problem]) -> RunConfig:
     )
 
 
-def job_factory(
-    args: Args,
-    prompts: dict[str, list[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    new_strategy: StrategyFactory,
-    scorer: Scorer | TextScorer | None,
-) -> Callable[[Problem, int], SearchJob[Strategy]]:
-    """Returns what makes the search of a (problem, repetition), as the runner has room."""
-
-    def make(problem: Problem, repetition: int) -> SearchJob[Strategy]:
-        own_seed = derive_seed(args.seed, problem.id, repetition)
-        prompt_ids = prompts[problem.id]
-        strategy = new_strategy(prompt_ids, own_seed)
-        kept = KeptBlocks() if args.save_blocks or args.confidence else None
-        return SearchJob(
-            *(problem, repetition, own_seed, strategy),
-            scorer=ProblemScorer(scorer, problem.problem, len(prompt_ids), tokenizer)
-            if isinstance(scorer, TextScorer)
-            else scorer,
-            kept=kept,
-        )
-
-    return make
-
-
 async def search(
     args: Args,
     models: OpenModels,
@@ -216,7 +176,7 @@ async def search(
 
     Without `--stop`, that is the moment it ends.
     """
-    engine, scorer = await models.open(args)
+    engine, scorer = await models.open(args, args.output_path.parent)
     queue = new_queue(scorer)
 
     with SearchProgress(num_searches, "search") as progress:

@@ -39,7 +39,8 @@ class AnswerRules:
         name: Value of `--answers`.
         answer_of: The answer of a response: (its text, the answer in its record) -> answer or None.
         comparison: How a `Grader` compares two answers.
-        group: Puts the responses of a problem into classes, and grades them.
+        group: Puts the responses of a problem into classes, and grades them: (answers, reference or
+            None, grader).
         is_tie: Whether a class ties with the best one: (largest summed weight, its own) -> bool;
             numbers, or arrays of them.
         best_is_first: Whether best-of-n takes the first of several highest values, instead of one
@@ -49,7 +50,7 @@ class AnswerRules:
     name: RulesName
     answer_of: Callable[[str, str | None], str | None]
     comparison: Comparison
-    group: Callable[[Sequence[str | None], str, Equivalence], Grouping]
+    group: Callable[[Sequence[str | None], str | None, Equivalence], Grouping]
     is_tie: Callable[[Any, Any], Any]
     best_is_first: bool
 

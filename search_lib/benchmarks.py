@@ -32,12 +32,23 @@ class Problem:
     Attributes:
         id: Unique within its benchmark.
         problem: The question.
-        answer: The reference answer, without a box.
+        answer: The reference answer, without a box; None for a question to which nobody knows it.
     """
 
     id: str
     problem: str
-    answer: str
+    answer: str | None
+
+    @property
+    def reference(self) -> str:
+        """The reference answer of a problem that has one, as all of benchmarks do.
+
+        Raises:
+            ValueError: If it has none; begins with its id.
+        """
+        if self.answer is None:
+            raise ValueError(f"{self.id}: the problem has no reference answer")
+        return self.answer
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Grouping(NamedTuple):
 
 
 def group_around_reference(
-    answers: Sequence[str | None], reference: str, equivalent: Equivalence
+    answers: Sequence[str | None], reference: str | None, equivalent: Equivalence
 ) -> Grouping:
     """Groups by `group_answers`; right is class 0, so that no second verdict can contradict it."""
     joining: list[str] = []
@@ -35,7 +35,7 @@ def group_around_reference(
 
 
 def group_pairwise(
-    answers: Sequence[str | None], reference: str, equivalent: Equivalence
+    answers: Sequence[str | None], reference: str | None, equivalent: Equivalence
 ) -> Grouping:
     """Groups answers among themselves, and grades each of them apart from its class.
 
@@ -45,12 +45,11 @@ def group_pairwise(
 
     Args:
         answers: See `group_answers`.
-        reference: The reference answer.
+        reference: The reference answer; None if nobody knows it, and nothing is right.
         equivalent: The grader.
     """
     distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
-    verdicts = equivalent([(reference, answer) for answer in distinct]) if distinct else []
-    right = dict(zip(distinct, verdicts, strict=True))
+    right = _equal_to(reference, distinct, equivalent)
     founders: list[str] = []
     founder_of: dict[str, str] = {}
     for answer in distinct:
@@ -64,12 +63,12 @@ def group_pairwise(
         numbers.setdefault(index if answer is None else founder_of[answer], len(numbers))
         for index, answer in enumerate(answers)
     ]
-    return Grouping(classes, [answer is not None and right[answer] for answer in answers])
+    return Grouping(classes, [answer in right for answer in answers])
 
 
 def group_answers(
     answers: Sequence[str | None],
-    reference: str,
+    reference: str | None,
     equivalent: Equivalence,
     joining: list[str] | None = None,
 ) -> list[int | None]:
@@ -82,7 +81,7 @@ def group_answers(
 
     Args:
         answers: Answers of the responses; None, whose class is None, for one without an answer.
-        reference: The reference answer.
+        reference: The reference answer; None if nobody knows it, and nothing is right.
         equivalent: The grader.
         joining: Takes the answers that are equivalent to ones of several classes so far, which they
             make one: `5` after `5 cm` and `5 km`.
@@ -91,16 +90,25 @@ def group_answers(
     for answer in answers:
         if answer is not None:
             spellings.setdefault(_key(answer), answer)
-    keys = [key for key in spellings if key != _key(reference)]
-    right = equivalent([(reference, spellings[key]) for key in keys]) if keys else []
-    class_of_key = {_key(reference): REFERENCE_CLASS}
-    class_of_key.update(
-        (key, REFERENCE_CLASS) for key, is_right in zip(keys, right, strict=True) if is_right
-    )
-    wrong = {key: spellings[key] for key in keys if key not in class_of_key}
+    own = None if reference is None else _key(reference)
+    right = _equal_to(reference, [spellings[key] for key in spellings if key != own], equivalent)
+    class_of_key = {
+        key: REFERENCE_CLASS for key, answer in spellings.items() if key == own or answer in right
+    }
+    wrong = {key: answer for key, answer in spellings.items() if key not in class_of_key}
     for number, component in enumerate(_components(wrong, equivalent, joining), start=1):
         class_of_key.update((key, number) for key in component)
     return [None if answer is None else class_of_key[_key(answer)] for answer in answers]
+
+
+def _equal_to(
+    reference: str | None, answers: Sequence[str], equivalent: Equivalence
+) -> set[str | None]:
+    """Returns the answers that equal a reference; none without one."""
+    if reference is None or not answers:
+        return set()
+    verdicts = equivalent([(reference, answer) for answer in answers])
+    return {answer for answer, is_right in zip(answers, verdicts, strict=True) if is_right}
 
 
 def _components(

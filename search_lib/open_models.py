@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from search_lib.engines.factory import open_engine
 from search_lib.scorers.base import Scorer
 from search_lib.scorers.factory import Place, open_scorer
 from search_lib.scorers.texts import TextScorer
-from search_lib.search_args import Args
+from search_lib.search_flags import SearchFlags
 
 SERVER_LOG_NAME = "value_server.log"
 
@@ -46,30 +47,40 @@ class OpenModels:
         """Runs work that uses the models to its end."""
         return self._loop.run(work)
 
-    async def open(self, args: Args) -> tuple[Engine, Scorer | TextScorer | None]:
+    async def open(
+        self, flags: SearchFlags, log_folder: Path
+    ) -> tuple[Engine, Scorer | TextScorer | None]:
         """Returns the engine and the scorer of a run; None where nothing scores.
+
+        Args:
+            flags: Name the models.
+            log_folder: Where a value server that it starts writes what it says.
 
         Raises:
             InputError: Naming the flag of a model that can't be opened.
         """
-        confidences = args.confidence is not None
-        of_engine = (args.engine_flags, args.piref_model, confidences)
-        of_scorer = (args.scorer_flags, args.value_model)
+        confidences, of_server = flags.confidence is not None, flags.engine_flags
+        of_engine = (of_server, flags.piref_model, confidences)
+        of_scorer = (flags.scorer_flags, flags.value_model)
         if self._engine is None or self._engine.flags != of_engine:
             # The scorer first: SGLang's engine ends every child of this process with it.
             await self.close()
             with naming("--piref_model"):
                 engine = open_engine(
-                    args.engine_flags, args.piref_model, self._device, self._shared, confidences
+                    of_server, flags.piref_model, self._device, self._shared, confidences
                 )
             self._engine = _Opened(of_engine, engine)
         if self._scorer is None or self._scorer.flags != of_scorer:
             await self._close_scorer()
-            log_path = args.output_path.with_name(SERVER_LOG_NAME)
-            flags = args.engine_flags
-            place = Place(self._device, flags.attention_impl, log_path, self._shared, flags.api_key)
+            place = Place(
+                self._device,
+                of_server.attention_impl,
+                log_folder / SERVER_LOG_NAME,
+                self._shared,
+                of_server.api_key,
+            )
             with naming("--classifier_ckpt_path"):
-                scorer = open_scorer(args.scorer_flags, args.classifier_ckpt_path, place)
+                scorer = open_scorer(flags.scorer_flags, flags.classifier_ckpt_path, place)
             self._scorer = _Opened(of_scorer, scorer)
         return self._engine.model, self._scorer.model
 

@@ -85,8 +85,8 @@ class ProblemFlags:
 
 
 @dataclass(frozen=True)
-class AskingFlags(ProblemFlags):
-    """Which problems, and how a policy is asked to answer them."""
+class AnswerFlags:
+    """How a policy is asked to answer."""
 
     _: KW_ONLY
     answer_format: AnswerFormatName | None = None
@@ -103,18 +103,34 @@ class AskingFlags(ProblemFlags):
         """Returns how answers are written, and thoughts before them.
 
         Raises:
+            InputError: If a tag is empty.
+        """
+        return self._format(self.answer_format or "boxed")
+
+    def _format(self, name: str) -> AnswerFormat:
+        with naming("--think_tags"):
+            thoughts = Thoughts.of(self.think_tags)
+        return replace(ANSWER_FORMATS[name], thoughts=thoughts)
+
+
+@dataclass(frozen=True)
+class AskingFlags(AnswerFlags, ProblemFlags):
+    """Which problems, and how a policy is asked to answer them."""
+
+    def find_format(self) -> AnswerFormat:
+        """Returns how answers are written, and thoughts before them.
+
+        Raises:
             InputError: If they can't be compared with the benchmark's references, or a tag is
                 empty.
         """
-        with naming("--think_tags"):
-            thoughts = Thoughts.of(self.think_tags)
         known = self.find_source().answer_formats
         if self.answer_format is not None and self.answer_format not in known:
             raise InputError(
                 f"--answer_format {self.answer_format} is not for --benchmark {self.benchmark}, "
                 f"whose answers are written as {' or '.join(known)}"
             )
-        return replace(ANSWER_FORMATS[self.answer_format or known[0]], thoughts=thoughts)
+        return self._format(self.answer_format or known[0])
 
     def check_references(self, problems: Sequence[Problem], comparer: Comparer) -> None:
         """Prints which references no answer can be compared with, if there are any.
@@ -122,9 +138,9 @@ class AskingFlags(ProblemFlags):
         Raises:
             InputError: If that is all of them.
         """
-        verdicts = comparable([problem.answer for problem in problems], comparer)
+        verdicts = comparable([problem.reference for problem in problems], comparer)
         unreadable = [
-            f"{problem.id}: {shorten(problem.answer, 60)!r}"
+            f"{problem.id}: {shorten(problem.reference, 60)!r}"
             for problem, is_comparable in zip(problems, verdicts, strict=True)
             if not is_comparable
         ]

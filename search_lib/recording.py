@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from search_lib.answer_formats import AnswerFormat
 from search_lib.confidence import Confidence
+from search_lib.jobs import Policy
 from search_lib.results.blocks import RecordedBlocks
 from search_lib.results.cost import SearchCost
 from search_lib.results.graded import CountedResponse, TreeAnswers
@@ -19,24 +19,22 @@ class Recorder:
     """Makes the record of a finished search: decodes its responses and extracts their answers.
 
     Args:
-        tokenizer: Tokenizer of the policy.
+        policy: The policy; the tokens that end a response are left out of its text.
         prompts: Token ids of the prompts, by the problem's id.
-        stop_token_ids: Tokens that end a response; they are left out of its text.
         answer_format: How answers are written.
         confidence_window: Tokens of a window of confidence; None if it is not recorded.
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        policy: Policy,
         prompts: Mapping[str, list[int]],
-        stop_token_ids: tuple[int, ...],
         answer_format: AnswerFormat,
         confidence_window: int | None = None,
     ):
-        self._tokenizer = tokenizer
+        self._tokenizer = policy.tokenizer
         self._prompts = prompts
-        self._stop_token_ids = stop_token_ids
+        self._stop_token_ids = policy.stop_token_ids
         self._answer_format = answer_format
         self._confidence_window = confidence_window
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from classifier_lib.scoring import Scores
 from run_lib.commands import RunStopped
 from run_lib.text import one_line
 from search_lib.benchmarks import Problem
-from search_lib.engines.base import BadReply, Engine, Expansion, Sampling
+from search_lib.engines.base import BadReply, Block, Engine, Expansion, Sampling
 from search_lib.kept_blocks import KeptBlocks
 from search_lib.meter import SearchMeter, SessionClock
 from search_lib.results.cost import SearchCost
@@ -21,6 +22,18 @@ from search_lib.strategies import Search
 from search_lib.urgency import Urgency, current_urgency, urgency
 
 AnySearch = TypeVar("AnySearch", bound=Search)
+
+
+class Watch(Protocol):
+    """Follows a search: whoever keeps its blocks, or shows it."""
+
+    def asked(self, expansion: Expansion) -> None:
+        """Takes what the search asks for now."""
+        ...
+
+    def told(self, path_id: int, blocks: Sequence[Block], scores: Scores | None) -> None:
+        """Takes the answer to one expansion, once the search has been told it."""
+        ...
 
 
 @dataclass
@@ -37,6 +50,7 @@ class SearchJob(Generic[AnySearch]):
         kept: Keeps the blocks of this search, of which the strategy forgets those it drops. None:
             nobody needs them.
         turn: Entered before the search and left after it, while it holds its slot.
+        watch: Follows the search; None if nobody does.
     """
 
     problem: Problem
@@ -46,11 +60,24 @@ class SearchJob(Generic[AnySearch]):
     scorer: Scorer | None = None
     kept: KeptBlocks | None = None
     turn: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
+    watch: Watch | None = None
 
     @property
     def name(self) -> str:
         """Name of this search in messages."""
         return f"problem {self.problem.id}, repetition {self.repetition}"
+
+    def asked(self, expansion: Expansion) -> None:
+        """Passes on what the search asks for."""
+        if self.watch is not None:
+            self.watch.asked(expansion)
+
+    def told(self, path_id: int, blocks: Sequence[Block], scores: Scores | None) -> None:
+        """Passes on, and keeps, an answer that the search has been told."""
+        if self.kept is not None:
+            self.kept.add(path_id, blocks, scores and scores.token_values)
+        if self.watch is not None:
+            self.watch.told(path_id, blocks, scores)
 
 
 @dataclass(frozen=True)
@@ -84,7 +111,7 @@ async def run_search(
     scorer: Scorer | None,
     sampling: Sampling,
     clock: SessionClock | None = None,
-    kept: KeptBlocks | None = None,
+    watch: Watch | None = None,
     room: int = 0,
 ) -> SearchCost:
     """Runs one search to its end: asks, generates, scores and tells, nothing in lock step.
@@ -97,7 +124,7 @@ async def run_search(
         scorer: Source of their values. None: the search is told None for each.
         sampling: How tokens are drawn.
         clock: Measures when the engine has a request; by default one of this search alone.
-        kept: Keeps the blocks, if anything shall.
+        watch: Follows the search, such as its job.
         room: Blocks that it may have at the engine with those that are sent ahead, see
             `speculation`; 0 to send none ahead.
     """
@@ -125,6 +152,8 @@ async def run_search(
     try:
         while not strategy.done:
             for expansion in strategy.ask():
+                if watch is not None:
+                    watch.asked(expansion)
                 request = ahead.take(expansion) or send(expansion)
                 running[request.task] = request
             if not running:
@@ -139,8 +168,8 @@ async def run_search(
                 blocks, values = request.answer
                 meter.add(len(expansion.prefix_ids), blocks, scores)
                 strategy.tell(expansion.path_id, blocks, values)
-                if kept is not None:
-                    kept.add(expansion.path_id, blocks, scores and scores.token_values)
+                if watch is not None:
+                    watch.told(expansion.path_id, blocks, scores)
     finally:
         for task in running:
             task.cancel()
@@ -186,7 +215,7 @@ async def run_searches(
         urgency.set(Urgency(order))  # within this search's task
         own = job.scorer or scorer
         async with job.turn:
-            return await run_search(job.strategy, engine, own, sampling, clock, job.kept, room)
+            return await run_search(job.strategy, engine, own, sampling, clock, job, room)
 
     waiting = iter(jobs)
     places = count()

@@ -16,7 +16,7 @@ that was killed goes on as if it had not been. Without a rule all trees are cert
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -28,7 +28,7 @@ from search_lib.answer_rules import STRICT
 from search_lib.benchmarks import Problem
 from search_lib.grouping import Equivalence
 from search_lib.results.cost import SearchCost
-from search_lib.results.graded import CountedResponse, TreeAnswers, grade_problem
+from search_lib.results.graded import TreeAnswers, answers_of, grade_problem
 from search_lib.results.records import read_records
 from search_lib.results.resampling import TreeVotes
 from search_lib.results.stopping import Stopping
@@ -54,8 +54,8 @@ class FoundTrees(NamedTuple):
         """Reads a file of records, which may not be there."""
         found = cls({}, {})
         for record in read_records(path) if path.exists() else ():
-            answers = [CountedResponse(one.answer, one.value) for one in record.responses]
-            found.answers.setdefault(record.problem_id, {})[record.repetition] = answers
+            answers = found.answers.setdefault(record.problem_id, {})
+            answers[record.repetition] = answers_of(record)
             if record.is_enough:
                 found.num_trees[record.problem_id] = record.repetition + 1
         return found
@@ -133,7 +133,7 @@ class Judge:
                 votes = await loop.run_in_executor(self._executor, self._grade, asked, reference)
                 trees.settle(self.stopping, votes)
 
-    def _grade(self, trees: list[TreeAnswers], reference: str) -> TreeVotes:
+    def _grade(self, trees: list[TreeAnswers], reference: str | None) -> TreeVotes:
         return TreeVotes(grade_problem(trees, reference, self._equivalent))
 
 
@@ -226,7 +226,7 @@ class TreeQueue(Iterator[Job | None]):
         repetition = trees.todo.pop(0)
         trees.tasks[repetition] = None
         job = self._new_job(trees.problem, repetition)
-        job.turn = self._turn(trees, job)
+        job.turn = self._turn(trees, job, job.turn)
         return job
 
     def _next_certain(self) -> ProblemTrees | None:
@@ -259,13 +259,16 @@ class TreeQueue(Iterator[Job | None]):
         return settled
 
     @asynccontextmanager
-    async def _turn(self, trees: ProblemTrees, job: Job) -> AsyncIterator[None]:
+    async def _turn(
+        self, trees: ProblemTrees, job: Job, own: AbstractAsyncContextManager[None]
+    ) -> AsyncIterator[None]:
         repetition = job.repetition
         try:
             if repetition >= trees.num_trees:
                 raise asyncio.CancelledError  # it was dropped before its first step
             trees.tasks[repetition] = asyncio.current_task()
-            yield
+            async with own:
+                yield
             if self._judge is not None:
                 trees.answers[repetition] = self._read(job, self._judge.stopping.most_responses)
                 await self._judge.settle(trees)

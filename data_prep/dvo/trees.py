@@ -271,7 +271,7 @@ class Forest:
             prompt_ids = self.prompts[problem.id]
             prompt = str(self.policy.tokenizer.decode(prompt_ids))
             judge = OutcomeJudge(
-                problem.answer,
+                problem.reference,
                 len(prompt_ids),
                 self.policy.tokenizer,
                 partial(self.answer_format.find_answer, prompt),
@@ -293,7 +293,7 @@ class Forest:
         return TreeRecord(
             problem_id=job.problem.id,
             problem=job.problem.problem,
-            reference=job.problem.answer,
+            reference=job.problem.reference,
             seed=job.seed,
             prompt_ids=search.prompt_ids,
             iterations=search.iterations,

@@ -217,7 +217,7 @@ def vote_as_published(
                 of_group = published.vote(
                     [response.answer for response in group],
                     [response.value for response in group if response.value is not None],
-                    searches[0].reference,
+                    str(searches[0].reference),
                 )
                 for method, vote in of_group.items():
                     votes.setdefault((problem_id, method, trees), []).append(vote)

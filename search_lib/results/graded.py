@@ -21,10 +21,10 @@ class GradedProblem:
     A problem that the run stopped early has fewer repetitions than others.
 
     Attributes:
-        reference: The reference answer.
+        reference: The reference answer; None if nobody knows it.
         answers: Answer of each response.
         classes: Answer class of each response (see `grouping`).
-        correct: Whether each response is right.
+        correct: Whether each response is right; none is known to be, without a reference.
         values: Value of each response; empty lists where there are none.
         rules: How they are counted.
         joining: Answers that the grader found equal to ones of two classes, which are one now.
@@ -32,7 +32,7 @@ class GradedProblem:
         calibrated: Calibrated value of each response; empty without a calibration.
     """
 
-    reference: str
+    reference: str | None
     answers: list[list[str | None]]
     classes: list[list[int | None]]
     correct: list[list[bool]]
@@ -111,9 +111,14 @@ TreeAnswers = Sequence[CountedResponse]
 """The responses of one tree."""
 
 
+def answers_of(record: Record) -> TreeAnswers:
+    """Returns what counts of the responses of a search, by the strict rules."""
+    return [CountedResponse(one.answer, one.value, one.confidence) for one in record.responses]
+
+
 def grade_problem(
     trees: Sequence[TreeAnswers],
-    reference: str,
+    reference: str | None,
     equivalent: Equivalence,
     rules: AnswerRules = STRICT,
 ) -> GradedProblem:
@@ -121,7 +126,7 @@ def grade_problem(
 
     Args:
         trees: Its trees, by repetition.
-        reference: The reference answer.
+        reference: The reference answer; None if nobody knows it.
         equivalent: The grader, whose comparison is that of the rules.
         rules: How they are counted.
     """
@@ -149,12 +154,12 @@ class CompleteProblem(NamedTuple):
     """What a run's tables say of a problem, once its answers are let go.
 
     Attributes:
-        reference: The reference answer.
+        reference: The reference answer; None if nobody knows it.
         num_trees: Its trees; the run may have stopped it early.
         joining: See `GradedProblem`.
     """
 
-    reference: str
+    reference: str | None
     num_trees: int
     joining: Sequence[str]
 
@@ -163,7 +168,7 @@ class CompleteProblem(NamedTuple):
 class _Waiting:
     """A problem of which trees are missing: answers by repetition."""
 
-    reference: str
+    reference: str | None
     num_trees: int
     trees: dict[int, TreeAnswers] = field(default_factory=dict)
 

@@ -45,7 +45,7 @@ class Record:
         problem_id: Id of the problem in the benchmark.
         repetition: Number of the tree among the problem's.
         problem: The question.
-        reference: The reference answer.
+        reference: The reference answer; None if nobody knows it.
         seed: Seed of the search.
         responses: Responses in slot order.
         tree: Every block, parents before children.
@@ -56,7 +56,7 @@ class Record:
     problem_id: str
     repetition: int
     problem: str
-    reference: str
+    reference: str | None
     seed: int
     responses: list[RecordedResponse]
     tree: list[Node]

@@ -86,8 +86,9 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         grader = RunGrader(num_repetitions, comparer.equivalent, rules, calibration)
         with answers_file(answers_path) as answers:
             for problem_id, problem in grader.problems(read_all_records(output_path, searches)):
-                with naming("--vote"):
-                    table.add(problem_id, problem)
+                if problem.reference is not None:
+                    with naming("--vote"):
+                        table.add(problem_id, problem)
                 answers.add(problem_id, problem)
         rows, summary = table.rows(), grader.summary()
         remark = explain_zero(grader.complete, rows, summary, comparer)
@@ -158,7 +159,7 @@ def explain_zero(
     """Returns a sentence with the counts behind a run of which no response is right, else None."""
     if not rows or any(row.estimate.mean for row in rows):
         return None
-    references = [problem.reference for problem in problems.values()]
+    references = [one.reference for one in problems.values() if one.reference is not None]
     num_comparable = sum(comparable(references, comparer))
     num_answered = round(summary.answered_share * summary.num_responses)
     num_cut = summary.num_responses - round(summary.finished_share * summary.num_responses)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier_lib.scoring import Scores
+from search_lib.benchmarks import Problem
 from search_lib.engines.base import Block, Sampling
 from search_lib.kept_blocks import KeptBlocks
-from search_lib.runner import run_search
+from search_lib.runner import SearchJob, run_search
 from search_lib.speculation import Speculation
 from search_lib.strategies import BeamSearch, strategy_factory
 from search_lib.strategies.base import Guess, Guessing
@@ -79,9 +80,10 @@ class SeededScorer:
 def search(name, seed, room, engine=None, kept=None):
     engine = engine or SlowEngine(seed)
     strategy = FACTORIES[name](PROMPT, seed)
+    job = SearchJob(Problem("p", "", "0"), 0, seed, strategy, kept=kept)
 
     async def body():
-        cost = await run_search(strategy, engine, SeededScorer(), SAMPLING, kept=kept, room=room)
+        cost = await run_search(strategy, engine, SeededScorer(), SAMPLING, watch=job, room=room)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return cost
 
