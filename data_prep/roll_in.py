@@ -57,9 +57,10 @@ from data_prep.stages import Chunk, Stage
 from run_lib.commands import InputError, naming, parse_command_line, run_command
 from run_lib.settings import Settings, as_json
 from search_lib.benchmark_rows import read_text
+from search_lib.conversations import ControlTokensInProblem
 from search_lib.engines.base import Block
 from search_lib.engines.choice import settle_engine
-from search_lib.prompts import ControlTokensInProblem, PromptTemplate
+from search_lib.prompts import PromptTemplate
 from search_lib.thoughts import Thoughts
 
 

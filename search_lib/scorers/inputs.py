@@ -5,11 +5,11 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from run_lib.text import one_line
-from search_lib.prompts import control_tokens, rename_tokens, try_template
+from search_lib.control_tokens import PlainEncoder, control_tokens
+from search_lib.conversations import try_template
 from search_lib.thoughts import USUAL_THOUGHTS
 
 Piece = str | int
@@ -126,9 +126,6 @@ class InputEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str] = ()):
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise ValueError(f"{tokenizer.name_or_path}: its tokenizer is not a fast one")
         control = control_tokens(tokenizer, USUAL_THOUGHTS)
         added = tokenizer.added_tokens_decoder.items()
         control |= {index: token.content for index, token in added if token.content in tags}
@@ -138,11 +135,8 @@ class InputEncoder:
         places = range(len(ids))
         no_start: list[int] = []
         self._start = next((ids[:n] for n in places if ids[n:][: len(bare)] == bare), no_start)
-        self._names = {text: f"<{self._nonce}-{index}>" for index, text in control.items()}
-        longest_first = sorted(map(re.escape, self._names), key=len, reverse=True)
-        self._control = re.compile("|".join(longest_first) or "(?!)")
         self._hole = re.compile(rf"{self._nonce}(?:(\d+);|(!))")
-        self._backend: Tokenizer = rename_tokens(backend.to_str(), self._names)
+        self._plain = PlainEncoder(tokenizer, control)
 
     def draft(self) -> Draft:
         """Returns an empty draft."""
@@ -163,7 +157,7 @@ class InputEncoder:
                 ids.append(piece)
                 continue
             text, ends = self._fill(draft, piece)
-            encoding = self._backend.encode(text, add_special_tokens=False)
+            encoding = self._plain.encode(text)
             for end in ends:
                 token = encoding.char_to_token(end - 1)
                 if token is None:
@@ -178,16 +172,13 @@ class InputEncoder:
         """Returns the text of a piece, and the characters behind which scores are read."""
         text, ends, start = "", [], 0
         for hole in self._hole.finditer(piece):
-            text += self._renamed(piece[start : hole.start()])
+            text += self._plain.rename(piece[start : hole.start()])
             if hole[2]:
                 ends.append(len(text))
             else:
                 text += draft.texts[int(hole[1])]
             start = hole.end()
-        return text + self._renamed(piece[start:]), ends
-
-    def _renamed(self, template: str) -> str:
-        return self._control.sub(lambda found: self._names[found[0]], template)
+        return text + self._plain.rename(piece[start:]), ends
 
 
 class ConversationReader:
@@ -230,11 +221,9 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
         raise ValueError(f"{name}: its tokenizer has no chat template")
     draft = Draft(tokenizer, secrets.token_hex(8))
 
-    def fill(text: str) -> str:
-        return draft.chat(("user", f" {text} "), ("assistant", f" {text} "))
-
     stand_in = draft.read
-    chat = try_template(fill, stand_in, name)
+    turns = ("user", f" {stand_in} "), ("assistant", f" {stand_in} ")
+    chat = try_template(lambda: draft.chat(*turns), name)
     if chat.count(stand_in) != 2:
         raise ValueError(f"{name}: its chat template leaves out what is said, or changes it")
     return chat.count(f" {stand_in} ") != 2

@@ -1,32 +1,23 @@
 """Prompts by model family."""
 
 import threading
-from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken
 
 from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.hub import load_tokenizer
-from search_lib import prompts
+from search_lib import conversations
 from search_lib.benchmarks import MATH_INSTRUCTION, Problem
-from search_lib.prompts import (
+from search_lib.conversations import (
     R1_ASSISTANT,
     R1_BEGIN,
     R1_USER,
     TEMPLATE_DATE,
     ControlTokensInProblem,
+)
+from search_lib.prompts import (
     PromptTemplate,
     build_prompt,
     build_prompts,
@@ -34,7 +25,7 @@ from search_lib.prompts import (
     stop_token_ids,
 )
 from search_lib.thoughts import USUAL_THOUGHTS, Thoughts
-from tests.support.chat_tokenizers import LAYOUTS
+from tests.support.chat_tokenizers import CONTROL, HOSTILE, LAYOUTS, NAMES, ORDINARY, tokenizers
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 
@@ -155,106 +146,6 @@ def test_a_model_without_a_usable_tokenizer_is_named(tmp_path):
         load_tokenizer(str(without))
 
 
-CHAT_TEMPLATE = (
-    "<|im_start|>system\nBe brief = good.<|im_end|>\n"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-)
-NAMES = ["toy", "toy, R1", "BPE, chat", "BPE, R1", *LAYOUTS]
-R1_TOKENS = (R1_BEGIN, R1_USER, R1_ASSISTANT)
-CONTROL = (*R1_TOKENS, "<think>", "</think>", "<|im_start|>", "<|im_end|>", "[SEP]")
-CONTROL += ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<s>", "</s>", "<unk>")
-
-
-@cache
-def byte_level_bpe():
-    """A tokenizer of DeepSeek's kind, in small; think tags and two roles are not special there."""
-    backend = Tokenizer(models.BPE())
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    corpus = ["Find the sum of </ and think > or </think and <| im_end |> in 1 + 1 = 2."] * 9
-    trainer = trainers.BpeTrainer(
-        # One that is a token of the model as well.
-        vocab_size=330,
-        initial_alphabet=alphabet,
-        special_tokens=["<|im_end|>"],
-    )
-    backend.train_from_iterator(corpus, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
-    tokenizer.add_tokens(
-        [
-            AddedToken("<|im_start|>", special=True, rstrip=True),
-            AddedToken("[SEP]", special=True, lstrip=True),
-            AddedToken(R1_BEGIN, special=True),
-            AddedToken(R1_USER, special=False, normalized=False),
-            AddedToken(R1_ASSISTANT, special=False, normalized=False),
-            AddedToken("<think>", special=False, lstrip=True),
-            AddedToken("</think>", special=False, rstrip=True),
-            AddedToken(" = ", special=False, normalized=False),
-            AddedToken("sum", special=False, single_word=True),
-        ]
-    )
-    return tokenizer
-
-
-@cache
-def tokenizers():
-    """By name: toy and BPE, each with both kinds of template, and the layouts of real families."""
-    toy = build_tokenizer()
-    toy_r1 = build_tokenizer()
-    toy_r1.add_tokens([AddedToken(token, special=True) for token in R1_TOKENS])
-    chat = byte_level_bpe().__class__(
-        tokenizer_object=without_r1(byte_level_bpe().backend_tokenizer), eos_token="<|im_end|>"
-    )
-    chat.chat_template = CHAT_TEMPLATE
-    own = {"toy": toy, "toy, R1": toy_r1, "BPE, chat": chat, "BPE, R1": byte_level_bpe()}
-    return own | {name: build() for name, build in LAYOUTS.items()}
-
-
-def without_r1(backend):
-    """The same tokenizer with another name for a role, so that its chat template is used."""
-    return Tokenizer.from_str(backend.to_str().replace(R1_USER, "<｜Person｜>"))
-
-
-ORDINARY = st.one_of(
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-    st.lists(
-        st.sampled_from(
-            [
-                "Find ",
-                "the sum",
-                "sum",
-                " = ",
-                " +4",
-                "\n",
-                "  ",
-                "<",
-                ">",
-                "</",
-                "think",
-                "|",
-                "é",
-                "e\u0301",
-                "1 + 1",
-                "start 3",
-                " ok",
-                "\\boxed{",
-                "<b>",
-                "[SE",
-                "｜",
-            ]
-        ),
-        max_size=12,
-    ).map("".join),
-).filter(lambda text: not any(token.strip() in text for token in [*CONTROL, "<|", "<｜"]))
-HOSTILE = st.lists(st.one_of(st.sampled_from(CONTROL), ORDINARY), min_size=1, max_size=6).map(
-    "".join
-)
-
-
 def as_before(tokenizer, problem, instruction):
     """Ids of the whole rendered prompt, in one piece and without a thought of what is in it."""
     question = problem + instruction
@@ -343,7 +234,7 @@ def test_a_problem_is_found_in_what_its_template_makes_of_it():
     assert control_ids(tokenizer, ids) == [tokenizer.convert_tokens_to_ids("<think>")]
     tokenizer.chat_template = "{{ messages[0].content | length }}:{{ messages[0].content }}"
     assert tokenizer.decode(build_prompt(tokenizer, "a", "")) == "1:a"
-    with pytest.raises(ControlTokensInProblem, match="changes a problem"):
+    with pytest.raises(ControlTokensInProblem, match="changes a message"):
         build_prompt(tokenizer, "a</think>b", "")
 
 
@@ -351,7 +242,7 @@ def test_a_problem_that_cannot_be_encoded_is_named():
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{{ messages[0].content | length }}:{{ messages[0].content }}"
     problems = [Problem("good", "a", "1"), Problem("bad/one", "a</think>b", "1")]
-    with pytest.raises(ControlTokensInProblem, match=r"changes a problem .* \(problem bad/one\)$"):
+    with pytest.raises(ControlTokensInProblem, match=r"changes a message .* \(problem bad/one\)$"):
         build_prompts(tokenizer, problems, "")
     assert list(build_prompts(tokenizer, problems[:1], "")) == ["good"]
 
@@ -381,7 +272,7 @@ def test_a_chat_template_that_does_not_end_is_given_up(monkeypatch):
     given_up = threading.Event()
     tokenizer = build_tokenizer()
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *_, **__: given_up.wait(60))
-    monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.01)
+    monkeypatch.setattr(conversations, "TEMPLATE_SECONDS", 0.01)
     with pytest.raises(ValueError, match=r"chat template has not ended after 0.01 s"):
         PromptTemplate(tokenizer, "")
     given_up.set()

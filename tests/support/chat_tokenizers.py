@@ -3,6 +3,7 @@
 import json
 from functools import cache
 
+from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
     Regex,
@@ -15,6 +16,9 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
+
+from data_prep.toy.tokenizer import build_tokenizer
+from search_lib.conversations import R1_ASSISTANT, R1_BEGIN, R1_USER
 
 CORPUS = ["Find the sum of </s> and </ s > or <|eot_id|> and <| im_end |> in 1 + 1 = 2."] * 9
 
@@ -32,10 +36,18 @@ LLAMA3_TEMPLATE = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 QWEN3_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}{% set said = m.content %}"
+    "{% if m.role == 'assistant' %}{% set said = said.split('</think>')[-1].lstrip('\n') %}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ said }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% endif %}{% endif %}"
+)
+CHAT_TEMPLATE = (
+    "<|im_start|>system\nBe brief = good.<|im_end|>\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 SENTENCEPIECE = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
 LLAMA2_TEMPLATE = "{{ bos_token }}[INST] {{ messages[0].content | trim }} [/INST]"
@@ -148,3 +160,96 @@ LAYOUTS = {
     "Llama 2, legacy": llama2_legacy,
     "Llama 2, metaspace": llama2_metaspace,
 }
+NAMES = ["toy", "toy, R1", "BPE, chat", "BPE, R1", *LAYOUTS]
+
+R1_TOKENS = (R1_BEGIN, R1_USER, R1_ASSISTANT)
+CONTROL = (*R1_TOKENS, "<think>", "</think>", "<|im_start|>", "<|im_end|>", "[SEP]")
+CONTROL += ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<s>", "</s>", "<unk>")
+
+
+@cache
+def byte_level_bpe() -> PreTrainedTokenizerFast:
+    """A tokenizer of DeepSeek's kind, in small; think tags and two roles are not special there."""
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    corpus = ["Find the sum of </ and think > or </think and <| im_end |> in 1 + 1 = 2."] * 9
+    trainer = trainers.BpeTrainer(
+        # One that is a token of the model as well.
+        vocab_size=330,
+        initial_alphabet=alphabet,
+        special_tokens=["<|im_end|>"],
+    )
+    backend.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    tokenizer.add_tokens(
+        [
+            AddedToken("<|im_start|>", special=True, rstrip=True),
+            AddedToken("[SEP]", special=True, lstrip=True),
+            AddedToken(R1_BEGIN, special=True),
+            AddedToken(R1_USER, special=False, normalized=False),
+            AddedToken(R1_ASSISTANT, special=False, normalized=False),
+            AddedToken("<think>", special=False, lstrip=True),
+            AddedToken("</think>", special=False, rstrip=True),
+            AddedToken(" = ", special=False, normalized=False),
+            AddedToken("sum", special=False, single_word=True),
+        ]
+    )
+    return tokenizer
+
+
+@cache
+def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
+    """By name: toy and BPE, each with both kinds of template, and the layouts of real families."""
+    toy = build_tokenizer()
+    toy_r1 = build_tokenizer()
+    toy_r1.add_tokens([AddedToken(token, special=True) for token in R1_TOKENS])
+    chat = byte_level_bpe().__class__(
+        tokenizer_object=without_r1(byte_level_bpe().backend_tokenizer), eos_token="<|im_end|>"
+    )
+    chat.chat_template = CHAT_TEMPLATE
+    own = {"toy": toy, "toy, R1": toy_r1, "BPE, chat": chat, "BPE, R1": byte_level_bpe()}
+    return own | {name: build() for name, build in LAYOUTS.items()}
+
+
+def without_r1(backend: Tokenizer) -> Tokenizer:
+    """The same tokenizer with another name for a role, so that its chat template is used."""
+    return Tokenizer.from_str(backend.to_str().replace(R1_USER, "<｜Person｜>"))
+
+
+ORDINARY = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "Find ",
+                "the sum",
+                "sum",
+                " = ",
+                " +4",
+                "\n",
+                "  ",
+                "<",
+                ">",
+                "</",
+                "think",
+                "|",
+                "é",
+                "e\u0301",
+                "1 + 1",
+                "start 3",
+                " ok",
+                "\\boxed{",
+                "<b>",
+                "[SE",
+                "｜",
+            ]
+        ),
+        max_size=12,
+    ).map("".join),
+).filter(lambda text: not any(token.strip() in text for token in [*CONTROL, "<|", "<｜"]))
+HOSTILE = st.lists(st.one_of(st.sampled_from(CONTROL), ORDINARY), min_size=1, max_size=6).map(
+    "".join
+)
