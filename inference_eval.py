@@ -36,10 +36,8 @@ from dataclasses import replace
 
 from loggers import open_trackers
 from run_lib.commands import naming, parse_shard, run_command
-from run_lib.fingerprints import MODEL_FILES, fingerprint
 from run_lib.hub import load_tokenizer, quiet_transformers
 from run_lib.settings import as_json, free_flags
-from search_lib.benchmarks import Problem, problems_digest
 from search_lib.engines.choice import settle_engine
 from search_lib.jobs import Policy, find_stopping, job_factory
 from search_lib.model_checks import Contexts
@@ -91,7 +89,7 @@ def evaluate(args: Args, models: OpenModels) -> int:
 
     with RecordFile(args.output_path) as records:
         # Find the searches that are there, of this very run.
-        config = run_config(args, problems)
+        config = RunConfig.of(args, problems, output_path=args.output_path.name)
         questions = {problem.id: problem.problem for problem in problems}
         args.vote_flags.open_calibration(questions, config.value_model_digest)
         config.bind(args.output_path, free_flags(Args))
@@ -147,22 +145,6 @@ def evaluate(args: Args, models: OpenModels) -> int:
             print(f"shard {args.shard}: {len(records.finished)} searches in {args.output_path}")
 
     return report_failures(failures)
-
-
-def run_config(args: Args, problems: list[Problem]) -> RunConfig:
-    """Returns the settings that the results depend on, for `run_config.json`."""
-    value_model, plugin = args.value_model, args.plugin_flag.plugin
-    named = {"output_path": args.output_path.name, "classifier_ckpt_path": value_model}
-    return RunConfig(
-        flags=as_json(args) | named,
-        fingerprints={
-            "benchmark": problems_digest(problems),
-            "piref_model": fingerprint(args.piref_model, MODEL_FILES),
-            "classifier_ckpt_path": value_model and fingerprint(value_model, MODEL_FILES),
-            "plugin": fingerprint(plugin) if plugin else None,
-        },
-        problem_ids=[problem.id for problem in problems],
-    )
 
 
 async def search(

@@ -132,6 +132,7 @@ def parse_command_line(
     description: str | None,
     argv: Sequence[str] | None = None,
     unsupported: Mapping[str, str] | None = None,
+    default: Args | None = None,
 ) -> Args:
     """Reads the flags of a command; a dataclass that nests others gives one flat set of flags.
 
@@ -141,6 +142,7 @@ def parse_command_line(
         description: Docstring of the command's module, for `--help`.
         argv: The command line; by default that of this process.
         unsupported: What to use instead of published flags that there are not here, by flag.
+        default: Values of flags that are left out; by default those of the dataclass.
 
     Raises:
         SystemExit: With status 2, and a line on standard error, if the flags can't be read or a
@@ -153,6 +155,7 @@ def parse_command_line(
     parsed = tyro.cli(
         args,
         args=argv,
+        default=default,
         prog=program,
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
@@ -203,7 +206,12 @@ def _endless_numbers(flags: Any) -> Iterator[tuple[str, float]]:
             yield entry.name, value
 
 
-def run_command(program: str, command: Callable[[], int | None], at_once: bool = False) -> None:
+def run_command(
+    program: str,
+    command: Callable[[], int | None],
+    at_once: bool = False,
+    interrupted: str = INTERRUPTED,
+) -> None:
     """Runs a command to its end: a status, and one line instead of a traceback.
 
     | ends with | status | line on standard error |
@@ -212,7 +220,7 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
     | `InputError` | 2 | `PROGRAM: error: ...` |
     | `RunStopped` | 1 | `PROGRAM: stopped: ...` |
     | `OSError`: a disk that is full, a folder that is gone | 1 | `PROGRAM: stopped: ...` |
-    | Ctrl-C | 130 | `interrupted; the same command goes on from here` |
+    | Ctrl-C | 130 | that of `interrupted` |
     | SIGTERM, if the command handles none | 143, as shells have it | |
 
     Args:
@@ -220,6 +228,7 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
         command: Does the work.
         at_once: Whether all but the first two end the process without waiting for its threads, of
             which one may be computing a batch that nobody wants any more.
+        interrupted: What Ctrl-C says; by default that the same command goes on.
 
     Raises:
         SystemExit: With a status other than 0.
@@ -237,7 +246,7 @@ def run_command(program: str, command: Callable[[], int | None], at_once: bool =
         advice = "; the same command goes on" if error.errno in DISK_ERRORS else ""
         end(1, f"{program}: stopped: {one_line(error)}{advice}", at_once)
     except KeyboardInterrupt:
-        end(INTERRUPTED_STATUS, INTERRUPTED, at_once)
+        end(INTERRUPTED_STATUS, interrupted, at_once)
     if status:
         raise SystemExit(status)
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from run_lib.commands import InputError
-from run_lib.settings import Settings, SettingsFile, read_document
+from run_lib.fingerprints import MODEL_FILES, fingerprint
+from run_lib.settings import Settings, SettingsFile, as_json, read_document
+from search_lib.benchmarks import Problem, problems_digest
 from search_lib.scorers.registry import PLUGIN, family_of
+from search_lib.search_flags import SearchFlags
 from search_lib.vote_flags import VoteFlags
 
 CONFIG_NAME = "run_config.json"
@@ -35,6 +38,27 @@ class RunConfig:
     flags: dict[str, Any]
     fingerprints: dict[str, str | None]
     problem_ids: list[str]
+
+    @classmethod
+    def of(cls, flags: SearchFlags, problems: Sequence[Problem], **named: Any) -> Self:
+        """Returns the settings that the results of a search depend on.
+
+        Args:
+            flags: All flags of the run.
+            problems: Its problems.
+            **named: Values that are to stand in place of those of the flags.
+        """
+        value_model, plugin = flags.value_model, flags.plugin_flag.plugin
+        return cls(
+            flags=as_json(flags) | {"classifier_ckpt_path": value_model} | named,
+            fingerprints={
+                "benchmark": problems_digest(problems),
+                "piref_model": fingerprint(flags.piref_model, MODEL_FILES),
+                "classifier_ckpt_path": value_model and fingerprint(value_model, MODEL_FILES),
+                "plugin": fingerprint(plugin) if plugin else None,
+            },
+            problem_ids=[problem.id for problem in problems],
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
