@@ -42,10 +42,10 @@ class SharedWindow:
         try:
             await slot
         except asyncio.CancelledError:
-            if slot.done() and not slot.cancelled():
-                self.release(share)
-            else:
+            if slot in share.waiting:
                 self._forget(share, slot)
+            elif not slot.cancelled():
+                self.release(share)  # it was given just before
             raise
 
     def release(self, share: "Share") -> None:
@@ -59,6 +59,8 @@ class SharedWindow:
             share = min(self._waiting, key=lambda one: (one.slots * one.blocks, one.last_turn))
             slot = share.waiting[0]
             self._forget(share, slot)
+            if slot.done():
+                continue  # its search has been cancelled
             self._free -= 1
             share.slots += 1
             self._turns += 1
