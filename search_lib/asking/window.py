@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from search_lib.urgency import Urgency, urgency
+
 
 class SharedWindow:
     """A number of searches that may be in flight together, of all questions.
@@ -18,9 +20,14 @@ class SharedWindow:
     """
 
     def __init__(self, size: int):
-        self._free = size
+        self._size = self._free = size
         self._waiting: list[Share] = []
         self._turns = 0
+
+    @property
+    def num_running(self) -> int:
+        """Searches in flight."""
+        return self._size - self._free
 
     @property
     def num_waiting(self) -> int:
@@ -32,15 +39,15 @@ class SharedWindow:
         self._turns += 1
         return Share(self, blocks, last_turn=self._turns)
 
-    async def acquire(self, share: "Share") -> None:
-        """Returns when the share has one more slot."""
+    async def acquire(self, share: "Share") -> int:
+        """Returns when the share has one more slot: the number of all that were given."""
         slot = asyncio.get_running_loop().create_future()
         share.waiting.append(slot)
         if share not in self._waiting:
             self._waiting.append(share)
         self._give()
         try:
-            await slot
+            return await slot
         except asyncio.CancelledError:
             if slot in share.waiting:
                 self._forget(share, slot)
@@ -65,9 +72,9 @@ class SharedWindow:
             share.slots += 1
             self._turns += 1
             share.last_turn = self._turns
-            slot.set_result(None)
+            slot.set_result(self._turns)
 
-    def _forget(self, share: "Share", slot: "asyncio.Future[None]") -> None:
+    def _forget(self, share: "Share", slot: "asyncio.Future[int]") -> None:
         share.waiting.remove(slot)
         if not share.waiting:
             self._waiting.remove(share)
@@ -89,12 +96,16 @@ class Share:
     blocks: int
     last_turn: int
     slots: int = 0
-    waiting: "deque[asyncio.Future[None]]" = field(default_factory=deque)
+    waiting: "deque[asyncio.Future[int]]" = field(default_factory=deque)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Holds a slot within the block, once there is one."""
-        await self.window.acquire(self)
+        """Holds a slot within the block, once there is one.
+
+        Its place among the searches of all questions is what its requests go by: by that among its
+        own question's, the first searches of new questions would overtake it for ever.
+        """
+        urgency.set(Urgency(await self.window.acquire(self)))
         try:
             yield
         finally:
