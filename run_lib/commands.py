@@ -155,7 +155,7 @@ def parse_command_line(
     parsed = tyro.cli(
         args,
         args=argv,
-        default=default,
+        default=tyro.MISSING_NONPROP if default is None else default,
         prog=program,
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),

@@ -107,7 +107,7 @@ class Asker:
             keep: Takes the blocks of every search that ends.
 
         Raises:
-            NoSearchEnded: If every search failed.
+            NoSearchEnded: If every search failed; from the error of the first.
             TooManyFailures: If many failed one after the other, and none before ended.
         """
         started = time.monotonic()
@@ -162,7 +162,8 @@ class Asker:
                 showing.cancel()
                 await asyncio.gather(showing, return_exceptions=True)
         if not records:
-            raise NoSearchEnded(f"{failures[0].name}: {one_line(failures[0].error)}")
+            first = failures[0]
+            raise NoSearchEnded(f"{first.name}: {one_line(first.error)}") from first.error
         graded = await self._grade(problem, records)
         candidates = count_vote(graded, how)
         ended = [records[repetition] for repetition in sorted(records)]

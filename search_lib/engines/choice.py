@@ -1,6 +1,7 @@
 """Which engine the flags of a run mean on this machine."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -8,6 +9,8 @@ from run_lib.commands import GPU_REQUIREMENTS, InputError
 from search_lib.engines.flags import EngineFlags, EngineName
 from search_lib.engines.sglang import sglang_fault
 from search_lib.engines.sglang_arguments import server_arguments
+
+Flags = TypeVar("Flags", bound=EngineFlags)
 
 
 def choose_engine(flags: EngineFlags) -> tuple[EngineName, str]:
@@ -33,7 +36,7 @@ def choose_engine(flags: EngineFlags) -> tuple[EngineName, str]:
     return "sglang", "--engine auto: there are CUDA and SGLang"
 
 
-def settle_engine(flags: EngineFlags) -> EngineFlags:
+def settle_engine(flags: Flags) -> Flags:
     """Prints which engine the flags of a run mean and why, names it in them, and checks them.
 
     A run is recorded with the engine that made it: on another machine auto may mean another one.

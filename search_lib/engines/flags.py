@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -18,6 +18,8 @@ ATTENTION = ("flash_attention_2", "flash_attention_3", "flex_attention", "sdpa",
 @dataclass(frozen=True)
 class EngineFlags:
     """How blocks are generated, whatever the model."""
+
+    key_flag: ClassVar[str] = "--api_key"
 
     engine: EngineName = "auto"
     """What generates: hf runs transformers in this process, sglang runs SGLang in it, sglang_server
@@ -63,8 +65,7 @@ class EngineFlags:
         at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
         if not 0 < self.gpu_util < 1:
             raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
-        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
-            raise InputError("--api_key must be visible ASCII characters without blanks")
+        check_key(self.key_flag, self.api_key)
 
     def check(self) -> None:
         """Raises InputError for values that the engine can't have; `settle_engine` has named it."""
@@ -76,3 +77,9 @@ class EngineFlags:
                 for url in self.urls:
                     check_url(url)
             at_least(0, sglang_patience=self.sglang_patience)
+
+
+def check_key(name: str, key: str | None) -> None:
+    """Raises InputError, naming the flag, for a key that no header can carry."""
+    if key is not None and not re.fullmatch("[!-~]+", key):
+        raise InputError(f"{name} must be visible ASCII characters without blanks")
