@@ -70,6 +70,7 @@ WRONG = {
     "search_lib/results/calibration.py": "absent --output o.json",
     "search_lib/results/shards.py": "merge absent.jsonl --output_path merged",
     "search_lib/results/summary.py": "absent",
+    "search_lib/serve/__main__.py": "--host 0.0.0.0",
 }
 
 NO_FLAGS = {"data_prep/toy/task.py", "search_lib/grading/worker.py"}

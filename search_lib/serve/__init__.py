@@ -1,0 +1,1 @@
+"""The server of answers: OpenAI's protocol, with the search visible."""

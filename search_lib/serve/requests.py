@@ -1,0 +1,227 @@
+"""What clients may ask: OpenAI's requests, and how they name a search."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from search_lib.asking.outcome import VoteName
+
+MAX_SEED = 2**63 - 1
+
+
+class Strict(BaseModel):
+    """Takes fields that it knows, of their own types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _tag_text(value: Any) -> str:
+    return "(list)" if isinstance(value, list) else "(text)"
+
+
+def _tag_prompt(value: Any) -> str:
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, list):
+        return "(lists of ids)"
+    if isinstance(first, int):
+        return "(ids)"
+    return _tag_text(value)
+
+
+class TextPart(Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    Annotated[str, Tag("(text)")] | Annotated[list[TextPart], Tag("(list)")],
+    Discriminator(_tag_text),
+]
+
+
+class InputMessage(Strict):
+    """A message of the conversation so far."""
+
+    role: Literal["system", "developer", "user"]
+    content: Content
+    name: str | None = Field(None, description="Without effect.")
+
+    @property
+    def text(self) -> str:
+        """All that it says."""
+        return _text_of(self.content)
+
+
+class AssistantMessage(Strict):
+    """A message of the policy, as a reply of this server may have it."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: str | None = Field(None, description="Without effect.")
+    reasoning_content: str | None = Field(None, description="Left out of the prompt.")
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @property
+    def text(self) -> str:
+        """All that it says."""
+        return "" if self.content is None else _text_of(self.content)
+
+
+def _text_of(content: str | list[TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+class SearchSettings(Strict):
+    """The search of a request; what is left out is as the model's name and the server say."""
+
+    search_type: Annotated[str, Field(max_length=100)] | None = None
+    num_blocks: Annotated[int, Field(ge=1)] | None = None
+    num_repetitions: Annotated[int, Field(ge=1)] | None = None
+    block_size: Annotated[int, Field(ge=1)] | None = None
+    stop: Literal["never", "decided", "beta", "value"] | None = None
+    stop_confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    vote: VoteName | None = None
+
+
+class StreamOptions(Strict):
+    """How a stream ends."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+Zero = Annotated[float, Field(ge=0, le=0)]
+Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+NoItems = Annotated[list[Any], Field(max_length=0)]
+
+
+class PlainText(Strict):
+    """The format of all responses."""
+
+    type: Literal["text"]
+
+
+class Unsupported(Strict):
+    """Parameters that this server lacks, with the values that ask for nothing."""
+
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
+    logit_bias: Nothing | None = None
+
+
+class UnsupportedInChat(Unsupported):
+    """As `Unsupported`, of chats alone."""
+
+    tools: NoItems | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: NoItems | None = None
+    function_call: Literal["none", "auto"] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: None = None
+    response_format: PlainText | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    audio: None = None
+    prediction: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
+
+
+class UnsupportedInCompletions(Unsupported):
+    """As `Unsupported`, of completions alone."""
+
+    logprobs: None = None
+    echo: Literal[False] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+
+
+StopText = Annotated[str, Field(min_length=1)]
+
+
+class SearchRequest(Strict):
+    """What both kinds of request have."""
+
+    model: Annotated[str, Field(max_length=500)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: (
+        Annotated[
+            Annotated[StopText, Tag("(text)")]
+            | Annotated[list[StopText], Field(max_length=4), Tag("(list)")],
+            Discriminator(_tag_text),
+        ]
+        | None
+    ) = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    search: SearchSettings | None = None
+    user: Any = Field(None, description="Without effect.")
+    metadata: Any = Field(None, description="Without effect.")
+    store: Any = Field(None, description="Without effect.")
+    service_tier: Any = Field(None, description="Without effect.")
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts before which a response is cut."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of a response; None if that is up to the server."""
+        return self.max_tokens
+
+
+class ChatRequest(SearchRequest, UnsupportedInChat):
+    """A question to search, as a conversation."""
+
+    messages: Annotated[
+        list[Annotated[InputMessage | AssistantMessage, Discriminator("role")]],
+        Field(min_length=1),
+    ]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of a response; None if that is up to the server."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class CompletionRequest(SearchRequest, UnsupportedInCompletions):
+    """Prompts to continue, as they are."""
+
+    prompt: Annotated[
+        Annotated[str, Field(min_length=1), Tag("(text)")]
+        | Annotated[TokenIds, Tag("(ids)")]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), Tag("(list)")]
+        | Annotated[list[TokenIds], Field(min_length=1), Tag("(lists of ids)")],
+        Discriminator(_tag_prompt),
+    ]
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts, one by one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
+
+
+UNSUPPORTED = frozenset(UnsupportedInChat.model_fields) | frozenset(
+    UnsupportedInCompletions.model_fields
+)
+"""Fields of OpenAI's that this server lacks."""
