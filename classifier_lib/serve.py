@@ -34,6 +34,7 @@ import torch
 from classifier_lib.args import SERVE, check_serving, parse_serving
 from classifier_lib.loading import has_sliding_window, load_value_config
 from classifier_lib.modeling import VALUE_MODELS
+from run_lib.addresses import is_loopback
 from run_lib.commands import InputError, naming, run_command
 
 MODEL_PACKAGE = "classifier_lib.sglang_model"
@@ -109,7 +110,11 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(arguments: list[str]) -> None:
-    """Runs SGLang's server, whose replies also give the number of cached tokens."""
+    """Runs SGLang's server, whose replies also give the number of cached tokens.
+
+    Raises:
+        InputError: If other machines could reach it, and it asks for no key.
+    """
     from sglang.srt.entrypoints.engine import init_tokenizer_manager
     from sglang.srt.entrypoints.http_server import launch_server
     from sglang.srt.managers.io_struct import BatchEmbeddingOutput
@@ -134,6 +139,10 @@ def serve(arguments: list[str]) -> None:
             await super()._handle_batch_output(output)
 
     server_args = prepare_server_args(arguments)
+    if not (server_args.api_key or is_loopback(server_args.host)):
+        raise InputError(
+            f"--host {server_args.host} can be reached from other machines: that needs --api-key"
+        )
     server_args.resolve_once()
     try:
         launch_server(

@@ -11,8 +11,12 @@
 # (`python -m sglang.launch_server --help`).
 #
 # Environment:
-#     HOST            address to listen at, 127.0.0.1 by default; 0.0.0.0 for other machines.
-#                     Servers behind a router are for this machine alone
+#     HOST            address to listen at, 127.0.0.1 by default; 0.0.0.0 for other machines, with an
+#                     API_KEY. Servers behind a router are for this machine alone
+#     API_KEY         the key that a request must have; clients send their --api_key. It stands in no
+#                     list of processes and in no log of this script. So don't type it:
+#                         (umask 077 && openssl rand -hex 32 >key) && export API_KEY=$(<key)
+#                     Without it, servers tell whether they are well, the router also its models
 #     PORT            of the URL, 30000 by default; servers behind a router take the ports after it
 #     CUDA_VISIBLE_DEVICES  GPUs to use; all by default
 #     TP_SIZE         GPUs of one server, 1 by default
@@ -25,8 +29,11 @@
 #     MAX_RESTARTS    of servers that fail after that, 20 by default
 #
 # A server or router that fails before all are ready ends everything, with status 1. Later it is
-# started again in place; clients try again meanwhile. Several machines: start
-# this on each with HOST=0.0.0.0, and give every URL with a --sglang_url of its own.
+# started again in place; clients try again meanwhile. Several machines: start this on each with
+# HOST=0.0.0.0 and the same API_KEY, and give every URL with a --sglang_url of its own.
+#
+# torch has each server listen at one more port, at all addresses whatever HOST says and without a
+# key: only a firewall keeps strangers from it.
 set -euo pipefail
 program=serve_policy.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/serve.sh"
@@ -37,7 +44,7 @@ find_python
     fail "there is no SGLang: pip install -r requirements-gpu.txt -c constraints.txt"
 find_servers 30000 outputs/serve_policy
 
-server_command=("$python" -m sglang.launch_server --model-path "$1" --skip-tokenizer-init)
+server_command=(sglang.launch_server --model-path "$1" --skip-tokenizer-init)
 [ "${DETERMINISTIC:-1}" = 0 ] || server_command+=(--enable-deterministic-inference)
 # Earlier searches first, and nothing is thrown out that runs. Most orders of the queue that could be
 # asked for know no priorities.

@@ -13,8 +13,10 @@
 # Environment:
 #     PORT                  of the router, or of the only server; 30100 by default. The servers behind
 #                           a router get the ports that follow
-#     HOST                  address it listens at, 127.0.0.1 by default; 0.0.0.0 for other machines.
-#                           The servers behind a router are for this machine alone
+#     HOST                  address it listens at, 127.0.0.1 by default; 0.0.0.0 for other machines,
+#                           with an API_KEY. The servers behind a router are for this machine alone
+#     API_KEY               the key that a request must have, see serve_policy.sh: a search has one
+#                           --api_key for both
 #     CUDA_VISIBLE_DEVICES  GPUs to use; all by default
 #     TP_SIZE               GPUs of one server, 1 by default
 #     NUM_SERVERS           by default as many as there are GPUs for, or 1 without any (on the CPU)
@@ -37,6 +39,6 @@ find_python
 find_servers 30100 outputs/serve_value_model
 
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-server_command=("$python" -m classifier_lib.serve --model "$1" --end_with_parent)
+server_command=(classifier_lib.serve --model "$1" --end_with_parent)
 router_options=(--policy manual --assignment-mode min_group --worker-startup-check-interval 1)
 serve --scorer_url "$@"

@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from search_lib.scorers.value_server import ValueServer
 from tests.support.http_servers import free_ports
 from tests.support.paths import ROOT
-from tests.support.sglang_processes import sglang_environment
+from tests.support.sglang_processes import API_KEY, sglang_environment
 from tests.support.tiny_models import VOCAB_SIZE, build_tiny_config, save_tiny_classifier
 
 # Whoever is started in the background of a shell ignores Ctrl-C, and so do the programs that it
@@ -116,10 +116,11 @@ def value_server(
 def value_router(
     tmp_path_factory: pytest.TempPathFactory, value_model_folder: Path
 ) -> Iterator[str]:
-    """URL of what scripts/serve_value_model.sh serves: the router before two real servers."""
+    """URL of what scripts/serve_value_model.sh serves with a key: the router before two real
+    servers."""
     folder = tmp_path_factory.mktemp("value_router")
     port = free_ports(4)  # router, two servers, metrics
-    settings = {"NUM_SERVERS": "2", "PORT": str(port), "LOG_DIR": str(folder)}
+    settings = {"NUM_SERVERS": "2", "PORT": str(port), "LOG_DIR": str(folder), "API_KEY": API_KEY}
     with subprocess.Popen(
         [ROOT / "scripts" / "serve_value_model.sh", value_model_folder],
         env=sglang_environment() | settings,

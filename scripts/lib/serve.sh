@@ -1,14 +1,18 @@
 # What the scripts that serve a model share: one SGLang server or several, and SGLang's router before
 # several. Sourced with `program` set to the script's name; then, in this order, `find_servers`,
-# the arrays `server_command` and `router_options`, and `serve`.
+# the arrays `server_command`, a module and its arguments, and `router_options`, and `serve`.
 # shellcheck shell=bash disable=SC2034,SC2154
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Reads the environment. Usage: find_servers DEFAULT_PORT DEFAULT_LOG_DIR
-# Sets host, port, tp_size, log_dir, num_servers, and gpus to the numbers of the GPUs to use.
+# Sets host, port, tp_size, log_dir, num_servers, gpus to the numbers of the GPUs to use, and
+# run_module to what runs a module of Python.
 find_servers() {
     host=${HOST:-127.0.0.1}
+    [ "$host" != localhost ] || host=127.0.0.1 # the router knows numbers alone
+    run_module=("$python" -m)
+    check_address
     port=${PORT:-$1}
     tp_size=${TP_SIZE:-1}
     log_dir=${LOG_DIR:-$2}
@@ -29,8 +33,35 @@ find_servers() {
     mkdir -p "$log_dir" || fail "LOG_DIR $log_dir cannot be made"
 }
 
+# Ends the script if other machines could reach servers that ask for no key. Servers with a key are
+# started such that it stands in no list of processes.
+check_address() {
+    local LC_ALL=C
+    if [ -n "${API_KEY:-}" ]; then
+        [[ $API_KEY =~ ^[!-~]+$ ]] ||
+            fail "API_KEY must be visible ASCII characters without blanks"
+        export API_KEY
+        run_module=("$python" "$root/scripts/lib/with_key.py")
+    else
+        [[ $host =~ ^(127(\.[0-9]{1,3}){3}|::1)$ ]] ||
+            fail "HOST $host can be reached from other machines: that needs a key, in API_KEY"
+    fi
+}
+
+# Ends the script if an argument for the servers goes around the check of the address.
+refuse_address() {
+    local argument
+    for argument in "$@"; do
+        case $argument in # also as SGLang understands them when they are cut short
+        --ho*) fail "the address is HOST, and no argument" ;;
+        --api*) fail "the key is API_KEY, and no argument: every user could list it" ;;
+        esac
+    done
+}
+
 # Servers and router are numbered: servers from 0, the router is the last one.
 name() { if [ "$1" -eq "$num_servers" ]; then echo router; else echo "server_$1"; fi; }
+in_url() { if [[ $1 == *:* ]]; then echo "[$1]"; else echo "$1"; fi; }
 server_port() { echo $((num_servers == 1 ? port : port + 1 + $1)); }
 
 # Starts the server or router of a number. Each leads a process group of its own, so that none of
@@ -38,15 +69,16 @@ server_port() { echo $((num_servers == 1 ? port : port + 1 + $1)); }
 start() {
     local command gpus_of_server=("${gpus[@]:$1*tp_size:tp_size}")
     if [ "$1" -eq "$num_servers" ]; then
-        command=("$python" -m sglang_router.launch_router --host "$host" --port "$port"
-            --prometheus-port $((port + num_servers + 1)) --shutdown-grace-period-secs 2
+        command=(sglang_router.launch_router --host "$(in_url "$host")" --port "$port"
+            --prometheus-host 127.0.0.1 --prometheus-port $((port + num_servers + 1))
+            --shutdown-grace-period-secs 2
             "${router_options[@]}" --worker-urls "${server_urls[@]}")
     else
         command=("${server_command[@]}" --tp-size "$tp_size" --port "$(server_port "$1")"
             --host "$([ "$num_servers" -eq 1 ] && echo "$host" || echo 127.0.0.1)" "${arguments[@]}")
     fi
     CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus_of_server[*]}") \
-        setsid "${command[@]}" >>"$log_dir/$(name "$1").log" 2>&1 </dev/null &
+        setsid "${run_module[@]}" "${command[@]}" >>"$log_dir/$(name "$1").log" 2>&1 </dev/null &
     pids[$1]=$!
 }
 
@@ -103,7 +135,13 @@ await() {
 # FLAG is that of the commands that takes the URL; the arguments go to every server.
 serve() {
     local flag=$1 model=$2 n restarts=0
-    local reachable=${host/#0.0.0.0/127.0.0.1}
+    local reachable
+    reachable=$(in_url "$host")
+    case $host in
+    0.0.0.0) reachable=127.0.0.1 ;;
+    ::) reachable="[::1]" ;;
+    esac
+    refuse_address "${@:3}"
     arguments=("${@:3}") pids=() server_urls=()
     trap stop EXIT
     trap 'exit 130' INT
@@ -122,7 +160,7 @@ serve() {
         start "$num_servers"
         await "$num_servers" "http://$reachable:$port/readiness" "\"healthy_workers\":$num_servers"
     fi
-    [ "$host" != 0.0.0.0 ] || reachable=$(hostname -f)
+    case $host in 0.0.0.0 | ::) reachable=$(hostname -f) ;; esac
     echo "ready: $num_servers server(s); $flag http://$reachable:$port"
 
     while nap; do

@@ -190,6 +190,22 @@ def test_a_server_that_cannot_serve_says_why(tmp_path, monkeypatch):
         serve.main(["--model", model])
 
 
+def test_other_machines_need_a_key(value_model_folder):
+    command = [sys.executable, "-m", "classifier_lib.serve", "--model", value_model_folder]
+    result = subprocess.run(
+        [*command, "--hos", "0.0.0.0"],  # as SGLang understands it
+        env=sglang_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "classifier_lib.serve: error: --host 0.0.0.0 can be reached from other machines: "
+        "that needs --api-key"
+    )
+
+
 def test_a_server_ends_with_the_process_that_started_it():
     """However that ends."""
     child = (

@@ -1,7 +1,10 @@
 """The real SGLang in processes of its own: on a CPU, with stand-ins for what it only imports."""
 
 import contextlib
+import json
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import psutil
 from tests.support.paths import ROOT
 
 STAND_INS = Path(__file__).parent / "sglang_stand_ins"
+API_KEY = "s3cret'\\key"
+"""Of servers that ask for one, which a program may write in more than one way."""
 SOON = 120.0
 """Seconds to wait for what takes one when the machine is idle."""
 
@@ -33,6 +38,18 @@ def descendants(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
+
+
+def status_with_key(url: str, key: str | None, payload: object = None) -> int:
+    """The status of a reply to a request with a key, or without one; a POST with a payload."""
+    headers = {"Content-Type": "application/json"}
+    headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
+    data = None if payload is None else json.dumps(payload).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=SOON) as r:
+            return r.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import threading
-import urllib.request
 from types import SimpleNamespace
 
 import psutil
@@ -14,7 +13,7 @@ import pytest
 import inference_eval
 from search_lib.engines import http_service
 from search_lib.engines.hf import HfEngine
-from search_lib.engines.http_service import HttpService
+from search_lib.engines.http_service import HttpService, get_json
 from search_lib.engines.sglang_protocol import sampling_params
 from search_lib.engines.sglang_server import SglangServerEngine
 from search_lib.results.records import parse_record, read_records
@@ -23,7 +22,15 @@ from tests.support.flags import replace_flags
 from tests.support.http_servers import free_ports
 from tests.support.logprobs import assert_logprobs_equal_a_forward_pass, logprob_requests
 from tests.support.searches import as_command, make_args, request, responses
-from tests.support.sglang_processes import ROOT, SOON, no_survivors, sglang_environment
+from tests.support.sglang_processes import (
+    API_KEY,
+    ROOT,
+    SOON,
+    descendants,
+    no_survivors,
+    sglang_environment,
+    status_with_key,
+)
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 from tests.support.waiting import wait_for
 
@@ -56,10 +63,12 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(models, tmp_path_factory):
-    """Two servers and their router."""
+    """Two servers and their router, with a key."""
     logs = tmp_path_factory.mktemp("servers")
     port = free_ports(4)
-    environment = sglang_environment(NUM_SERVERS="2", PORT=str(port), LOG_DIR=str(logs))
+    environment = sglang_environment(
+        NUM_SERVERS="2", PORT=str(port), LOG_DIR=str(logs), API_KEY=API_KEY
+    )
     command = [
         str(SCRIPT),
         str(models / "policy"),
@@ -79,6 +88,7 @@ def served(models, tmp_path_factory):
                 router=f"http://127.0.0.1:{port}",
                 servers=urls,
                 logs=[logs / f"server_{number}.log" for number in range(2)],
+                log_dir=logs,
             )
         finally:
             script.terminate()
@@ -87,7 +97,9 @@ def served(models, tmp_path_factory):
 
 def generate_all(urls, requests, one_by_one=False, is_batched=False):
     async def body():
-        engine = SglangServerEngine(HttpService(urls), VOCAB_SIZE, is_batched=is_batched)
+        engine = SglangServerEngine(
+            HttpService(urls, api_key=API_KEY), VOCAB_SIZE, is_batched=is_batched
+        )
         try:
             if one_by_one:
                 return [await engine.generate(*asked) for asked in requests]
@@ -100,9 +112,27 @@ def generate_all(urls, requests, one_by_one=False, is_batched=False):
 
 def requests_in(url: str) -> int:
     """Requests that a server has, running or waiting."""
-    with urllib.request.urlopen(f"{url}/v1/loads", timeout=SOON) as reply:
-        (load,) = json.load(reply)["loads"]
+    (load,) = get_json(f"{url}/v1/loads", API_KEY)["loads"]
     return load["num_running_reqs"] + load["num_waiting_reqs"]
+
+
+def test_blocks_are_for_those_with_the_key(served):
+    asked = {"input_ids": [5], "sampling_params": {"max_new_tokens": 1}}
+    for url in (served.router, *served.servers):
+        for key, status in ((None, 401), ("wrong", 401), (API_KEY, 200)):
+            assert status_with_key(f"{url}/generate", key, asked) == status
+            assert status_with_key(f"{url}/get_model_info", key) == status
+
+
+def test_the_key_is_in_no_list_of_processes_and_in_no_log(served):
+    processes = descendants(served.script.pid)
+    commands = [" ".join(process.cmdline()) for process in processes]
+    assert sum("sglang" in command for command in commands) >= 3
+    assert not [command for command in commands if API_KEY[:6] in command]
+    logs = {path.name: path.read_text() for path in served.log_dir.iterdir()}
+    assert logs.keys() == {"server_0.log", "server_1.log", "router.log"}
+    assert "***" in logs["server_0.log"]
+    assert not [name for name, text in logs.items() if API_KEY[:6] in text]
 
 
 def test_greedy_blocks_equal_those_of_transformers(served, models):
@@ -137,7 +167,7 @@ def test_the_router_sends_a_path_where_its_prefix_is_cached(served):
     before = [log.read_text().count("POST /generate") for log in served.logs]
 
     async def body():
-        service = HttpService([served.router])
+        service = HttpService([served.router], api_key=API_KEY)
 
         async def send(prefix):
             params = sampling_params(*request(prefix, stop=()), 0, VOCAB_SIZE)
@@ -178,7 +208,9 @@ def test_earlier_searches_are_served_first_and_guesses_last(served, models):
     served_by = served.servers[0]
 
     async def body():
-        engine = SglangServerEngine.open([served_by], str(models / "policy"), VOCAB_SIZE, 60)
+        engine = SglangServerEngine.open(
+            [served_by], str(models / "policy"), VOCAB_SIZE, 60, API_KEY
+        )
         ended = []
 
         async def search(name, its_urgency, asked):
@@ -233,7 +265,9 @@ def test_a_greedy_search_gives_the_responses_of_transformers(served, models, tmp
     }.items():
         output_path = tmp_path / name / "records.jsonl"
         engine = "auto" if name == "published" else "sglang_server"
-        changed = replace_flags(args, engine=engine, output_path=output_path, **changes)
+        changed = replace_flags(
+            args, engine=engine, output_path=output_path, api_key=API_KEY, **changes
+        )
         assert inference_eval.main(changed) == 0
         assert responses(output_path) == expected
 
@@ -246,7 +280,9 @@ def test_cancelled_requests_leave_the_servers(served):
     async def body():
         endless = [request([5, i], 2, max_new_tokens=3500, stop=()) for i in range(6)]
         engines = [
-            SglangServerEngine(HttpService(urls), VOCAB_SIZE, is_batched=is_batched)
+            SglangServerEngine(
+                HttpService(urls, api_key=API_KEY), VOCAB_SIZE, is_batched=is_batched
+            )
             for urls, is_batched in (([served.router], False), (served.servers, True))
         ]
         tasks = [
@@ -274,7 +310,8 @@ def test_interrupted_a_run_leaves_whole_records_and_idle_servers(served, models,
         num_repetitions=16,
         max_concurrent=4,
     )
-    process = subprocess.Popen(as_command(args), stderr=subprocess.PIPE, text=True)
+    command = [*as_command(args), "--api_key", API_KEY]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(
         lambda: args.output_path.exists() and args.output_path.stat().st_size, "a record", SOON
     )
@@ -288,7 +325,12 @@ def test_interrupted_a_run_leaves_whole_records_and_idle_servers(served, models,
 
 def test_a_server_killed_in_mid_run_costs_no_record(served, models, tmp_path, caplog):
     args = make_args(
-        models, tmp_path / "calm", engine="sglang_server", num_repetitions=6, max_concurrent=4
+        models,
+        tmp_path / "calm",
+        engine="sglang_server",
+        api_key=API_KEY,
+        num_repetitions=6,
+        max_concurrent=4,
     )
     calm = replace_flags(args, sglang_url=(served.router,))
     inference_eval.main(calm)

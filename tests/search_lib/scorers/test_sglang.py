@@ -28,6 +28,7 @@ from search_lib.scorers.value_server import ValueServer, last_error
 from search_lib.search_args import Args
 from tests.support.flags import replace_flags
 from tests.support.http_servers import serving
+from tests.support.sglang_processes import API_KEY, status_with_key
 from tests.support.tiny_models import save_tiny_policy
 from tests.support.value_servers import (
     GOOD,
@@ -70,7 +71,16 @@ def test_values_equal_transformers_and_only_new_tokens_are_computed(service, req
     async def body(scorer):
         await asyncio.gather(*(search(scorer, tree) for tree in trees))
 
-    with_scorer([url], body)
+    with_scorer([url], body, api_key=API_KEY if service == "router" else None)
+
+
+def test_values_are_for_those_with_the_key(value_router):
+    port = int(value_router.rsplit(":", 1)[1])
+    for url in (value_router, f"http://127.0.0.1:{port + 1}"):
+        for key, status in ((None, 401), ("wrong", 401), (API_KEY, 200)):
+            asked = {"model": "value-model", "input": [[5, 6]]}
+            assert status_with_key(f"{url}/v1/embeddings", key, asked) == status
+            assert status_with_key(f"{url}/get_model_info", key) == status
 
 
 def test_a_prompt_that_many_ask_for_at_once_is_computed_once(value_server):
@@ -154,9 +164,12 @@ def test_a_search_finds_the_same_with_every_scorer(
     monkeypatch.setattr(factory, "ValueServer", lambda *arguments: borrow(value_server))
     expected, _ = run_recorded(search_args, tmp_path / "hf", monkeypatch)
     assert len(expected) == 6
-    for scorer, urls in (("sglang", ()), ("sglang_server", (value_router,))):
+    for scorer, changes in (
+        ("sglang", {}),
+        ("sglang_server", {"scorer_url": (value_router,), "api_key": API_KEY}),
+    ):
         found, calls = run_recorded(
-            search_args, tmp_path / scorer, monkeypatch, scorer=scorer, scorer_url=urls
+            search_args, tmp_path / scorer, monkeypatch, scorer=scorer, **changes
         )
         assert found.keys() == expected.keys()
         for key, record in found.items():
@@ -252,7 +265,7 @@ def test_a_killed_server_behind_the_router_loses_nothing(value_router, reference
 
     halfway: list[Tree] = []
     killed = asyncio.Event()
-    for values, tree in zip(with_scorer([value_router], body), trees, strict=True):
+    for values, tree in zip(with_scorer([value_router], body, api_key=API_KEY), trees, strict=True):
         paths = [prefix + b.token_ids for prefix, blocks in tree.expansions for b in blocks]
         expected = [class_probabilities(reference, path)[SUCCESS_CLASS] for path in paths]
         assert values == pytest.approx(expected, abs=TOLERANCE)
