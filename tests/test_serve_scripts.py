@@ -9,24 +9,26 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from tests.support.http_servers import free_ports
 from tests.support.paths import ROOT
+from tests.support.sglang_processes import SOON
+from tests.support.waiting import wait_for
 
 STAND_IN = """#!{python}
 # What the scripts start as Python: it runs their own small programs, and in place of a server one
 # that says it is well.
-import http.server, json, os, pathlib, sys
+import http.server, json, os, pathlib, signal, sys, threading
 
 arguments = sys.argv[1:]
 if arguments[0] in ("-", "-c"):
     os.execv("{python}", ["{python}", *arguments])
 port = int(arguments[arguments.index("--port") + 1])
-started = {{"arguments": arguments, "key": os.environ.get("API_KEY")}}
+started = {{"arguments": arguments, "key": os.environ.get("API_KEY"), "pid": os.getpid()}}
 pathlib.Path("{folder}", f"{{port}}.json").write_text(json.dumps(started))
 
 class Well(http.server.BaseHTTPRequestHandler):
@@ -35,6 +37,11 @@ class Well(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'"healthy_workers":2')
 
+def end(*_):
+    pathlib.Path("{folder}", f"{{port}}.ending").touch()
+    threading.Timer(0.2, os._exit, [0]).start()
+
+signal.signal(signal.SIGTERM, end)
 http.server.HTTPServer(("127.0.0.1", port), Well).serve_forever()
 """
 
@@ -99,9 +106,13 @@ def test_no_argument_goes_around_the_address(argument, message, tmp_path):
     assert (status, said) == (2, f"serve_value_model.sh: error: {message}")
 
 
-@pytest.fixture
-def started(tmp_path: Path) -> SimpleNamespace:
-    """What serve_value_model.sh has started for other machines, of stand-ins, and what it said."""
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """What serve_value_model.sh has started for other machines, of stand-ins, and what it said.
+
+    It was told twice to end; `alive` are the processes that outlived it.
+    """
+    tmp_path = tmp_path_factory.mktemp("started")
     shutil.copytree(ROOT / "scripts" / "lib", tmp_path / "scripts" / "lib")
     script = shutil.copy(ROOT / "scripts" / "serve_value_model.sh", tmp_path / "scripts")
     python = tmp_path / ".venv" / "bin" / "python"
@@ -120,11 +131,15 @@ def started(tmp_path: Path) -> SimpleNamespace:
     ) as process:
         said = process.stdout.readline()
         process.terminate()
+        ending = tmp_path / f"{port}.ending"
+        wait_for(ending.exists, "the router told to end", SOON)
+        process.terminate()
     names = {"router": 0, "server_0": 1, "server_1": 2}
     found = {
         name: json.loads((tmp_path / f"{port + n}.json").read_text()) for name, n in names.items()
     }
-    return SimpleNamespace(port=port, said=said, **found)
+    alive = [name for name, process in found.items() if psutil.pid_exists(process["pid"])]
+    return SimpleNamespace(port=port, said=said, alive=alive, status=process.returncode, **found)
 
 
 def test_for_other_machines_there_is_one_address_and_a_key(started):
@@ -141,6 +156,10 @@ def test_for_other_machines_there_is_one_address_and_a_key(started):
         assert "s3cret" not in " ".join(given)
     given = started.router["arguments"]
     assert given[given.index("--prometheus-host") + 1] == "127.0.0.1"
+
+
+def test_stopped_twice_the_script_still_ends_what_it_started(started):
+    assert (started.status, started.alive) == (143, [])
 
 
 def test_a_module_gets_the_key_that_its_command_line_lacks(tmp_path):

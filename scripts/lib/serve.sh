@@ -83,7 +83,8 @@ start() {
 }
 
 stop() {
-    trap - EXIT INT TERM
+    trap - EXIT
+    trap '' INT TERM # who signals a whole group does it twice, and none must be left
     exec 2>/dev/null # or bash would report every process that is killed
     local signal pid running
     for signal in TERM KILL; do
