@@ -4,6 +4,7 @@ import fnmatch
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -13,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from run_lib.commands import parse_command_line
+from search_lib.serve.args import PROGRAM, ServeFlags
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -106,6 +109,25 @@ def test_the_server_of_the_image_is_no_roots_and_is_asked_whether_it_is_well():
     assert probe[:2] == ["python", "-c"]
     compile(probe[2], "HEALTHCHECK", "exec")
     assert f":{last['EXPOSE']}/health" in probe[2]
+
+
+def served(command: str) -> ServeFlags:
+    """The flags of a command that starts the server."""
+    arguments = shlex.split(command.replace("\\\n", " "))
+    return parse_command_line(ServeFlags, PROGRAM, None, arguments)
+
+
+def test_the_commands_that_start_the_server_are_its_own(monkeypatch):
+    monkeypatch.setenv("VGS_API_KEY", "s3cret")
+    text = (ROOT / "Containerfile").read_text()
+    (shown,) = re.findall(r"^#         vgs (--.*)$", text, re.MULTILINE)
+    flags = served(f"{shown} --host 0.0.0.0")
+    flags.check()
+    assert str(flags.classifier_ckpt_path).startswith("/models/")
+    (started,) = re.findall(r"ExecStart=\S+ -m search_lib.serve (.*\\\n.*)", UNIT.read_text())
+    flags = served(started)
+    flags.check()
+    assert flags.is_local
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
