@@ -13,10 +13,11 @@
 # Environment:
 #     HOST            address to listen at, 127.0.0.1 by default; 0.0.0.0 for other machines, with an
 #                     API_KEY. Servers behind a router are for this machine alone
-#     API_KEY         the key that a request must have; clients send their --api_key. It stands in no
-#                     list of processes and in no log of this script. So don't type it:
+#     API_KEY         the key that a request must have. It stands in no list of processes or jobs and
+#                     in no log, if it isn't typed there:
 #                         (umask 077 && openssl rand -hex 32 >key) && export API_KEY=$(<key)
-#                     Without it, servers tell whether they are well, the router also its models
+#                     and for a search, under Slurm, too: --api_key @key. Without it, servers tell
+#                     whether they are well, the router also its models
 #     PORT            of the URL, 30000 by default; servers behind a router take the ports after it
 #     CUDA_VISIBLE_DEVICES  GPUs to use; all by default
 #     TP_SIZE         GPUs of one server, 1 by default

@@ -77,7 +77,7 @@ class OpenModels:
                 of_server.attention_impl,
                 log_folder / SERVER_LOG_NAME,
                 self._shared,
-                of_server.api_key,
+                of_server.key,
             )
             with naming("--classifier_ckpt_path"):
                 scorer = open_scorer(flags.scorer_flags, flags.classifier_ckpt_path, place)

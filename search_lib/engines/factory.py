@@ -60,7 +60,7 @@ def _open_plain(
         return SglangEngine.load(model, vocab_size, arguments, unscaled_logprobs)
     try:
         return SglangServerEngine.open(
-            flags.urls, model, vocab_size, flags.sglang_patience, flags.api_key
+            flags.urls, model, vocab_size, flags.sglang_patience, flags.key
         )
     except EngineUnavailable as error:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -34,7 +35,8 @@ class EngineFlags:
     """Of sglang_server: seconds until a request to a service that stays away is given up."""
     api_key: str | None = free(None, secret=True)
     """Of servers that want one, of the policy as of the value model: sent as Authorization: Bearer.
-    It is not saved."""
+    @FILE has it read from a file, so that no list of processes or of jobs shows it. It is not
+    saved."""
     use_sglang_server: bool = free(False)
     """Published spelling of --engine sglang_server."""
     sglang_port: int = free(30000)
@@ -55,6 +57,18 @@ class EngineFlags:
         """Addresses of the servers of sglang_server."""
         return self.sglang_url or (f"http://127.0.0.1:{self.sglang_port}",)
 
+    @property
+    def key(self) -> str | None:
+        """Key of the servers; None if they need none.
+
+        Raises:
+            InputError: If it is in a file that can't be read.
+        """
+        if self.api_key is None or not self.api_key.startswith("@"):
+            return self.api_key
+        with naming(self.key_flag, OSError):
+            return Path(self.api_key[1:]).read_text().strip()
+
     def check_values(self) -> None:
         """Raises InputError for values that no engine can have, whichever `auto` will mean."""
         if self.attention_impl not in ATTENTION and "/" not in self.attention_impl:
@@ -65,7 +79,7 @@ class EngineFlags:
         at_least(1, tp_size=self.tp_size, dp_size=self.dp_size)
         if not 0 < self.gpu_util < 1:
             raise InputError(f"--gpu_util must be in (0, 1), got {self.gpu_util}")
-        check_key(self.key_flag, self.api_key)
+        check_key(self.key_flag, self.key)
 
     def check(self) -> None:
         """Raises InputError for values that the engine can't have; `settle_engine` has named it."""

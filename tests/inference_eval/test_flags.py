@@ -101,3 +101,8 @@ def test_a_key_is_neither_saved_nor_shown(models, tmp_path, capsys):
     assert "api_key" not in (tmp_path / "run_config.json").read_text()
     with pytest.raises(InputError, match=r"^--api_key must be visible ASCII[^3]*$"):
         inference_eval.main(replace_flags(args, api_key="s3 cret"))
+    with pytest.raises(InputError, match=r"^--api_key .*No such file.*absent"):
+        inference_eval.main(replace_flags(args, api_key=f"@{tmp_path}/absent"))
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError, match=r"^--api_key must be visible ASCII"):
+        inference_eval.main(replace_flags(args, api_key=f"@{tmp_path}/empty"))

@@ -243,7 +243,7 @@ def test_a_server_that_is_not_there_is_named_at_the_start(policy):
         open_engine(flags, str(policy), torch.device("cpu"))
 
 
-def test_servers_of_the_policy_get_the_key(policy):
+def test_servers_of_the_policy_get_the_key(policy, tmp_path):
     async def answer(request):
         if request.headers.get("Authorization") != "Bearer s3cret":
             return web.Response(status=401, text="no such key")
@@ -260,5 +260,7 @@ def test_servers_of_the_policy_get_the_key(policy):
                 await engine.close()
 
     assert asyncio.run(body("s3cret")) == {"model_path": "policy"}
+    (tmp_path / "key").write_text("s3cret\n")
+    assert asyncio.run(body(f"@{tmp_path}/key")) == {"model_path": "policy"}
     with pytest.raises(InputError, match=r"/server_info: status 401: no such key"):
         asyncio.run(body("old"))

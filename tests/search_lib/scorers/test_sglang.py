@@ -162,11 +162,12 @@ def test_a_search_finds_the_same_with_every_scorer(
     search_args, value_server, value_router, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(factory, "ValueServer", lambda *arguments: borrow(value_server))
+    (tmp_path / "key").write_text(f"{API_KEY}\n")
     expected, _ = run_recorded(search_args, tmp_path / "hf", monkeypatch)
     assert len(expected) == 6
     for scorer, changes in (
         ("sglang", {}),
-        ("sglang_server", {"scorer_url": (value_router,), "api_key": API_KEY}),
+        ("sglang_server", {"scorer_url": (value_router,), "api_key": f"@{tmp_path}/key"}),
     ):
         found, calls = run_recorded(
             search_args, tmp_path / scorer, monkeypatch, scorer=scorer, **changes
@@ -316,7 +317,7 @@ def test_a_server_of_ones_own_that_has_ended_says_why(tmp_path, monkeypatch):
 
 def test_a_server_that_does_not_start_says_why(tmp_path, policy):
     server = ValueServer(str(policy), tmp_path / "log")
-    with pytest.raises(ValueError, match=r"^.*policy0: the value server ended while it st.*: "
+    with pytest.raises(ValueError, match=r"^.*policy\d: the value server ended while it st.*: "
                        r"classifier_lib.serve: error: --model .* not a value model"):  # fmt: skip
         server.wait_until_ready()
     server.stop()
