@@ -127,3 +127,14 @@ def test_pairwise_without_any_answer_nobody_is_asked():
         pytest.fail(f"asked for {pairs}")
 
     assert group_pairwise([None, None], "1", unused) == Grouping([0, 1], [False, False])
+
+
+@pytest.mark.parametrize("group", [group_around_reference, group_pairwise])
+def test_without_a_reference_answers_are_grouped_and_none_is_right(group):
+    def same_letter(pairs):
+        return [a.lower() == b.lower() for a, b in pairs]
+
+    grouping = group(["x", "X", "y", "x"], None, same_letter)
+    first, second, third, fourth = grouping.classes
+    assert first == second == fourth != third
+    assert grouping.correct == [False] * 4
