@@ -135,6 +135,7 @@ def create_app(
         version="1",
         docs_url=None,  # its pages come from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         responses=ERRORS,
         dependencies=[Depends(HTTPBearer(auto_error=False))] if needs_key else [],
     )

@@ -28,6 +28,11 @@ def _tag_prompt(value: Any) -> str:
     return _tag_text(value)
 
 
+def _tag_message(value: Any) -> str:
+    role = value.get("role") if isinstance(value, dict) else None
+    return "(assistant)" if role == "assistant" else "(input)"
+
+
 class TextPart(Strict):
     """A part of a message."""
 
@@ -186,7 +191,13 @@ class ChatRequest(SearchRequest, UnsupportedInChat):
     """A question to search, as a conversation."""
 
     messages: Annotated[
-        list[Annotated[InputMessage | AssistantMessage, Discriminator("role")]],
+        list[
+            Annotated[
+                Annotated[InputMessage, Tag("(input)")]
+                | Annotated[AssistantMessage, Tag("(assistant)")],
+                Discriminator(_tag_message),
+            ]
+        ],
         Field(min_length=1),
     ]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
