@@ -1,34 +1,41 @@
 """The benchmarks run, and end in one line with the ratio of the published way to ours."""
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
+import json
 import re
 import time
 
 import numpy as np
 import pytest
 import torch
+from aiohttp import web
 
 from classifier_lib.data import ROLL_IN, ROLL_OUT
 from classifier_lib.flops import TokenCounts
 from classifier_lib.training.step import StepResult
-from run_lib.commands import InputError
+from run_lib.commands import InputError, RunStopped
 from scripts.bench import (
     data_loading,
     dvo_train,
     labelling,
     scheduling,
     scoring,
+    serving,
     simulation,
     train_step,
     trees,
     voting,
 )
+from scripts.bench.args import ServingArgs
 from scripts.bench.training_rows import NUM_CUTS, draw_row
+from search_lib.benchmarks import Problem
 from search_lib.strategies.mcts import TreeSettings
 from search_lib.urgency import Urgency, urgency
 from tests.support.dvo_paths import path_rows, write_paths
+from tests.support.policy_server import serving_in_thread
 from tests.support.searches import request
 
 
@@ -358,3 +365,67 @@ def test_trees_refuses_ways_that_grew_different_trees(monkeypatch):
     monkeypatch.setattr(trees, "grow", lambda *args: next(ways))
     with pytest.raises(RuntimeError, match="the trees of lock step and window differ"):
         trees.main(trees.Args(trees=1))
+
+
+class FakeServer:
+    """Answers as the server of answers does, with a number of tokens and no search.
+
+    Attributes:
+        asked: Bodies of the requests.
+    """
+
+    def __init__(self, status: int = 200):
+        self.asked: list[dict] = []
+        self._status = status
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            text = f"# HELP of it\nprocess_cpu_seconds_total {len(self.asked)}\n"
+            return web.Response(text=text)
+        assert request.path == "/v1/chat/completions"
+        self.asked.append(body := await request.json())
+        usage = {"usage": {"completion_tokens": 500}}
+        if not body.get("stream"):
+            return web.json_response(usage, status=self._status)
+        assert body["stream_options"] == {"include_usage": True}
+        chunks = [json.dumps({"choices": []}), json.dumps({"choices": []} | usage), "[DONE]"]
+        return web.Response(text="".join(f"data: {chunk}\n\n" for chunk in chunks))
+
+
+def test_serving_asks_for_the_searches_of_an_evaluation(monkeypatch, capsys, tmp_path):
+    policy, classifier = scheduling.save_random_models(tmp_path, seed=0)
+    args = ServingArgs(problems=3, rounds=2, seed=1, policy=policy, classifier=classifier)
+    server = FakeServer()
+    with serving_in_thread(server) as url:
+        monkeypatch.setattr(serving, "serving", lambda *_: contextlib.nullcontext(url))
+        table, ratio = run(serving.main, args, capsys)
+    assert [row["way"] for row in table] == list(serving.WAYS)
+    assert [row["searches"] for row in table] == ["12"] * 3
+    assert [row["tokens"] for row in table[1:]] == ["1,500"] * 2
+    assert [row["CPU s"] for row in table[1:]] == ["3.00"] * 2
+    # At least a block of every path of every tree.
+    assert number(table[0]["tokens"]) >= 12 * 4
+    assert ratio == pytest.approx(number(table[1]["share"]), abs=0.01)
+    warm_up, timed = server.asked[:2], server.asked[2:]
+    assert [body.get("stream") for body in warm_up] == [True, True]
+    assert [body.get("stream", False) for body in timed] == [False] * 3 + [True] * 3 + [
+        False
+    ] * 3 + [True] * 3
+    assert len({(body["seed"], body["messages"][0]["content"]) for body in timed}) == 6
+    assert {body["model"] for body in timed} == {serving.NAME}
+
+
+def test_serving_ends_with_the_answer_of_a_server_that_refuses():
+    with (
+        serving_in_thread(FakeServer(status=429)) as url,
+        pytest.raises(RuntimeError, match=r'the server answers with 429: {"usage"'),
+    ):
+        asyncio.run(serving.time_server(url, [Problem("p", "1 + 1", "2")], 0, streamed=False))
+
+
+def test_serving_tells_what_a_server_said_that_does_not_start(tmp_path):
+    with (
+        pytest.raises(RunStopped, match=r"^the server did not start: .*max_concurrent"),
+        serving.serving([], ServingArgs(max_concurrent=0), 1, tmp_path / "log"),
+    ):
+        pass

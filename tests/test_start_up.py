@@ -45,6 +45,7 @@ WRONG = {
     "scripts/bench/labelling.py": "--distinct 1",
     "scripts/bench/scheduling.py": "--policy p",
     "scripts/bench/scoring.py": "--max_length 1",
+    "scripts/bench/serving.py": "--rounds 0",
     "scripts/bench/train_step.py": "--total_batch_size 1",
     "scripts/bench/trees.py": "--trees 0",
     "scripts/bench/voting.py": "--seed x",

@@ -11,6 +11,7 @@ DATA_LOADING = "scripts.bench.data_loading"
 TREES = "scripts.bench.trees"
 SCORING = "scripts.bench.scoring"
 SCHEDULING = "scripts.bench.scheduling"
+SERVING = "scripts.bench.serving"
 DVO_TRAIN = "scripts.bench.dvo_train"
 TRAIN_STEP = "scripts.bench.train_step"
 
@@ -152,6 +153,33 @@ class SchedulingArgs:
         """Raises InputError for values that no run can have."""
         if (self.policy is None) != (self.classifier is None):
             raise InputError("--policy and --classifier go together")
+
+
+@dataclass(frozen=True)
+class ServingArgs:
+    """Tokens a second of the server of answers and of an evaluation."""
+
+    quick: bool = False
+    """16 problems and one round."""
+    problems: int | None = None
+    """Problems, each a request; 64 by default."""
+    rounds: int | None = None
+    """Times that every way is timed, in turns; 5 by default."""
+    max_concurrent: int = 64
+    """Searches in flight, of all problems; a problem has four."""
+    policy: str | None = None
+    """Folder of a trained toy policy; by default the quickstart's, or random weights if there is
+    none."""
+    classifier: str | None = None
+    """Folder of its value model."""
+    seed: int = 0
+    """Seed of the searches and of random weights."""
+
+    def check(self) -> None:
+        """Raises InputError for values that no run can have."""
+        if (self.policy is None) != (self.classifier is None):
+            raise InputError("--policy and --classifier go together")
+        at_least(1, problems=self.problems, rounds=self.rounds, max_concurrent=self.max_concurrent)
 
 
 @dataclass(frozen=True)
