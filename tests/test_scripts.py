@@ -31,6 +31,7 @@ from scripts.reproduce.dvo_runs import DvoPlanArgs
 from scripts.reproduce.searches import SearchPlanArgs
 from search_lib.results import calibration, shards, summary
 from search_lib.search_args import Args as SearchArgs
+from search_lib.serve.args import ServeFlags
 from search_lib.strategies import describe_strategies
 from search_lib.voting import VOTES
 from tests.support.documentation import DOCUMENTATION, PAGES, README, commands, joined
@@ -188,6 +189,7 @@ OTHERS = {
     "scripts.trl_train": trl_train.TrlArgs,
     "search_lib.results.calibration": calibration.Args,
     "search_lib.results.summary": summary.Args,
+    "search_lib.serve": ServeFlags,
 }
 
 
