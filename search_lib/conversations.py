@@ -29,6 +29,8 @@ MAX_TEMPLATE_LENGTH = 1_000_000
 """Most characters of a template around the messages; real ones have some thousands."""
 KEPT_FRAMES = 64
 """Kinds of conversation whose frames are kept."""
+KEPT_SIZE = 200
+"""Messages of the longest kind that is kept, with the characters of blank ones."""
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -96,8 +98,8 @@ class ConversationTemplate:
         self._fill = _find_template(tokenizer, thoughts)
         self._control = control_tokens(tokenizer, thoughts)
         self._pattern = control_pattern(self._control)
-        self._frame = lru_cache(maxsize=KEPT_FRAMES)(self._make_frame)
-        self._frame((Message("user", "?"),))
+        self._kept_frame = lru_cache(maxsize=KEPT_FRAMES)(self._make_frame)
+        self._kept_frame((Message("user", "?"),))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Returns the token ids of the prompt that asks for the next message.
@@ -113,7 +115,8 @@ class ConversationTemplate:
         """
         said = [self._spoken(message) for message in check_roles(messages)]
         kind = tuple(one if not one.content.strip() else Message(one.role, "?") for one in said)
-        frame = self._frame(kind)
+        size = len(kind) + sum(len(one.content) for one in kind)
+        frame = self._kept_frame(kind) if size <= KEPT_SIZE else self._make_frame(kind)
         text = self._fill(self._instructed(said))
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         is_plain = not any(self._pattern.search(message.content) for message in said)
@@ -151,15 +154,15 @@ class ConversationTemplate:
         name = self._tokenizer.name_or_path
         nonce = secrets.token_hex(8)
         filled = [place for place, message in enumerate(kind) if message.content.strip()]
-        stand_ins = [
-            Message(role, f"message{nonce}n{place}n" if place in filled else content)
-            for place, (role, content) in enumerate(kind)
-        ]
-        text = try_template(lambda: self._fill(self._instructed(stand_ins)), name)
-        found = re.split(rf"message{nonce}n(\d+)n", text)
-        places = [int(place) for place in found[1::2]]
+        stand_ins = list(kind)
         for place in filled:
-            if place not in places:
+            stand_ins[place] = Message(kind[place].role, f"aMessage{nonce}N{place}N")
+        text = try_template(lambda: self._fill(self._instructed(stand_ins)), name)
+        found = re.split(rf"aMessage{nonce}N(\d+)N", text)
+        places = [int(place) for place in found[1::2]]
+        shown = set(places)
+        for place in filled:
+            if place not in shown:
                 what = f"message {place + 1} ({kind[place].role})"
                 what = "the question" if place == len(kind) - 1 else what
                 raise ValueError(f"{name}: its chat template leaves out {what} or changes it")

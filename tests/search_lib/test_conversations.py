@@ -188,7 +188,7 @@ def test_only_conversations_that_the_user_ends_are_taken(talk, message):
         ("{{ messages[-1].content }}", r"leaves out message 1 \(system\) or changes it"),
         (
             SHOW_ALL.replace(
-                "m.content", "m.content | upper if loop.first and loop.length > 1 else m.content"
+                "m.content", "m.content | lower if loop.first and loop.length > 1 else m.content"
             ),
             r"leaves out message 1 \(system\) or changes it",
         ),
@@ -221,6 +221,20 @@ def test_a_template_runs_once_for_a_conversation(monkeypatch):
     )
     template.prompt_ids([one._replace(content=f"{one.content}?") for one in TALK])
     assert len(filled) == 1
+
+
+def test_of_endless_conversations_nothing_is_kept(monkeypatch):
+    tokenizer = chat(SHOW_ALL)
+    template = ConversationTemplate(tokenizer, "")
+    talk = user(*"ab" * 2_000, "c")
+    ids = template.prompt_ids(talk)
+    assert tokenizer.decode(ids) == "[user]a[assistant]b" * 2_000 + "[user]c:"
+    filled = []
+    monkeypatch.setattr(template, "_fill", lambda _: filled.append(1) or "")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="leaves out message 1"):
+            template.prompt_ids(talk)
+    assert len(filled) == 2
 
 
 def test_control_tokens_are_renamed_once(monkeypatch):
