@@ -15,7 +15,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from run_lib.commands import parse_command_line
+from search_lib.asking.flags import TOY_MODELS
 from search_lib.serve.args import PROGRAM, ServeFlags
+from tests.support.documentation import PAGES
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -117,13 +119,13 @@ def served(command: str) -> ServeFlags:
     return parse_command_line(ServeFlags, PROGRAM, None, arguments)
 
 
-def test_the_commands_that_start_the_server_are_its_own(monkeypatch):
-    monkeypatch.setenv("VGS_API_KEY", "s3cret")
-    text = (ROOT / "Containerfile").read_text()
-    (shown,) = re.findall(r"^#         vgs (--.*)$", text, re.MULTILINE)
-    flags = served(f"{shown} --host 0.0.0.0")
-    flags.check()
-    assert str(flags.classifier_ckpt_path).startswith("/models/")
+def test_the_models_that_the_image_is_shown_with_lie_where_it_looks_for_them():
+    places = re.findall(r"outputs/quickstart:(\S+):ro", (ROOT / "Containerfile").read_text())
+    assert places == [f"{dict(instructions())['WORKDIR']}/{TOY_MODELS}"]
+    assert re.findall(r"outputs/quickstart:(\S+):ro", PAGES["serving.md"]) == places
+
+
+def test_the_unit_starts_the_server_for_this_machine_alone():
     (started,) = re.findall(r"ExecStart=\S+ -m search_lib.serve (.*\\\n.*)", UNIT.read_text())
     flags = served(started)
     flags.check()
