@@ -30,17 +30,25 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replaces: bool = True) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that becomes `path` when the block succeeds.
 
-    What stood at `path` before is replaced. Files reach the disk before the rename.
+    Files reach the disk before the rename.
+
+    Args:
+        path: The folder.
+        replaces: Whether it takes the place of a folder that stood there before; else only of an
+            empty one.
+
+    Raises:
+        OSError: If something stands there that it doesn't replace.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     with removed_on_failure(temporary):
         yield temporary
-        publish_folder(temporary, path)
+        publish_folder(temporary, path, replaces)
 
 
 @contextlib.contextmanager
@@ -53,23 +61,26 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-def publish_folder(temporary: Path, path: Path) -> None:
-    """Renames a folder to `path` once its files have reached the disk.
-
-    What stood at `path` before is replaced.
-    """
+def publish_folder(temporary: Path, path: Path, replaces: bool = True) -> None:
+    """Renames a folder to `path` once its files have reached the disk; see `atomic_folder`."""
     for folder, _, files in os.walk(temporary):
         for name in files:
             _fsync(Path(folder) / name)
         _fsync(Path(folder))
-    if path.exists():
+    if replaces and path.exists():
         remove_folder(path)
-    temporary.rename(path)
+    temporary.rename(path)  # also onto an empty folder
     _fsync(path.parent)
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder so that, whatever is killed, no half of it is left under its name."""
+    """Removes a folder so that, whatever is killed, no half of it is left under its name.
+
+    Raises:
+        NotADirectoryError: If it is none; then it stays.
+    """
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     doomed = path.with_name(f".{path.name}.old.tmp")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)

@@ -54,6 +54,26 @@ def test_a_folder_appears_only_when_its_block_succeeds_and_replaces_the_old_one(
     assert [path.name for path in target.iterdir()] == ["c"]
 
 
+def test_a_folder_takes_the_place_of_no_file(tmp_path):
+    (tmp_path / "device").write_text("old")
+    with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "device"):
+        pass
+    assert (tmp_path / "device").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["device"]
+
+
+def test_a_folder_that_replaces_nothing_takes_an_empty_place_only(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "old").write_text("old")
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "full", False):
+        pass
+    assert (tmp_path / "full" / "old").read_text() == "old"
+    (tmp_path / "empty").mkdir()
+    with atomic_folder(tmp_path / "empty", replaces=False) as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "empty" / "new").read_text() == "new"
+
+
 def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     replace_file(path, b"first")
