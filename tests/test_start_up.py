@@ -19,6 +19,7 @@ from tests.support.trees import grow_tree, write_trees
 
 # Wrong flags of every command; of the value of a flag where its command checks values.
 WRONG = {
+    "ask.py": "1+1 --num_blocks 0",
     "inference_eval.py": "--num_blocks 0",
     "train_classifier.py": "--run_name r --max_lr 0",
     "train_dvo.py": "--run_name r --data_path d --model_path m --beta 0",

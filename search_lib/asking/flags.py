@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from run_lib.commands import parse_command_line, run_command
 from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Sampling
 from search_lib.problem_flags import AnswerFlags
@@ -74,3 +75,35 @@ def toy_defaults(flags: type[Flags], folder: Path = TOY_MODELS) -> dict[str, obj
         "num_blocks": 4,
         "num_repetitions": 4,
     }
+
+
+def read_command_line(
+    flags: type[Flags], program: str, description: str | None
+) -> tuple[Flags, str | None]:
+    """Returns the checked flags of a command, and a line on models that its user did not name.
+
+    Where no model is named and the toy models are there, their settings are the defaults.
+
+    Args:
+        flags: The dataclass of the flags; every one has a default.
+        program: Name of the command, as its user types it.
+        description: Docstring of the command's module, for `--help`.
+
+    Raises:
+        SystemExit: With status 2, if a flag is at fault; after `--help` with status 0.
+    """
+    args, remark = parse_command_line(flags, program, description), None
+    if not args.names_models:
+        toy = toy_defaults(flags)
+        if toy is not None:
+            default = flags(**toy)  # type: ignore[arg-type]
+            args = parse_command_line(flags, program, description, default=default)
+            remark = f"no model is named: those of the toy task, with its settings ({TOY_MODELS})"
+        else:
+            remark = (
+                "no model is named, and scripts/quickstart.sh has put none into "
+                f"{TOY_MODELS}: the published ones"
+            )
+    args = args.published_models()
+    run_command(program, args.check)
+    return args, remark

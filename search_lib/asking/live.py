@@ -46,6 +46,7 @@ class LiveTree:
     Attributes:
         repetition: See above.
         is_done: Whether it has ended; the runner's caller sets it.
+        version: Another number after every change.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LiveTree:
     ):
         self.repetition = repetition
         self.is_done = False
+        self.version = 0
         self._strategy = strategy
         self._max_length = max_length
         self._on_change = on_change
@@ -78,6 +80,7 @@ class LiveTree:
     def asked(self, expansion: Expansion) -> None:
         """Takes what the search asks for."""
         self._asked[expansion.path_id] = expansion
+        self.version += 1
 
     def told(self, path_id: int, blocks: Sequence[Block], scores: Scores | None) -> None:
         """Takes an answer."""
@@ -85,11 +88,13 @@ class LiveTree:
         for number, block in enumerate(blocks):
             self._blocks[path_id, number] = block
             self._ends[path_id, number] = hash((*prefix, *block.token_ids))
+        self.version += 1
         self._on_change()
 
     def finish(self) -> None:
         """Takes that the search has ended."""
         self.is_done = True
+        self.version += 1
         self._on_change()
 
     def token_ids(self, node: int) -> list[int]:
