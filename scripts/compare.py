@@ -22,11 +22,10 @@ import numpy as np
 import tyro
 
 from run_lib.commands import InputError, naming, parse_command_line, run_command
-from run_lib.settings import read_document
 from run_lib.text import format_table
 from scripts.plots import check_plot_path, save_plot
 from search_lib.plugins import PluginFlag
-from search_lib.results.metrics import MetricRow, parse_metrics
+from search_lib.results.metrics import MetricRow, read_metrics
 from search_lib.results.run_config import ProblemSet, RunConfig, check_same_problems
 from search_lib.results.selection import Selection, check_curve_names, parse_selections
 from search_lib.results.statistics import bootstrap_interval, permutation_p_value
@@ -72,17 +71,16 @@ def load_run(selection: Selection) -> LoadedRun:
 
     Raises:
         ValueError: If the run or the method is not there; begins with its label.
-        InputError: If its metrics are damaged.
+        InputError: If its metrics are damaged, or no problem has a reference.
     """
     path = selection.path
     folder = path.parent if path.suffix == ".jsonl" else path  # of its file of records
     metrics_path = path if path.suffix == ".json" else folder / "metrics.json"
-    found = read_document(metrics_path, parse_metrics)
+    found = read_metrics(metrics_path)
     if found is None:
         raise ValueError(f"{selection.label}: there is no {metrics_path}; has the run ended?")
-    problem_ids, rows = found
     curves: dict[str, Curve] = {}
-    for row in rows:
+    for row in found.rows:
         curves.setdefault(row.method, {})[row.budget] = row
     if not curves:
         raise ValueError(f"{selection.label}: {metrics_path} has no complete problem")
@@ -96,7 +94,7 @@ def load_run(selection: Selection) -> LoadedRun:
         curves = {selection.method: curves[selection.method]}
     config = RunConfig.load(metrics_path.parent)
     digest = config.fingerprints.get("benchmark") if config else None
-    return LoadedRun(selection, curves, ProblemSet(selection.label, problem_ids, digest))
+    return LoadedRun(selection, curves, ProblemSet(selection.label, found.problem_ids, digest))
 
 
 def format_curves(curves: dict[str, Curve]) -> str:

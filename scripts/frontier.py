@@ -33,6 +33,7 @@ from search_lib.results.curves import (
     pareto_optimal,
     stopping_curve,
 )
+from search_lib.results.metrics import NO_REFERENCE
 from search_lib.results.run_config import check_same_problems
 from search_lib.results.run_trees import COSTS, RunTrees
 from search_lib.results.selection import Selection, check_curve_names, parse_selections
@@ -134,7 +135,9 @@ def main(args: Args) -> None:
         selections = parse_selections(args.runs)
         for selection in selections:
             if selection.path not in loaded:
-                loaded[selection.path] = RunTrees.load(selection.path, rules)
+                loaded[selection.path] = run = RunTrees.load(selection.path, rules)
+                if not run.has_references:
+                    raise ValueError(f"{selection.label}: {NO_REFERENCE}")
         check_same_problems([run.problem_set for run in loaded.values()])
         curves = [
             curve

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from run_lib.commands import InputError, parse_command_line, run_command
-from run_lib.settings import free_flags, read_document
+from run_lib.settings import free_flags
 from run_lib.text import format_table
-from search_lib.results.metrics import format_estimate, parse_metrics
+from search_lib.results.metrics import format_estimate, read_metrics
 from search_lib.results.run_config import FORMER_FLAGS, RunConfig
 from search_lib.results.statistics import estimate_mean
 from search_lib.search_args import Args as SearchArgs
@@ -64,16 +64,16 @@ class Run:
             InputError: If there is no such run, or it lacks metrics or problems.
         """
         path, config = RunConfig.find(folder)
-        found = read_document(path.with_name("metrics.json"), parse_metrics)
+        found = read_metrics(path.with_name("metrics.json"))
         if found is None:
             raise InputError(f"{folder}: there is no metrics.json; has the run ended?")
-        complete, rows = found
-        if len(complete) != len(config.problem_ids):
+        complete = len(found.problem_ids) + found.without_reference
+        if complete != len(config.problem_ids):
             raise InputError(
-                f"{folder}: {len(complete)} of {len(config.problem_ids)} problems are complete; "
+                f"{folder}: {complete} of {len(config.problem_ids)} problems are complete; "
                 "the command of this run goes on with the others"
             )
-        return cls(path, config, {(row.method, row.budget): row.per_problem for row in rows})
+        return cls(path, config, {(row.method, row.budget): row.per_problem for row in found.rows})
 
 
 def check_runs(runs: Sequence[Run]) -> None:

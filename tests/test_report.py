@@ -66,8 +66,8 @@ def test_the_overview_has_curves_votes_and_how_often_a_right_path_was_pruned(gui
     assert run["curves"]["WMV"][1]["costs"]["budget"] == 8
     first, second = data["problems"]
     assert first["runs"] == [
-        {"votes": {"MV": 1, "WMV": 1, "BoN": 0.5, "pass@k": 1}, "right": 3, "responses": 4,
-         "trees": 2, "pruned": 1}
+        {"votes": {"MV": 1, "WMV": 1, "BoN": 0.5, "pass@k": 1}, "answer": "1", "right": 3,
+         "responses": 4, "trees": 2, "pruned": 1}
     ]  # fmt: skip
     assert (second["id"], second["reference"], second["runs"][0]["right"]) == ("b", "1", 0)
 
@@ -210,6 +210,33 @@ def test_older_runs_have_a_report_that_says_what_they_lack(tmp_path, capsys):
     data, parts = parts_of((tmp_path / "report.html").read_text())
     assert data["runs"][0]["values"] is None
     assert parts["problem-0-0"]["trees"][0]["parent"] == []
+
+
+def test_a_run_without_references_has_answers_and_nothing_right_or_wrong(tmp_path, capsys):
+    record = record_of(PARENTS, {4: "1", 7: "2"}, reference=None)
+    write_records(tmp_path / "run", [record], search_type="beam2", num_blocks=4)
+    report.run([str(tmp_path / "run"), "--out", str(tmp_path / "report.html")])
+    assert "run: Nobody knows the right answers: nothing is right or wrong here." in (
+        capsys.readouterr().out.splitlines()
+    )
+    data, parts = parts_of((tmp_path / "report.html").read_text())
+    (run,), (problem,) = data["runs"], data["problems"]
+    assert (run["curves"], run["pruning"], run["values"]) == ({}, None, None)
+    assert run["costs"]["budget"] == 4
+    assert problem["reference"] is None
+    assert problem["runs"] == [
+        {"votes": {}, "answer": "2", "right": None, "responses": 2, "trees": 1, "pruned": 0}
+    ]
+    tree = parts["problem-0-0"]["trees"][0]
+    assert [response["right"] for response in tree["responses"]] == [None, None]
+    assert parts["problem-0-0"]["winners"] == {"MV": [1, 2], "WMV": [2], "BoN": [2]}
+
+
+def test_a_run_whose_references_are_known_in_part_is_refused(tmp_path, capsys):
+    records = [record_of([None], {0: "1"}), record_of([None], {0: "1"}, "b", reference=None)]
+    write_records(tmp_path / "run", records)
+    line = f"{tmp_path}/run: 1 of 2 problems have no reference answer"
+    assert refusal(capsys, tmp_path / "run") == line
 
 
 def test_runs_stand_side_by_side_under_their_labels(guided, tmp_path):

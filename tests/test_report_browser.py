@@ -86,6 +86,17 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def unknown_address(tmp_path_factory):
+    """A page of a run whose right answers nobody knows."""
+    folder = tmp_path_factory.mktemp("unknown")
+    record = record_of(PARENTS, {4: "1", 7: None}, "a", reference=None)
+    write_records(folder / "run", [record], search_type="beam2", num_blocks=4)
+    page = build_page(load_runs(parse_selections([str(folder / "run")]), STRICT), "Report")
+    (folder / "report.html").write_text(page)
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -94,12 +105,12 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, address):
+def opened(browser, address, unknown_address):
     """Opens a view; fails on any message of the console, error, or request."""
     noise = []
 
     @contextlib.contextmanager
-    def open_view(view="", **settings):
+    def open_view(view="", address=address, **settings):
         with contextlib.closing(browser.new_context(offline=True, **settings)) as context:
             page = context.new_page()
             page.on("console", lambda message: noise.append(message.text))
@@ -110,7 +121,8 @@ def opened(browser, address):
             yield page
 
     yield open_view
-    assert [line for line in noise if not line.startswith((address, "data:"))] == []
+    pages = (address, unknown_address, "data:")
+    assert [line for line in noise if not line.startswith(pages)] == []
 
 
 def test_a_problem_a_tree_and_a_block_open_and_planted_markup_is_text(opened):
@@ -205,6 +217,22 @@ def test_a_path_of_dvo_shows_the_credit_of_each_step(opened):
         assert page.locator(".credits pre").first.inner_text() == PLANTED
         page.keyboard.press("n")
         page.wait_for_function("location.hash === '#dvo/1/0'")
+
+
+def test_without_references_nothing_is_called_right_or_wrong(opened, unknown_address):
+    with opened(address=unknown_address) as page:
+        assert page.locator("h2").all_inner_texts() == ["Problems"]
+        assert page.inner_text(".problems tbody td").split("\n") == ["1", "from 2 responses"]
+        assert page.locator(".verdict, .figures, .share, #wrong-only").count() == 0
+        assert "false" not in page.inner_text("main")
+    with opened("#problem/0/0/0/4", address=unknown_address) as page:
+        page.wait_for_selector("#block details")
+        assert "Reference: unknown" in page.inner_text("main")
+        assert page.locator("#vote .answer").all_inner_texts() == ["1"]
+        assert "answer 1" in page.inner_text("#block summary")
+        assert page.locator(".verdict, .is-right, .mark.right, .mark.wrong").count() == 0
+    with opened("#values", address=unknown_address) as page:
+        assert "Reference: unknown" in page.inner_text("main")
 
 
 VIEWS = ["", "#problem/0/0/0/5", "#problem/0/1/0/0", "#values", "#dvo/0/1"]

@@ -26,6 +26,7 @@ from run_lib.files import write_json
 from search_lib.answer_rules import STRICT
 from search_lib.calibration import Calibration, digest_of, fit_isotonic
 from search_lib.results.answers import answers_name, read_answers
+from search_lib.results.metrics import NO_REFERENCE
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
 
@@ -62,6 +63,8 @@ def calibrate(args: Args) -> None:
         if record.problem_id not in graded:
             continue
         problem = graded[record.problem_id]
+        if problem.reference is None:
+            continue
         counted = zip(
             record.responses,
             problem.classes[record.repetition],
@@ -73,6 +76,8 @@ def calibrate(args: Args) -> None:
                 values.append(response.value)
                 right.append(is_right)
                 problems[digest_of(record.problem)] = None
+    if all(problem.reference is None for problem in graded.values()):
+        raise InputError(f"{args.run}: {NO_REFERENCE}")
     if not values:
         raise InputError(f"{args.run}: no response has both an answer and a value")
     before, targets = np.array(values), np.array(right, float)

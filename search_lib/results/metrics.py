@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from classifier_lib.flops import ModelSize
+from run_lib.commands import InputError
+from run_lib.settings import read_document
 from run_lib.text import format_table, some_of
 from search_lib.answer_rules import STRICT, AnswerRules
 from search_lib.calibration import Calibration
@@ -221,13 +223,41 @@ def metrics_document(
     }
 
 
-def parse_metrics(document: dict[str, Any]) -> tuple[list[str], list[MetricRow]]:
-    """Returns the ids of the problems and the rows of a `metrics.json`."""
+class Metrics(NamedTuple):
+    """What a `metrics.json` says of accuracies.
+
+    Attributes:
+        problem_ids: The complete problems with a reference, in order of each `per_problem`.
+        rows: The table.
+        without_reference: How many complete problems have none, and are no part of it.
+    """
+
+    problem_ids: list[str]
+    rows: list[MetricRow]
+    without_reference: int
+
+
+NO_REFERENCE = "no problem has a reference answer: there are no accuracies"
+
+
+def read_metrics(path: Path) -> Metrics | None:
+    """Reads a `metrics.json`; returns None if there is none.
+
+    Raises:
+        InputError: If it is damaged, or none of its problems has a reference.
+    """
+    found = read_document(path, _parse_metrics)
+    if found is not None and found.without_reference and not found.problem_ids:
+        raise InputError(f"{path}: {NO_REFERENCE}")
+    return found
+
+
+def _parse_metrics(document: dict[str, Any]) -> Metrics:
     rows = []
     for row in document["metrics"]:
         earlier = {"mean_budget": row["budget"]}  # when no problem was stopped
         rows.append(MetricRow(**(earlier | row | {"estimate": Estimate(**row["estimate"])})))
-    return list(document["problem_ids"]), rows
+    return Metrics(list(document["problem_ids"]), rows, document.get("without_reference", 0))
 
 
 def stopping_document(

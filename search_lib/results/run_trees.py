@@ -113,7 +113,8 @@ class RunTrees:
             rules: Rules by which its answers were counted.
 
         Raises:
-            InputError: If there is no such run, or it has not been counted by these rules.
+            InputError: If there is no such run, it has not been counted by these rules, or only
+                some of its problems have a reference.
         """
         path, config = RunConfig.find(run)
         again = f"`python -m search_lib.results.summary {run} --answers {rules.name}` counts it"
@@ -145,6 +146,9 @@ class RunTrees:
             problem.values[tree] = [r.value for r in record.responses if r.value is not None]
             problem.confidences[tree] = [r.confidence for r in record.responses if r.confidence]
             costs[places[record.problem_id], tree] = counted.costs(record.cost)
+        unknown = sum(problem.reference is None for problem in graded.values())
+        if 0 < unknown < len(graded):
+            raise InputError(f"{run}: {unknown} of {len(graded)} problems have no reference answer")
         if num_found < num_searches:
             raise InputError(f"{run}: there are answers of searches without a record; {again}")
         if counted.calibration is not None:
@@ -167,6 +171,11 @@ class RunTrees:
     def problem_set(self) -> ProblemSet:
         """The problems, for comparison with those of another run."""
         return ProblemSet(self.name, list(self.graded), self.config.fingerprints.get("benchmark"))
+
+    @property
+    def has_references(self) -> bool:
+        """Whether the right answers are known: those of all problems, or of none."""
+        return all(problem.reference is not None for problem in self.graded.values())
 
     @property
     def has_values(self) -> bool:

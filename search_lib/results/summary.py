@@ -38,6 +38,7 @@ from search_lib.results.answers import answers_file, answers_name
 from search_lib.results.cost import RunCost
 from search_lib.results.graded import CompleteProblem, RunGrader, RunSummary
 from search_lib.results.metrics import (
+    NO_REFERENCE,
     MetricRow,
     MetricTable,
     format_joining,
@@ -99,7 +100,8 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
     document = metrics_document(
         table.problem_ids, rows, summary, rules, policy, value_model, calibration
     )
-    write_json(path, document | {"stopping": stopping})
+    unknown = sum(problem.reference is None for problem in grader.complete.values())
+    write_json(path, document | {"stopping": stopping, "without_reference": unknown})
     title = (
         f"{flags['benchmark']}, {flags['search_type']}: {len(grader.complete)} of "
         f"{len(config.problem_ids)} problems complete, {num_blocks} blocks x up to "
@@ -110,6 +112,8 @@ def report(output_path: Path, config: RunConfig) -> list[MetricRow]:
         print(f"\n{format_metrics(rows)}\n")
         print("accuracy in % ± 95 % interval over problems (over searches on these problems)")
         print("n: problems x groups of trees")
+    elif unknown:
+        print(NO_REFERENCE)
     if caches := format_caches(summary.cost):
         print(caches)
     if stopping:

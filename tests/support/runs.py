@@ -37,7 +37,7 @@ def tree_cost(tree: int, **changes: Any) -> SearchCost:
 
 
 def write_run(
-    folder: Path, searches: Mapping[str, tuple[str, Trees]], **changes: Any
+    folder: Path, searches: Mapping[str, tuple[str | None, Trees]], **changes: Any
 ) -> list[Record]:
     """Writes all files of a run, its answers compared as strings.
 
@@ -88,11 +88,13 @@ def write_records(folder: Path, records: Sequence[Record], **changes: Any) -> No
     table = MetricTable(flags["num_blocks"], num_trees, flags["vote"], config.is_stopped)
     with answers_file(folder / "answers.jsonl") as answers:
         for problem_id, problem in grader.problems(records):
-            table.add(problem_id, problem)
+            if problem.reference is not None:
+                table.add(problem_id, problem)
             answers.add(problem_id, problem)
     document = metrics_document(
         *(table.problem_ids, table.rows(), grader.summary()),
         policy=POLICY,
         value_model=VALUE_MODEL,
     )
-    write_json(folder / "metrics.json", document)
+    unknown = sum(problem.reference is None for problem in grader.complete.values())
+    write_json(folder / "metrics.json", document | {"without_reference": unknown})

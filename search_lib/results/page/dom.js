@@ -24,6 +24,9 @@ const h = (tag, attributes, ...children) =>
 const s = (tag, attributes, ...children) =>
   make(() => document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
+/** Whether somebody knows the right answers. */
+const HAS_REFERENCES = DATA.problems.every((problem) => problem.reference !== null);
+
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 const short = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;

@@ -24,11 +24,13 @@ function overview() {
     h(
       "p",
       { class: "lede" },
-      `${plural(DATA.runs.length, "run")} on the same ${plural(DATA.problems.length, "problem")}. Answers are counted by the ${DATA.rules} rules; intervals are of 95 %, over problems.`,
+      `${plural(DATA.runs.length, "run")} on the same ${plural(DATA.problems.length, "problem")}. Answers are counted by the ${DATA.rules} rules` +
+        (HAS_REFERENCES
+          ? "; intervals are of 95 %, over problems."
+          : ". Reference: unknown, so nothing here is right or wrong."),
     ),
     h("div", { class: "cards" }, DATA.runs.map(runCard)),
-    h("h2", null, "Accuracy against cost"),
-    accuracyCharts(),
+    HAS_REFERENCES && [h("h2", null, "Accuracy against cost"), accuracyCharts()],
     h("h2", null, "Problems"),
     problemTable(),
   );
@@ -40,11 +42,10 @@ function runCard(run, index) {
     const last = points[points.length - 1];
     return h("tr", null, h("th", { scope: "row" }, method), h("td", null, accuracyText(last)));
   });
-  const last = Object.values(run.curves)[0].at(-1);
   const cost = [
-    `budget ${compact(last.costs.budget)}`,
-    last.costs.flops !== undefined && compact(last.costs.flops, "FLOPs"),
-    last.costs.seconds !== undefined && compact(last.costs.seconds, "s"),
+    `budget ${compact(run.costs.budget)}`,
+    run.costs.flops !== undefined && compact(run.costs.flops, "FLOPs"),
+    run.costs.seconds !== undefined && compact(run.costs.seconds, "s"),
   ]
     .filter(Boolean)
     .join(" · ");
@@ -64,9 +65,9 @@ function runCard(run, index) {
           ? ` · ${flags.block_size} tokens a block`
           : ""),
     ),
-    h("table", { class: "figures" }, h("tbody", null, rows)),
+    rows.length > 0 && h("table", { class: "figures" }, h("tbody", null, rows)),
     h("p", { class: "quiet" }, `${cost} a problem`),
-    pruning.dropping > 0 &&
+    pruning?.dropping > 0 &&
       h(
         "p",
         { class: "pruning" },
@@ -230,10 +231,51 @@ const SORTS = {
   reference: (problem) => problem.reference,
 };
 DATA.runs.forEach((run, index) => {
-  SORTS[`run-${index}`] = (problem) =>
-    problem.runs[index].right / Math.max(1, problem.runs[index].responses) +
-    problem.runs[index].votes[state.method];
+  SORTS[`run-${index}`] = (problem, place) =>
+    HAS_REFERENCES
+      ? problem.runs[index].right / Math.max(1, problem.runs[index].responses) +
+        problem.runs[index].votes[state.method]
+      : place;
 });
+
+/** What a run answers, where nobody knows whether that is right. */
+function answerCell(run) {
+  return [
+    h("strong", { class: "answer" }, run.answer ?? "no answer"),
+    h("span", { class: "ratio" }, `from ${plural(run.responses, "response")}`),
+  ];
+}
+
+/** Whether the vote of a run is right, and its responses. */
+function verdictCell(run) {
+  return [
+    verdict(run.votes[state.method]),
+    h(
+      "span",
+      { class: "share", title: `${run.right} of ${run.responses} responses right` },
+      h("span", { style: `width: ${(100 * run.right) / Math.max(1, run.responses)}%` }),
+    ),
+    h("span", { class: "ratio" }, `${run.right}/${run.responses}`),
+    h(
+      "span",
+      {
+        class: "flagged",
+        title: run.pruned ? `right path pruned in ${plural(run.pruned, "tree")}` : null,
+      },
+      run.pruned ? `⚑${run.pruned}` : "",
+    ),
+  ];
+}
+
+function tableKey() {
+  return h(
+    "p",
+    { class: "quiet small" },
+    "✓ ✗ the vote over all trees · bar: share of right responses · ",
+    h("span", { class: "flagged" }, "⚑"),
+    " trees in which a right path was pruned",
+  );
+}
 
 function problemTable() {
   const holder = h("div", null);
@@ -282,42 +324,38 @@ function problemTable() {
       h(
         "div",
         { class: "filters" },
-        choice(
-          "Vote",
-          commonMethods.map((method) => [method, method]),
-          state.method,
-          (method) => {
-            state.method = method;
-            draw();
-          },
-        ),
-        h(
-          "label",
-          { class: "check" },
-          h("input", {
-            type: "checkbox",
-            id: "wrong-only",
-            checked: state.wrongOnly,
-            onchange: (event) => {
-              state.wrongOnly = event.target.checked;
+        HAS_REFERENCES && [
+          choice(
+            "Vote",
+            commonMethods.map((method) => [method, method]),
+            state.method,
+            (method) => {
+              state.method = method;
               draw();
             },
-          }),
-          "incorrect only",
-        ),
+          ),
+          h(
+            "label",
+            { class: "check" },
+            h("input", {
+              type: "checkbox",
+              id: "wrong-only",
+              checked: state.wrongOnly,
+              onchange: (event) => {
+                state.wrongOnly = event.target.checked;
+                draw();
+              },
+            }),
+            "incorrect only",
+          ),
+        ],
         h(
           "span",
           { class: "quiet", role: "status" },
           `${shown.length} of ${plural(DATA.problems.length, "problem")}`,
         ),
       ),
-      h(
-        "p",
-        { class: "quiet small" },
-        "✓ ✗ the vote over all trees · bar: share of right responses · ",
-        h("span", { class: "flagged" }, "⚑"),
-        " trees in which a right path was pruned",
-      ),
+      ...(HAS_REFERENCES ? [tableKey()] : []),
       h(
         "table",
         { class: "problems" },
@@ -328,7 +366,7 @@ function problemTable() {
             "tr",
             null,
             head("order", "Problem"),
-            head("reference", "Answer"),
+            HAS_REFERENCES && head("reference", "Answer"),
             DATA.runs.map((run, index) => head(`run-${index}`, swatch(index), run.label)),
           ),
         ),
@@ -345,7 +383,8 @@ function problemTable() {
                 h("a", { href: `#problem/${index}/0/0` }, problem.id),
                 h("span", { class: "snippet" }, problem.question),
               ),
-              h("td", { class: "reference", "data-label": "Answer" }, problem.reference),
+              HAS_REFERENCES &&
+                h("td", { class: "reference", "data-label": "Answer" }, problem.reference),
               problem.runs.map((run, number) =>
                 h(
                   "td",
@@ -353,25 +392,7 @@ function problemTable() {
                   h(
                     "a",
                     { class: "cell", href: `#problem/${index}/${number}/0` },
-                    verdict(run.votes[state.method]),
-                    h(
-                      "span",
-                      { class: "share", title: `${run.right} of ${run.responses} responses right` },
-                      h("span", {
-                        style: `width: ${(100 * run.right) / Math.max(1, run.responses)}%`,
-                      }),
-                    ),
-                    h("span", { class: "ratio" }, `${run.right}/${run.responses}`),
-                    h(
-                      "span",
-                      {
-                        class: "flagged",
-                        title: run.pruned
-                          ? `right path pruned in ${plural(run.pruned, "tree")}`
-                          : null,
-                      },
-                      run.pruned ? `⚑${run.pruned}` : "",
-                    ),
+                    run.right === null ? answerCell(run) : verdictCell(run),
                   ),
                 ),
               ),

@@ -51,8 +51,9 @@ async function showProblem(main, place, isCurrent) {
     h(
       "p",
       { class: "quiet" },
-      "Reference answer ",
-      h("strong", { class: "answer" }, problem.reference),
+      HAS_REFERENCES
+        ? ["Reference answer ", h("strong", { class: "answer" }, problem.reference)]
+        : "Reference: unknown",
     ),
     DATA.runs.length > 1 &&
       choice(
@@ -75,9 +76,10 @@ async function showProblem(main, place, isCurrent) {
   await showBlock(place, tree, isCurrent);
 }
 
-/** The trees of the problem as buttons, each with its responses as right or wrong. */
+/** The trees of the problem as buttons, each with the share of its responses that are right. */
 function treePicker(trees, place, go) {
   const title = (tree, index) => {
+    if (!HAS_REFERENCES) return `Tree ${index + 1}: ${plural(tree.responses.length, "response")}`;
     const right = tree.responses.filter((response) => response.right).length;
     const pruned = tree.pruned === null ? "" : ", right path pruned";
     return `Tree ${index + 1}: ${right} of ${tree.responses.length} responses right${pruned}`;
@@ -102,7 +104,8 @@ function treePicker(trees, place, go) {
         },
         String(index + 1),
         tree.pruned !== null && h("span", { class: "flagged" }, "⚑"),
-        h("span", { class: "share" }, h("span", { style: `width: ${100 * share}%` })),
+        HAS_REFERENCES &&
+          h("span", { class: "share" }, h("span", { style: `width: ${100 * share}%` })),
       );
     }),
   );
@@ -252,7 +255,7 @@ function responseTexts(tree, texts, block) {
 
 function responseText(tree, texts, index, isOpen) {
   const response = tree.responses[index];
-  const kind = response.right ? "right" : response.answer === null ? "no answer" : "wrong";
+  const kind = judge(response) ?? `answer ${response.answer}`;
   const title = `Response ${index + 1}: ${kind} · value ${short(response.value)} · ${plural(response.tokens, "token")}${response.finished ? "" : " · truncated"}`;
   return h(
     "details",
@@ -326,11 +329,12 @@ function votePanel({ trees, winners }, place, go) {
           h(
             "div",
             { class: "class-head" },
-            h(
-              "span",
-              { class: one.right ? "verdict right" : "verdict wrong" },
-              one.right ? "✓" : "✗",
-            ),
+            HAS_REFERENCES &&
+              h(
+                "span",
+                { class: one.right ? "verdict right" : "verdict wrong" },
+                one.right ? "✓" : "✗",
+              ),
             h("strong", { class: "answer" }, [...one.answers].sort((a, b) => b[1] - a[1])[0][0]),
             wins(one).map((method) => h("span", { class: "badge" }, `wins ${method}`)),
           ),

@@ -165,6 +165,8 @@ class RunPage:
         """Says what the page can't show of the run, a sentence each."""
         searches = self.every_search
         lines = []
+        if not self.run.has_references:
+            lines.append("Nobody knows the right answers: nothing is right or wrong here.")
         if any(search.tree is None for search in searches):
             lines.append("Its records have no trees.")
         if any(search.blocks is None for search in searches):
@@ -181,8 +183,13 @@ class RunPage:
             lines.append("Its time is not known.")
         return lines
 
-    def pruning(self) -> dict[str, int]:
-        """Counts the trees in which a right path was pruned, and those in which it could be."""
+    def pruning(self) -> dict[str, int] | None:
+        """Counts the trees in which a right path was pruned, and those in which it could be.
+
+        None if nobody knows which are right.
+        """
+        if not self.run.has_references:
+            return None
         trees = [search for search in self.every_search if search.tree is not None]
         return {
             "trees": len(trees),
@@ -203,12 +210,19 @@ class RunPage:
             "mean_trees": self._mean_trees(),
             "method": self.method,
             "lacks": self.lacks(),
-            "curves": {
-                method: self._curve(method) for method in CURVES if method in self.run.methods
+            "costs": {
+                name: float(of.sum(1).mean()) for name, of in self.run.costs(self.method).items()
             },
+            "curves": {method: self._curve(method) for method in self._curve_methods},
             "pruning": self.pruning(),
-            "values": summarize(self.samples),
+            "values": summarize(self.samples) if self.run.has_references else None,
         }
+
+    @property
+    def _curve_methods(self) -> list[str]:
+        """The aggregations that have accuracies; none without references."""
+        known = CURVES if self.run.has_references else ()
+        return [method for method in known if method in self.run.methods]
 
     def _mean_trees(self) -> float | None:
         """Returns the mean number of trees of a problem; None if all have all."""
@@ -236,16 +250,27 @@ class RunPage:
         correct = [is_right for tree in problem.correct for is_right in tree]
         votes = {
             method: round(problem.score(method, len(searches))[0], 4)
-            for method in CURVES
-            if method in self.run.methods
+            for method in self._curve_methods
         }
         return {
             "votes": votes,
-            "right": sum(correct),
+            "answer": self._winning_answer(problem),
+            "right": None if problem.reference is None else sum(correct),
             "responses": len(correct),
             "trees": len(searches),
             "pruned": sum(search.pruned is not None for search in searches),
         }
+
+    def _winning_answer(self, problem: GradedProblem) -> str | None:
+        """Returns an answer that wins the vote; None if there is none."""
+        winning = winning_classes(self.method, problem.ballots(slice(None)), self.rules)
+        answers = [
+            answer
+            for of_tree, classes in zip(problem.answers, problem.classes, strict=True)
+            for answer, own in zip(of_tree, classes, strict=True)
+            if own in winning and answer is not None
+        ]
+        return max(answers, key=answers.count, default=None)
 
     def problem(self, problem_id: str) -> dict[str, Any]:
         """Returns the trees of one problem and the classes that win their vote, as JSON types."""
@@ -269,7 +294,7 @@ class RunPage:
                             "node": response.node,
                             "answer": answer,
                             "class": answer_class,
-                            "right": is_right,
+                            "right": None if problem.reference is None else is_right,
                             "value": response.value and round(response.value, 4),
                             "finished": response.finished,
                             "tokens": response.num_tokens,

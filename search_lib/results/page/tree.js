@@ -13,6 +13,13 @@ const SQUARE = "M-3 -3 H3 V3 H-3 Z";
 const CUT = "M-3 -6 L0 -2 L-3 2 L0 6 M3 -6 V6";
 const FLAG = "M0 8 V-8 L9 -4.5 L0 -1";
 
+/** What a response is, in words; null where it has an answer and nobody knows the right one. */
+function judge(response) {
+  if (response.right) return "right";
+  if (response.answer === null) return "no answer";
+  return response.right === null ? null : "wrong";
+}
+
 /** Says what became of a block, in words. */
 function describeState(tree, block) {
   const state = tree.state[block];
@@ -21,8 +28,7 @@ function describeState(tree, block) {
   if (state & FINISHED) words.push("finished");
   if (state & TRUNCATED) words.push("truncated at the length limit");
   const response = tree.responses.find((one) => one.node === block);
-  if (response)
-    words.push(response.right ? "right" : response.answer === null ? "no answer" : "wrong");
+  if (response && judge(response)) words.push(judge(response));
   if (tree.pruned === block) words.push("right path pruned here");
   return words.join(", ");
 }
@@ -32,7 +38,7 @@ function endMark(tree, block) {
   const response = tree.responses.find((one) => one.node === block);
   if (tree.state[block] & TRUNCATED) return ["cut", CUT];
   if (response?.right) return ["right", CHECK];
-  if (response) return ["wrong", CROSS];
+  if (response && response.right !== null) return ["wrong", CROSS];
   if (tree.state[block] & FINISHED) return ["ended", SQUARE];
   return null;
 }
@@ -236,10 +242,10 @@ function legend() {
       ),
       "dropped",
     ),
-    entry(mark("right", CHECK), "finished, right"),
-    entry(mark("wrong", CROSS), "finished, wrong"),
-    entry(mark("ended", SQUARE), "finished, dropped"),
+    HAS_REFERENCES && entry(mark("right", CHECK), "finished, right"),
+    HAS_REFERENCES && entry(mark("wrong", CROSS), "finished, wrong"),
+    entry(mark("ended", SQUARE), HAS_REFERENCES ? "finished, dropped" : "finished"),
     entry(mark("cut", CUT), "truncated"),
-    entry(mark("flag", FLAG), "right path pruned here"),
+    HAS_REFERENCES && entry(mark("flag", FLAG), "right path pruned here"),
   );
 }

@@ -7,7 +7,13 @@ function valueModel() {
     { "data-view": "values" },
     h("h2", null, "Value model"),
     known.length === 0
-      ? h("p", { class: "note" }, "No run has values.")
+      ? h(
+          "p",
+          { class: "note" },
+          HAS_REFERENCES
+            ? "No run has values."
+            : "Reference: unknown. How well values tell right from wrong is known where the right answers are.",
+        )
       : h(
           "p",
           { class: "lede" },
