@@ -161,7 +161,8 @@ async def search(
                 return await asker.ask(question, args, vote, PlainProgress().change, keep)
 
             def decode(token_ids: list[int]) -> str:
-                return str(policy.tokenizer.decode(token_ids))
+                whole = token_ids[:-1] if token_ids[-1] in policy.stop_token_ids else token_ids
+                return str(policy.tokenizer.decode(whole))
 
             screen = Screen(console, question.text, decode, vote)
             async with drawn(console, screen) as on_change:

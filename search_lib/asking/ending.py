@@ -76,9 +76,8 @@ def picture(outcome: Outcome, question: Question, console: Console) -> Renderabl
     facts.append(("cost", describe_cost(outcome)))
     facts += [("failed", failure) for failure in outcome.failures]
     facts.append(("response", describe_response(outcome)))
-    body = Text("\n").join([Text(), answer, Text()])
     parts: list[RenderableType] = [
-        Panel(body, title="Answer", title_align="left", border_style=colour, padding=(0, 2))
+        Panel(answer, title="Answer", title_align="left", border_style=colour, padding=(1, 2))
     ]
     if outcome.candidates:
         rows = 1 + min(len(outcome.candidates), 6)

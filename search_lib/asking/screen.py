@@ -32,8 +32,9 @@ class Glyphs:
     """The characters that pictures are made of.
 
     Attributes:
-        full: A whole cell of a bar.
-        parts: Its first 1/n, 2/n, ... of a cell.
+        full: A cell of a bar.
+        half: The first half of one; empty if there is none.
+        track: A cell behind the end of a bar.
         levels: Values from 0 to 1.
         unknown: A path without a value.
         more: Stands for the rest of a text.
@@ -43,7 +44,8 @@ class Glyphs:
     """
 
     full: str
-    parts: str
+    half: str
+    track: str
     levels: str
     unknown: str
     more: str
@@ -56,12 +58,14 @@ class Glyphs:
         """Returns those that a terminal shows."""
         return ASCII if console.options.ascii_only else UNICODE
 
-    def bar(self, share: float, width: int) -> str:
-        """Returns a bar, as long as a share of a width; something of it for any share above 0."""
-        steps = len(self.parts) + 1
-        count = min(max(round(share * width * steps), share > 0), width * steps)
-        whole, part = divmod(count, steps)
-        return self.full * whole + (self.parts[part - 1] if part else "")
+    def bar(self, share: float, width: int, style: str) -> Text:
+        """Returns a bar as long as a share of a width, and behind it the rest of the width."""
+        steps = 2 if self.half else 1
+        whole, part = divmod(
+            min(max(round(share * width * steps), share > 0), width * steps), steps
+        )
+        filled = self.full * whole + self.half * part
+        return Text().append(filled, style).append(self.track * (width - len(filled)), "dim")
 
     def level(self, value: float | None) -> str:
         """Returns the character of a value."""
@@ -95,8 +99,8 @@ class Glyphs:
         return (self.more + text.lstrip())[: max(0, width)]
 
 
-UNICODE = Glyphs("█", "▏▎▍▌▋▊▉", "▁▂▃▄▅▆▇█", "·", "…", "·", "▸", is_ascii=False)
-ASCII = Glyphs("#", "", "0123456789", ".", "...", "-", ">", is_ascii=True)
+UNICODE = Glyphs("━", "╸", "─", "▁▂▃▄▅▆▇█", "·", "…", "·", "▸", is_ascii=False)
+ASCII = Glyphs("#", "", ".", "0123456789", ".", "...", "-", ">", is_ascii=True)
 
 
 class Screen:
@@ -157,7 +161,7 @@ class Screen:
         lines = lines[: room - 1 - (gaps > 0)] + [Text()] * (gaps > 0)
         lines.append(self._footer(live, seconds, width))
         for line in lines:
-            line.no_wrap, line.overflow = True, "crop"
+            line.truncate(width)
         return Group(*lines)
 
     def _heading(self, width: int) -> list[Text]:
@@ -218,11 +222,10 @@ class Screen:
                 ranked.insert(0, focus)
             shown = ranked[: max(1, rows - 2)]
         digits = max(4, len(str(live.num_trees)))
-        levels = width - digits - 36
-        names = f"  {'tree':>{digits}}  round  {'paths':<{levels}}  best    tokens  "
+        names = f"  {'tree':>{digits}}  round    tokens  best  {'':7}  paths"
         lines = [Text(names, style="dim")]
         for tree in sorted(shown, key=lambda tree: tree.repetition):
-            lines.append(self._tree_line(tree, tree is focus, digits, levels))
+            lines.append(self._tree_line(tree, tree is focus, digits, width))
         hidden = [tree for tree in known if tree not in shown]
         counts = {
             "running": sum(tree.has_begun and not tree.is_done for tree in hidden),
@@ -234,25 +237,22 @@ class Screen:
             lines.append(Text(self.glyphs.start(f"  + {text}", width), style="dim"))
         return lines
 
-    def _tree_line(self, tree: LiveTree, is_focus: bool, digits: int, levels: int) -> Text:
+    def _tree_line(self, tree: LiveTree, is_focus: bool, digits: int, width: int) -> Text:
         alive = self._alive(tree)
         rounds = max((path.round + 1 for path in self.paths(tree)), default=0)
         best = self._best(tree)
         state = "done" if tree.is_done else "running" if tree.has_begun else "waiting"
         style = STYLES[{"done": "finished"}.get(state, state)]
-        line = Text(f"{self.glyphs.focus if is_focus else ' '} ", style="bold")
-        line.append(f"{tree.repetition + 1:>{digits}}", style="bold" if is_focus else "not bold")
-        line.append(f"  {rounds or '':>5}  ", style="not bold")
-        for path in alive[: levels if len(alive) <= levels else levels - 1]:
-            line.append(self.glyphs.level(path.value), style=f"not bold {STYLES[path.state]}")
-        if len(alive) > levels:
-            line.append("+", style="not bold dim")
-        line.append(" " * (levels - len(alive)), style="not bold")
-        line.append(
-            f"  {'' if best is None else f'{best:.2f}':>4}  {tree.num_tokens:>8,}  ",
-            style="not bold",
-        )
-        line.append(state, style=f"not bold {style}")
+        line = Text(f"{self.glyphs.focus if is_focus else ' '} ")
+        line.append(f"{tree.repetition + 1:>{digits}}", style="bold" if is_focus else "")
+        of_best = "" if best is None else f"{best:.2f}"
+        line.append(f"  {rounds or '':>5}  {tree.num_tokens:>8,}  {of_best:>4}  ")
+        line.append(f"{state:<7}  ", style=style)
+        room = max(1, width - cell_len(line.plain))
+        for path in alive[: room if len(alive) <= room else room - 1]:
+            line.append(self.glyphs.level(path.value), style=STYLES[path.state])
+        if len(alive) > room:
+            line.append("+", style="dim")
         return line
 
     def _focus_lines(self, tree: LiveTree | None, rows: int, width: int) -> list[Text]:
@@ -287,8 +287,7 @@ class Screen:
         style = STYLES[path.state]
         rest = "dim" if path.state == "dropped" else ""
         line = Text("  ")
-        bar = self.glyphs.bar(path.value or 0.0, size)
-        line.append(f"{bar:<{size}}", style=style)
+        line.append_text(self.glyphs.bar(path.value or 0.0, size, style))
         value = "" if path.value is None else f"{path.value:.2f}"
         line.append(f" {value:>4}  ", style=rest)
         line.append(f"{path.state:<8}", style=style)
@@ -336,7 +335,7 @@ def vote_lines(
         answer = glyphs.start(answer, column)
         line = Text("  ")
         line.append(answer + " " * (column - cell_len(answer)), "" if place else "bold")
-        line.append(f"  {glyphs.bar(one.share, size):<{size}}", style="" if place else "green")
+        line.append("  ").append_text(glyphs.bar(one.share, size, "" if place else "green"))
         line.append(f" {100 * one.share:>5.1f} %  {num_of(one.num_responses)}")
         lines.append(line)
     if (rest := len(candidates) - some) and len(lines) < rows:

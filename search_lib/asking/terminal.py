@@ -66,26 +66,28 @@ async def drawn(console: Console, screen: Screen) -> AsyncIterator[OnChange]:
     """
     started = time.monotonic()
     latest: LiveQuestion | None = None
-    is_new = False
+    changed = asyncio.Event()
 
     def change(live: LiveQuestion) -> None:
-        nonlocal latest, is_new
-        latest, is_new = live, True
+        nonlocal latest
+        latest = live
+        changed.set()
 
     async def keep_drawing(live: Live) -> None:
-        nonlocal is_new
-        width, drawn_at = console.size.width, 0.0
+        width = console.size.width
         while True:
-            seconds = time.monotonic() - started
-            if latest is not None and (is_new or seconds >= drawn_at + 1):
-                if console.size.width != width:  # the old lines are broken elsewhere now
-                    width = console.size.width
-                    console.clear()
-                is_new, drawn_at = False, seconds
-                console.file.write(HOLD)
-                live.update(screen.draw(latest, seconds), refresh=True)
-                console.file.write(SHOW)
-                console.file.flush()
+            with contextlib.suppress(TimeoutError):  # its clock goes on
+                await asyncio.wait_for(changed.wait(), 1)
+            changed.clear()
+            if latest is None:
+                continue
+            if console.size.width != width:  # the old lines are broken elsewhere now
+                width = console.size.width
+                console.clear()
+            console.file.write(HOLD)
+            live.update(screen.draw(latest, time.monotonic() - started), refresh=True)
+            console.file.write(SHOW)
+            console.file.flush()
             await asyncio.sleep(1 / PICTURES_A_SECOND)
 
     with Live(
