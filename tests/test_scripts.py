@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+import ask
 import inference_eval
 import train_classifier
 import train_dvo
@@ -29,6 +30,7 @@ from scripts.bench import scheduling
 from scripts.gpu_day import table
 from scripts.reproduce.dvo_runs import DvoPlanArgs
 from scripts.reproduce.searches import SearchPlanArgs
+from search_lib.asking.ask_args import AskArgs
 from search_lib.results import calibration, shards, summary
 from search_lib.search_args import Args as SearchArgs
 from search_lib.serve.args import ServeFlags
@@ -67,6 +69,14 @@ def test_the_evaluation_commands_of_the_documentation_parse():
         args = parse_command_line(SearchArgs, "inference_eval.py", None, arguments)
         args.find_format()
         assert args.num_repetitions > 1 or not args.scorer_flags.has_values
+
+
+def test_the_questions_of_the_documentation_parse():
+    found = re.findall(r"python ask\.py (.*)", joined(DOCUMENTATION + ask.__doc__))
+    assert len(found) >= 5
+    for arguments in found:
+        args = parse_command_line(AskArgs, "ask.py", None, shlex.split(arguments))
+        assert args.question
 
 
 def test_the_training_commands_of_the_documentation_parse():
@@ -219,7 +229,7 @@ def test_the_merge_of_shards_of_the_documentation_parses():
 
 def test_every_command_of_the_documentation_is_parsed_by_a_test():
     programs = {
-        *("inference_eval.py", "train_classifier.py", "train_dvo.py"),
+        *("ask.py", "inference_eval.py", "train_classifier.py", "train_dvo.py"),
         *("scripts/train_multinode.sh", "scripts/dvo_baselines.sh"),
         *("scripts/dvo_quickstart.sh", "scripts/dvo_rounds.sh"),
         *("scripts/search_slurm.sh", "scripts/quickstart.sh", "scripts/test.sh"),
