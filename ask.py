@@ -44,7 +44,7 @@ from search_lib.asking.ask_args import PROGRAM, AskArgs
 from search_lib.asking.asker import Question, open_asker
 from search_lib.asking.ending import document, picture, plain_lines
 from search_lib.asking.outcome import Outcome, VoteName
-from search_lib.asking.saving import NO_SETTINGS, save_run
+from search_lib.asking.saving import NO_SETTINGS, describe_record, save_run
 from search_lib.asking.screen import Screen
 from search_lib.asking.terminal import (
     PlainProgress,
@@ -105,7 +105,7 @@ def main(args: AskArgs, remark: str | None = None) -> None:
         if folder is not None:
             save_run(folder, args, question, outcome, blocks)
     if args.save is not None:
-        print(f"\nsaved: {args.save} (python -m scripts.report {args.save} --out report.html)")
+        print(f"\n{describe_record(args.save, outcome)}")
 
 
 class Prepared(NamedTuple):

@@ -56,3 +56,11 @@ def save_run(
             records.append(record)
     with redirect_stdout(io.StringIO()):  # its table is of accuracies
         report(path, config)
+
+
+def describe_record(folder: Path, outcome: Outcome) -> str:
+    """Returns a line on a record, and what opens it: a page needs the trees of all searches."""
+    opens = f"python -m scripts.report {folder} --out report.html"
+    if outcome.failures:
+        opens = f"without the trees of {len(outcome.failures)} failed searches: no page shows it"
+    return f"saved: {folder} ({opens})"

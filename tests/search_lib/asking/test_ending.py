@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from search_lib.asking.ask_args import AskArgs
 from search_lib.asking.asker import Question
 from search_lib.asking.ending import document, picture, plain_lines
 from search_lib.asking.outcome import Candidate, Outcome
+from search_lib.asking.saving import describe_record
 from search_lib.results.cost import SearchCost
 from search_lib.results.records import Record, RecordedResponse
 from search_lib.strategies.base import Node
@@ -122,3 +124,12 @@ def test_the_document_has_the_answer_its_vote_its_models_and_its_settings():
 def test_the_document_of_a_question_without_an_answer_has_none():
     found = document(NO_ANSWER, QUESTION, AskArgs("m", "v"), ())
     assert (found["answer"], found["share"], found["vote"]) == (None, None, [])
+
+
+def test_a_record_without_some_trees_is_not_said_to_have_a_page():
+    assert describe_record(Path("r"), NO_ANSWER) == (
+        "saved: r (python -m scripts.report r --out report.html)"
+    )
+    assert describe_record(Path("r"), OUTCOME) == (
+        "saved: r (without the trees of 1 failed searches: no page shows it)"
+    )
