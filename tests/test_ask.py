@@ -81,8 +81,11 @@ def test_ctrl_c_leaves_one_line_and_a_whole_terminal(args):
 
 def test_json_is_alone_on_standard_output_and_a_report_opens_the_record(args, tmp_path, capsys):
     command = [sys.executable, *words_of(args, "--json", "--save", tmp_path / "new" / "record")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
-    answer = json.loads(done.stdout)
+    with (tmp_path / "answer.json").open("w") as output:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, check=True, text=True
+        )
+    answer = json.loads((tmp_path / "answer.json").read_text())
     assert (answer["question"], answer["trees"]) == (QUESTION, 2)
     assert "2 of 2 trees: tree " in done.stderr
 

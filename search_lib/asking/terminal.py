@@ -20,6 +20,8 @@ from search_lib.asking.screen import Screen
 
 PICTURES_A_SECOND = 8
 
+STDOUT, STDERR = 1, 2
+
 HOLD, SHOW = "\x1b[?2026h", "\x1b[?2026l"
 """Terminals that know these show nothing of a picture before it is whole; others ignore them."""
 
@@ -48,8 +50,10 @@ def claim_stdout() -> TextIO:
     That holds for libraries and child processes, too.
     """
     sys.stdout.flush()
-    own = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    own = os.fdopen(os.dup(STDOUT), "w", encoding="utf-8")
+    os.dup2(STDERR, STDOUT)
+    # Anew: the old one may have found that it can seek, as in a file.
+    sys.stdout = os.fdopen(STDOUT, "w", buffering=1, closefd=False)
     return own
 
 
