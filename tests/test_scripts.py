@@ -279,8 +279,9 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
 
 
-def test_the_value_model_snippet_runs_as_printed(tmp_path):
-    snippet = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+@pytest.mark.parametrize("page", [README, PAGES["fidelity.md"]])
+def test_the_value_model_snippet_runs_as_printed(tmp_path, page):
+    snippet = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     folder = save_tiny_classifier(tmp_path, vocab_size=151_936)
     assert snippet.count("VGS-AI/DeepSeek-VM-1.5B") == 1
     names: dict = {}
