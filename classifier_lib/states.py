@@ -222,29 +222,26 @@ class BatchStates:
         past_width = max(path.length if path else 0 for path in paths)
         batch = cls(model, len(paths), past_width + num_new, sizes)
         batch.end = past_width
-        for row, path in enumerate(paths):
-            if path is not None:
-                batch.place(row, path)
+        batch.place(0, [(path, 1) for path in paths])
         return batch
 
     def allocate(self, like: torch.Tensor) -> None:
-        """Makes room for states of [..., heads, tokens, head size], filled with zeros.
-
-        Masked columns take part in sums with weight 0: they must hold numbers.
-        """
+        """Makes room for states of [..., heads, tokens, head size], which hold anything."""
         heads, _, head_size = like.shape[-3:]
         if self.sizes:
             heads = max(size.heads for size in self.sizes)
             head_size = max(max(size.key_size, size.value_size) for size in self.sizes)
         shape = (len(self.cache.layers), 2, self.room_rows, heads, self.room_columns, head_size)
-        self.states = like.new_zeros(shape)
+        self.states = like.new_empty(shape)
 
     def copy_rows(self, other: "BatchStates", num_rows: int, end: int) -> None:
         """Takes over the states of another batch's first rows, which here end at a column."""
         assert self.states is not None
         assert other.states is not None
         old = other.states[:, :, :num_rows, :, other.first : other.end]
-        self.states[:, :, :num_rows, :, end - old.shape[4] : end] = old
+        start = end - old.shape[4]
+        self.states[:, :, :num_rows, :, start:end] = old
+        self.states[:, :, :num_rows, :, :start] = 0
 
     def move_rows(self, rows: list[int], places: list[int]) -> None:
         """Copies rows to the places of others."""
@@ -252,17 +249,34 @@ class BatchStates:
         states = self.states[:, :, :, :, self.first : self.end]
         states[:, :, places] = states[:, :, rows]
 
-    def place(self, row: int, path: PathStates, copies: int = 1) -> None:
-        """Writes the states of a whole path into rows, up to the end."""
+    def place(self, first_row: int, paths: Sequence[tuple[PathStates | None, int]]) -> None:
+        """Writes the states of whole paths into rows, up to the end.
+
+        Args:
+            first_row: The first of these rows.
+            paths: Each path, and the rows that get it.
+        """
+        first_blank = first_row
         if self.states is None:
-            self.allocate(path.states)
+            first_blank = 0  # rows without a past may be there
+            like = next((path.states for path, _ in paths if path), None)
+            if like is None:
+                return
+            self.allocate(like)
         assert self.states is not None
-        columns = slice(self.end - path.length, self.end)
-        parts = [part.states for part in path.parts()]
-        torch.cat(parts, dim=3, out=self.states[:, :, row, :, columns])
-        if copies > 1:
-            others = self.states[:, :, row + 1 : row + copies, :, columns]
-            others.copy_(self.states[:, :, row : row + 1, :, columns])
+        shortest = min(path.length if path else 0 for path, _ in paths)
+        end_row = first_row + sum(copies for _, copies in paths)
+        # Masked columns take part in sums with weight 0: they must hold numbers.
+        self.states[:, :, first_blank:end_row, :, : self.end - shortest] = 0
+        row = first_row
+        for path, copies in paths:
+            if path is not None:
+                columns = self.states[..., self.end - path.length : self.end, :]
+                parts = [part.states for part in path.parts()]
+                torch.cat(parts, dim=3, out=columns[:, :, row])
+                if copies > 1:
+                    columns[:, :, row + 1 : row + copies] = columns[:, :, row : row + 1]
+            row += copies
 
     def take(self, row: int, start: int, num_tokens: int) -> torch.Tensor:
         """Returns a copy of a row's states from a column on, as `PathStates` has them."""

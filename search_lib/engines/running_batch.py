@@ -294,9 +294,10 @@ class RunningBatch:
         if not num_before or not fits:
             states.end = width
         states.num_rows = len(self._rows)
-        for index, row in enumerate(new, num_before):
-            if row.index == 0 and row.prefix.states is not None:
-                states.place(index, row.prefix.states, row.request.expansion.n)
+        first_rows = [row for row in new if row.index == 0]
+        states.place(
+            num_before, [(row.prefix.states, row.request.expansion.n) for row in first_rows]
+        )
         self._note_padding()
 
     def _note_padding(self) -> None:
