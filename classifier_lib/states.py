@@ -256,18 +256,17 @@ class BatchStates:
             first_row: The first of these rows.
             paths: Each path, and the rows that get it.
         """
-        first_blank = first_row
+        # Masked columns take part in sums with weight 0: they must hold numbers.
         if self.states is None:
-            first_blank = 0  # rows without a past may be there
             like = next((path.states for path, _ in paths if path), None)
             if like is None:
                 return
             self.allocate(like)
-        assert self.states is not None
+            assert self.states is not None
+            self.states[:, :, :first_row, :, : self.end] = 0  # rows without a past
         shortest = min(path.length if path else 0 for path, _ in paths)
         end_row = first_row + sum(copies for _, copies in paths)
-        # Masked columns take part in sums with weight 0: they must hold numbers.
-        self.states[:, :, first_blank:end_row, :, : self.end - shortest] = 0
+        self.states[:, :, first_row:end_row, :, : self.end - shortest] = 0
         row = first_row
         for path, copies in paths:
             if path is not None:
@@ -278,11 +277,21 @@ class BatchStates:
                     columns[:, :, row + 1 : row + copies] = columns[:, :, row : row + 1]
             row += copies
 
-    def take(self, row: int, start: int, num_tokens: int) -> torch.Tensor:
-        """Returns a copy of a row's states from a column on, as `PathStates` has them."""
+    def take(self, row: int, start: int, num_tokens: int, stride: int = 1) -> torch.Tensor:
+        """Returns a copy of a row's states as `PathStates` has them.
+
+        Args:
+            row: The row.
+            start: Column of the first token.
+            num_tokens: Tokens.
+            stride: Columns from each to the next.
+        """
         assert self.states is not None
+        end = start + num_tokens * stride
         # A copy, since a view would hold the whole batch.
-        return self.states[:, :, row, :, start : start + num_tokens].clone()
+        return self.states[:, :, row, :, start:end:stride].clone(
+            memory_format=torch.contiguous_format
+        )
 
 
 class _InPlaceLayer(CacheLayerMixin):

@@ -2,6 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,33 @@ class Entry(Generic[Request, Result]):
             self.future.set_exception(result)
         else:
             self.future.set_result(result)
+
+
+class Answers:
+    """Brings results from the thread to the event loop, which wakes up once for all that are there.
+
+    Args:
+        loop: The event loop of who waits.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = loop
+        self._given: deque[tuple[Entry[Any, Any], Any]] = deque()
+        self._is_awake = False
+
+    def give(self, entry: Entry[Request, Result], result: Result | Exception) -> None:
+        """Answers a request; called in the thread."""
+        self._given.append((entry, result))
+        if not self._is_awake:
+            self._is_awake = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # First of all: what is given from here on may come too late for this time.
+        self._is_awake = False
+        while self._given:
+            entry, result = self._given.popleft()
+            entry.answer(result)
 
 
 class Standing(NamedTuple):
@@ -232,11 +260,11 @@ class Batcher(Queue[Request, Result]):
         return self._waiting + self._running
 
     async def _run(self, batch: list[Entry[Request, Result]]) -> None:
-        loop = asyncio.get_running_loop()
+        answers = Answers(asyncio.get_running_loop())
 
         def work() -> None:
             for index, result in self._run_batch([entry.request for entry in batch]):
-                loop.call_soon_threadsafe(batch[index].answer, result)
+                answers.give(batch[index], result)
 
         try:
             await self._thread.run(work)

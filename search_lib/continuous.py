@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
-from search_lib.batching import Entry, ModelThread, Queue, Standing
+from search_lib.batching import Answers, Entry, ModelThread, Queue, Standing
 from search_lib.urgency import Urgency
 
 Request = TypeVar("Request")
@@ -102,8 +102,8 @@ class ContinuousBatcher(Queue[Request, Result]):
 
     async def take_turn(self) -> None:
         """Lets requests join, and runs the batch until it is interrupted."""
-        joining = self._take_joining()
-        await self._thread.run(partial(self._run, joining, asyncio.get_running_loop()))
+        joining, answers = self._take_joining(), Answers(asyncio.get_running_loop())
+        await self._thread.run(partial(self._run, joining, answers))
 
     def _entries(self) -> list[Entry[Request, Result]]:
         again = [entry for group in self._retries for entry in group]
@@ -136,10 +136,10 @@ class ContinuousBatcher(Queue[Request, Result]):
         self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in taken]
         return joining
 
-    def _run(self, joining: list[Entry[Request, Result]], loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, joining: list[Entry[Request, Result]], answers: Answers) -> None:
         """Runs in the thread: joins, and steps until the interruption."""
         self._remove_cancelled()
-        self._join([entry for entry in joining if not entry.future.cancelled()], loop)
+        self._join([entry for entry in joining if not entry.future.cancelled()], answers)
         answered: set[Urgency] = set()
         lost = 0
         for num_steps in range(1, sys.maxsize):
@@ -149,12 +149,12 @@ class ContinuousBatcher(Queue[Request, Result]):
                 for request, result in self._process.step():
                     entry = self._running.pop(request)
                     answered.add(entry.urgency)
-                    loop.call_soon_threadsafe(entry.answer, result)
+                    answers.give(entry, result)
             except Exception as error:
                 failed = list(self._running.values())
                 self._process.remove(self._running)
                 self._running.clear()
-                self._try_again(failed, error, loop)
+                self._try_again(failed, error, answers)
                 return
             self._remove_cancelled()
             running = {entry.urgency for entry in self._running.values()}
@@ -165,13 +165,13 @@ class ContinuousBatcher(Queue[Request, Result]):
             if waiting and is_enough:
                 return
 
-    def _join(self, entries: list[Entry[Request, Result]], loop: asyncio.AbstractEventLoop) -> None:
+    def _join(self, entries: list[Entry[Request, Result]], answers: Answers) -> None:
         if not entries:
             return
         try:
             self._process.join([entry.request for entry in entries])
         except Exception as error:
-            self._try_again(entries, error, loop)
+            self._try_again(entries, error, answers)
         else:
             self._running |= {entry.request: entry for entry in entries}
 
@@ -179,13 +179,13 @@ class ContinuousBatcher(Queue[Request, Result]):
         self,
         entries: list[Entry[Request, Result]],
         error: Exception,
-        loop: asyncio.AbstractEventLoop,
+        answers: Answers,
     ) -> None:
         """Puts requests that have failed into groups; fails one that was by itself."""
         if self._running:
             self._retries.append(entries)
         elif len(entries) == 1:
-            loop.call_soon_threadsafe(entries[0].answer, error)
+            answers.give(entries[0], error)
         else:
             half = len(entries) // 2
             self._retries += [entries[half:], entries[:half]]

@@ -15,7 +15,8 @@ from run_lib.hub import check_weights, loading
 from search_lib.batching import ModelThread
 from search_lib.continuous import ContinuousBatcher, Load
 from search_lib.engines.base import Block, Expansion, Sampling
-from search_lib.engines.running_batch import GenerationRequest, RunningBatch
+from search_lib.engines.rows import GenerationRequest
+from search_lib.engines.running_batch import RunningBatch
 
 INTERRUPTION = 4
 """Tokens that each row of a batch could have got while it is interrupted."""

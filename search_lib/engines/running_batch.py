@@ -2,10 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
 from classifier_lib.attention import GROUPED_SDPA
@@ -19,129 +17,12 @@ from classifier_lib.states import (
     StateCache,
     forward_rows,
 )
-from search_lib.engines.base import Block, Expansion, FinishReason, Sampling
+from search_lib.engines.base import Block
 from search_lib.engines.draws import Draws, Recipe, draw_tokens
-
-NUM_DRAWN = 16
-"""Random numbers that a row draws at a time."""
+from search_lib.engines.rows import NUM_DRAWN, GenerationRequest, Prefix, Row, new_rows
 
 SPARE_COLUMNS = 64
 """Columns for the tokens of requests that join later, before the batch has to be moved."""
-
-
-@dataclass(frozen=True, eq=False)
-class GenerationRequest:
-    """Samples of one call of `HfEngine.generate` that share a batch.
-
-    Attributes:
-        expansion: The call's, with the number of these samples as its `n`.
-        sampling: How tokens are drawn.
-        first: Number of the first of them among the call's.
-    """
-
-    expansion: Expansion
-    sampling: Sampling
-    first: int
-
-    @property
-    def longest_path(self) -> int:
-        """Tokens of prefix and block, when the block reaches its limit."""
-        return len(self.expansion.prefix_ids) + self.expansion.max_new_tokens
-
-
-class _Prefix(NamedTuple):
-    """The prefix of a request but for its last token, which the first step computes.
-
-    Attributes:
-        path: Its tokens; None if there are none.
-        states: Their states.
-        num_computed: How many of them were computed for this request.
-    """
-
-    path: HashedPath | None
-    states: PathStates | None
-    num_computed: int
-
-
-@dataclass(eq=False)
-class _Row:
-    """One sample in the making.
-
-    Attributes:
-        request: The request that it belongs to.
-        index: Its number among the samples of the request.
-        prefix: See `_Prefix`; without the states where none are kept.
-        generator: Its random numbers.
-        stop_ids: Tokens that end it.
-        ids: Its new tokens.
-        numbers: Numbers of each new token, by the field of a block.
-        is_finite: Whether all logits were numbers.
-        end: Why it has ended, once it has.
-        uniforms: The random numbers that were drawn so far, one for each token.
-    """
-
-    request: GenerationRequest
-    index: int
-    prefix: _Prefix
-    generator: np.random.Generator
-    stop_ids: frozenset[int]
-    ids: list[int] = field(default_factory=list)
-    numbers: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    is_finite: bool = True
-    end: FinishReason | None = None
-    uniforms: list[float] = field(default_factory=list)
-
-    @property
-    def num_past(self) -> int:
-        """Tokens whose states the batch holds: all but the last one."""
-        return len(self.request.expansion.prefix_ids) + len(self.ids) - 1
-
-    @property
-    def num_left(self) -> int:
-        """Most tokens that may follow."""
-        return self.request.expansion.max_new_tokens - len(self.ids)
-
-    @property
-    def last_id(self) -> int:
-        """The token that the next step computes."""
-        return self.ids[-1] if self.ids else self.request.expansion.prefix_ids[-1]
-
-    def next_uniforms(self, count: int) -> list[float]:
-        """Returns the random numbers of the next tokens."""
-        start = len(self.ids)
-        while len(self.uniforms) < start + count:
-            self.uniforms += self.generator.random(NUM_DRAWN).tolist()
-        return self.uniforms[start : start + count]
-
-    def add(
-        self, token_ids: list[int], are_finite: list[bool], numbers: dict[str, list[float]]
-    ) -> None:
-        """Takes the next tokens, up to the one where the block ends."""
-        for token_id, is_finite in zip(token_ids, are_finite, strict=True):
-            self.ids.append(token_id)
-            self.is_finite = self.is_finite and is_finite
-            if token_id in self.stop_ids:
-                self.end = "stop"
-                break
-        else:
-            if not self.num_left:
-                self.end = "length"
-        for name, of_tokens in numbers.items():
-            self.numbers[name] += of_tokens
-
-    def block(self) -> Block:
-        """Returns the block; raises ValueError if its tokens were drawn from no numbers."""
-        if not self.is_finite:
-            raise ValueError("the policy's logits are not finite: its weights, or their type")
-        num_prefix = len(self.request.expansion.prefix_ids)
-        assert self.end is not None
-        return Block(
-            self.ids,
-            self.end,
-            prefix_cached=num_prefix - 1 - self.prefix.num_computed,
-            # Those of tokens behind the end are left out.
-            **{name: numbers[: len(self.ids)] for name, numbers in self.numbers.items()},
-        )
 
 
 class RunningBatch:
@@ -149,7 +30,9 @@ class RunningBatch:
 
     The states of prefixes, and those of blocks for what will continue them, are kept in a cache, so
     that a search computes each token of its tree once. The samples of a prefix share its
-    computation in any case. Not safe to call from two threads at once.
+    computation in any case. Where they come as twins (see `GenerationRequest`), two of them also
+    share its states: both write their new tokens behind them by turns, and each sees its own. So
+    attention reads a prefix once for two samples. Not safe to call from two threads at once.
 
     Args:
         model: A causal language model in eval mode.
@@ -174,16 +57,20 @@ class RunningBatch:
         self._max_pass_tokens = max_pass_tokens
         self._step_tokens = step_tokens
         self.cache = StateCache(max_kept_tokens)
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
+        self._num_twins = 1  # adjacent rows that share a row of states: one or two
         # Of each request, the blocks of the rows that have ended.
         self._blocks: dict[GenerationRequest, dict[int, Block]] = {}
         self._sizes = None if len({*sizes, sizes[0].even}) == 1 else sizes
         self._states = BatchStates(model, 0, 0, self._sizes)
-        # What `_note_padding` finds.
+        # What `_note_layout` finds.
         self._starts: list[int] = []
-        self._starts_on_device = torch.empty(0)
-        self._last_column = 0
-        self._mask: torch.Tensor | None = None  # [rows, (1, 1,) columns]; None without padding
+        self._mask: torch.Tensor | None = None  # [rows, (1, twins,) columns]; None: all are seen
+        self._recipes: dict[Recipe, list[int]] = {}
+        # Of the next step: the most tokens until a row reaches its limit, the tokens that it
+        # computes and their positions [rows of states, twins], and random numbers [rows, tokens].
+        self._num_left = 0
+        self._ids = self._positions = self._uniforms = torch.empty(0)
         # [rows, 1, 1, columns] spares the library to make one; it would see no sliding windows.
         self._takes_whole_masks = model.config._attn_implementation in (
             "sdpa",
@@ -193,18 +80,23 @@ class RunningBatch:
     @torch.inference_mode()
     def join(self, requests: Sequence[GenerationRequest]) -> None:
         """Takes requests into the batch; if it raises, none of them is in it."""
+        are_twins = self._takes_whole_masks and all(one.are_twins for one in requests)
+        if not self._rows:
+            self._num_twins = 2 if are_twins else 1
+        elif self._num_twins > 1 and not are_twins:
+            self._part_twins()
         num_before = len(self._rows)
         try:
             prefixes = self._compute_prefixes(requests)
             for request, prefix in zip(requests, prefixes, strict=True):
-                self._rows += _new_rows(request, prefix)
+                self._rows += new_rows(request, prefix)
             self._lay_out(num_before)
         except BaseException:
             del self._rows[num_before:]
-            self._states.num_rows = num_before
+            self._states.num_rows = num_before // self._num_twins
             self.cache.clear()  # it may hold the memory that was missing
             if self._rows:
-                self._note_padding()
+                self._note_layout()
             raise
         for request in requests:
             self._blocks[request] = {}
@@ -219,25 +111,23 @@ class RunningBatch:
         If it raises, the batch is as it was.
         """
         # No row gets beyond its limit, so that what ends there is answered at once.
-        num_tokens = min(self._step_tokens, self._last_column - self._states.end)
-        starts = self._starts
-        self._decode(num_tokens)
+        self._decode(min(self._step_tokens, self._num_left))
         answers: dict[GenerationRequest, list[Block] | Exception] = {}
-        left = []
         for index, row in enumerate(self._rows):
-            if row.end is None and row.is_finite:
+            if row.has_left or (row.end is None and row.is_finite):
                 continue
-            left.append(index)
+            row.has_left = True
             try:
                 blocks = self._blocks[row.request]
                 blocks[row.index] = row.block()
-                self._keep(row, index, starts[index])
+                self._keep(row, index)
                 if len(blocks) == row.request.expansion.n:
                     answers[row.request] = [blocks[i] for i in range(len(blocks))]
             except ValueError as error:
                 answers[row.request] = error
-        self._drop(left)
-        self.remove(answers)
+        for request in answers:
+            del self._blocks[request]
+        self._drop()
         return list(answers.items())
 
     @torch.inference_mode()
@@ -245,9 +135,9 @@ class RunningBatch:
         """Lets requests leave, whether they have ended or not."""
         for request in requests:
             del self._blocks[request]
-        self._drop([i for i, row in enumerate(self._rows) if row.request not in self._blocks])
+        self._drop()
 
-    def _compute_prefixes(self, requests: Sequence[GenerationRequest]) -> list[_Prefix]:
+    def _compute_prefixes(self, requests: Sequence[GenerationRequest]) -> list[Prefix]:
         """Returns the prefix of each request; adds the states that were not there to the cache."""
         starts = [request.expansion.prefix_ids[:-1] for request in requests]
         paths = [HashedPath.of(ids) if ids else None for ids in starts]
@@ -265,160 +155,204 @@ class RunningBatch:
             self.cache.keep(found[key])
         num_computed = {key: len(row.ids) for key, row in missing.items()}
         return [
-            _Prefix(path, found[path.key], num_computed.pop(path.key, 0))
+            Prefix(path, found[path.key], num_computed.pop(path.key, 0))
             if path
-            else _Prefix(None, None, 0)
+            else Prefix(None, None, 0)
             for path in paths
         ]
 
     def _lay_out(self, num_before: int) -> None:
         """Writes the states of the new rows behind those that were there."""
         states, new = self._states, self._rows[num_before:]
+        num_rows, old_rows = len(self._rows) // self._num_twins, num_before // self._num_twins
         old_width = states.end - states.first if num_before else 0
-        width = max(old_width, *(row.num_past for row in new))
-        num_left = max(row.num_left for row in self._rows)
-        fits = len(self._rows) <= states.room_rows and (
+        width = max(old_width, *(row.num_prefix for row in new))
+        num_left = self._num_twins * max(row.num_left for row in self._rows)
+        fits = num_rows <= states.room_rows and (
             width <= states.end and states.end + num_left <= states.room_columns
             if num_before
             else width + num_left <= states.room_columns
         )
         if not fits:
-            # An eighth to spare, since moving all states is worth many steps.
-            columns = width + num_left + max(SPARE_COLUMNS, width // 8)
-            num_rows = max(states.room_rows, len(self._rows) * 9 // 8)
-            moved = BatchStates(self._model, num_rows, columns, self._sizes)
+            moved = self._new_states(num_rows, width, num_left)
             if num_before and states.states is not None:
                 moved.allocate(states.states)
-                moved.copy_rows(states, num_before, width)
+                moved.copy_rows(states, old_rows, width)
             self._states = states = moved
         if not num_before or not fits:
             states.end = width
-        states.num_rows = len(self._rows)
+        states.num_rows = num_rows
         first_rows = [row for row in new if row.index == 0]
         states.place(
-            num_before, [(row.prefix.states, row.request.expansion.n) for row in first_rows]
+            old_rows,
+            [(row.prefix.states, row.request.expansion.n // self._num_twins) for row in first_rows],
         )
-        self._note_padding()
+        self._note_layout()
 
-    def _note_padding(self) -> None:
-        """Finds the columns where rows begin, and where the first of them ends at its limit."""
-        states, device = self._states, self._model.device
-        self._starts = [states.end - row.num_past for row in self._rows]
-        self._last_column = states.end + min(row.num_left for row in self._rows)
-        self._starts_on_device = torch.tensor(self._starts, device=device)[:, None]
+    def _new_states(self, num_rows: int, width: int, num_left: int) -> BatchStates:
+        """Returns a batch with an eighth of room to spare: moving all states is worth many steps.
+
+        Args:
+            num_rows: Rows of states.
+            width: Columns that are in use.
+            num_left: Columns that will be.
+        """
+        columns = width + num_left + max(SPARE_COLUMNS, width // 8)
+        room_rows = max(self._states.room_rows, num_rows * 9 // 8)
+        return BatchStates(self._model, room_rows, columns, self._sizes)
+
+    def _part_twins(self) -> None:
+        """Gives each row states of its own."""
+        old, num_twins = self._states, self._num_twins
+        rows = [(index, row) for index, row in enumerate(self._rows) if not row.has_left]
+        paths: list[tuple[PathStates | None, int]] = []
+        for index, row in rows:
+            prefix = old.take(index // num_twins, self._starts[index // num_twins], row.num_prefix)
+            parts = torch.cat([prefix, self._take_block(row, index)], dim=3)
+            paths.append((PathStates(None, b"", parts.shape[3], parts), 1))
+        width = max(row.num_prefix + len(row.ids) for _, row in rows)
+        states = self._new_states(len(rows), width, max(row.num_left for _, row in rows))
+        states.end = width
+        states.num_rows = len(rows)
+        states.place(0, paths)
+        self._states = states
+        self._rows = [row for _, row in rows]
+        self._num_twins = 1
+        self._note_layout()
+
+    def _note_layout(self) -> None:
+        """Notes what stays as it is until rows join or leave, and what the next step needs."""
+        states, rows, num_twins = self._states, self._rows, self._num_twins
+        device = self._model.device
+        twins = [rows[first : first + num_twins] for first in range(0, len(rows), num_twins)]
+        prefixes = [of_twins[0].num_prefix for of_twins in twins]
+        # A twin that has ended computes on, for nothing, until the other one ends.
+        new = [max(len(row.ids) for row in of_twins) for of_twins in twins]
+        self._starts = [
+            states.end - num_prefix - num_twins * num_new
+            for num_prefix, num_new in zip(prefixes, new, strict=True)
+        ]
+        self._num_left = min(row.num_left for row in rows if not row.has_left)
+        self._ids = torch.tensor([[row.last_id for row in of_twins] for of_twins in twins]).to(
+            device
+        )
+        positions = torch.tensor([prefixes, new, self._starts], device=device)[..., None]
+        self._positions = (positions[0] + positions[1]).expand(-1, num_twins)
+        self._uniforms = torch.empty(len(rows), 0)
+        self._recipes = defaultdict(list)
+        for index, row in enumerate(rows):
+            recipe = Recipe.of(row.request.expansion, row.request.sampling)
+            self._recipes[recipe].append(index)
         states.first = min(self._starts)
         self._mask = None
-        if max(self._starts) > states.first:
-            columns = torch.arange(states.room_columns, device=device)
-            self._mask = columns >= self._starts_on_device
-            if self._takes_whole_masks:
-                self._mask = self._mask[:, None, None]
+        if num_twins == 1 and max(self._starts) == states.first:
+            return
+        columns = torch.arange(states.room_columns, device=device)
+        self._mask = columns >= positions[2]
+        if self._takes_whole_masks:
+            self._mask = self._mask[:, None, None]
+        if num_twins > 1:
+            behind = (columns - positions[0] - positions[2])[:, None, None]
+            each = torch.arange(num_twins, device=device)[:, None]
+            self._mask = self._mask & ((behind < 0) | (behind % num_twins == each))
 
     def _decode(self, num_tokens: int) -> None:
         """Adds tokens to all rows, or none if it raises; rows may end on the way."""
-        rows, states, device = self._rows, self._states, self._model.device
-        ids = torch.tensor([[row.last_id] for row in rows], device=device)
-        groups: dict[Recipe, list[int]] = defaultdict(list)
-        for index, row in enumerate(rows):
-            groups[Recipe.of(row.request.expansion, row.request.sampling)].append(index)
-        uniforms = torch.tensor(
-            [row.next_uniforms(num_tokens) for row in rows], dtype=torch.float64, device=device
-        )
-        drawn: list[list[Draws]] = []  # of each token, by group
-        end = states.end
+        rows, states, recipes = self._rows, self._states, self._recipes
+        if self._uniforms.shape[1] < num_tokens:
+            count = max(NUM_DRAWN, num_tokens)
+            uniforms = [row.next_uniforms(count) for row in rows]
+            self._uniforms = torch.tensor(uniforms, dtype=torch.float64, device=self._model.device)
+        ids, positions, end = self._ids, self._positions, states.end
+        drawn: list[list[Draws]] = []  # of each token, by recipe
         try:
             for token in range(num_tokens):
+                next_end = states.end + self._num_twins
                 mask = self._mask
                 output = self._model(
                     input_ids=ids,
-                    attention_mask=None
-                    if mask is None
-                    else mask[..., states.first : states.end + 1],
-                    position_ids=states.end - self._starts_on_device,
+                    attention_mask=None if mask is None else mask[..., states.first : next_end],
+                    position_ids=positions,
                     past_key_values=states.cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=self._num_twins,
                 )
-                states.end += 1
-                logits = output.logits[:, -1]
-                if len(groups) == 1:
-                    (recipe,) = groups
-                    draws = draw_tokens(logits, recipe, uniforms[:, token])
+                states.end = next_end
+                positions = positions + 1
+                logits = output.logits.flatten(0, 1)
+                at_quantiles = self._uniforms[:, token]
+                if len(recipes) == 1:
+                    (recipe,) = recipes
+                    draws = draw_tokens(logits, recipe, at_quantiles)
                     drawn.append([draws])
-                    ids = draws.token_ids[:, None]
+                    ids = draws.token_ids.view_as(ids)
                     continue
                 drawn.append([])
                 ids = torch.empty_like(ids)
-                for recipe, members in groups.items():
-                    draws = draw_tokens(logits[members], recipe, uniforms[members, token])
+                for recipe, members in recipes.items():
+                    draws = draw_tokens(logits[members], recipe, at_quantiles[members])
                     drawn[-1].append(draws)
-                    ids[members, 0] = draws.token_ids
+                    ids.view(-1)[members] = draws.token_ids
             looked_up = [
-                _look_up([of_token[group] for of_token in drawn]) for group in range(len(groups))
+                _look_up([of_token[place] for of_token in drawn]) for place in range(len(recipes))
             ]
         except BaseException:
             states.end = end
             self.cache.clear()  # it may hold the memory that was missing
             raise
+        self._ids, self._positions = ids, positions
+        self._uniforms = self._uniforms[:, num_tokens:]
+        self._num_left -= num_tokens
         for members, (token_ids, are_finite, numbers) in zip(
-            groups.values(), looked_up, strict=True
+            recipes.values(), looked_up, strict=True
         ):
             for place, index in enumerate(members):
-                rows[index].add(
-                    token_ids[place],
-                    are_finite[place],
-                    {name: of_rows[place] for name, of_rows in numbers.items()},
-                )
+                row = rows[index]
+                if row.has_left:
+                    continue
+                row.add(token_ids[place], are_finite[place])
+                for name, of_rows in numbers.items():
+                    row.numbers[name] += of_rows[place]
 
-    def _keep(self, row: _Row, index: int, start: int) -> None:
-        """Keeps the states of a block that has ended, for what will continue it.
+    def _take_block(self, row: Row, index: int) -> torch.Tensor:
+        """Returns the states of a row's new tokens but for the last one, which has none."""
+        place, twin = divmod(index, self._num_twins)
+        start = self._starts[place] + row.num_prefix + twin
+        return self._states.take(place, start, len(row.ids), self._num_twins)
 
-        Args:
-            row: The row, whose last token has no states.
-            index: Its place in the batch.
-            start: The column where it begins.
-        """
+    def _keep(self, row: Row, index: int) -> None:
+        """Keeps the states of a block that has ended, for what will continue it."""
         if not self.cache.max_tokens:
             return
-        prefix_ids, past = row.request.expansion.prefix_ids, row.prefix
-        ids = [prefix_ids[-1], *row.ids[:-1]]
+        past = row.prefix
+        ids = [row.request.expansion.prefix_ids[-1], *row.ids[:-1]]
         key = past.path.key_with(ids) if past.path else HashedPath.of(ids).key
-        num_past = len(prefix_ids) - 1
-        states = self._states.take(index, start + num_past, len(ids))
-        self.cache.keep(PathStates(past.states, key, num_past + len(ids), states))
+        states = self._take_block(row, index)
+        self.cache.keep(PathStates(past.states, key, row.num_prefix + len(ids), states))
 
-    def _drop(self, indices: Sequence[int]) -> None:
-        """Lets rows leave; the last rows take their places."""
-        if not indices:
+    def _drop(self) -> None:
+        """Lets rows leave that have ended, with their twins; the last rows take their places."""
+        rows, num_twins = self._rows, self._num_twins
+        staying = [
+            place
+            for place in range(len(rows) // num_twins)
+            if rows[place * num_twins].request in self._blocks
+            and not all(row.has_left for row in rows[place * num_twins : (place + 1) * num_twins])
+        ]
+        num_left = len(staying)
+        if num_left * num_twins == len(rows):
             return
-        rows, leaving = self._rows, set(indices)
-        num_left = len(rows) - len(leaving)
-        holes = [index for index in indices if index < num_left]
-        movers = [index for index in range(num_left, len(rows)) if index not in leaving]
+        holes = sorted(set(range(num_left)).difference(staying))
+        movers = [place for place in staying if place >= num_left]
         if holes:
             self._states.move_rows(movers, holes)
             for hole, mover in zip(holes, movers, strict=True):
-                rows[hole] = rows[mover]
-        del rows[num_left:]
+                for twin in range(num_twins):
+                    rows[hole * num_twins + twin] = rows[mover * num_twins + twin]
+        del rows[num_left * num_twins :]
         self._states.num_rows = num_left
         if rows:
-            self._note_padding()
-
-
-def _new_rows(request: GenerationRequest, prefix: _Prefix) -> list[_Row]:
-    """Returns the rows of a request; the first of them bears what its prefix has cost."""
-    expansion = request.expansion
-    stop_ids = frozenset(expansion.stop_token_ids)
-    return [
-        _Row(
-            request,
-            index,
-            prefix if index == 0 else prefix._replace(num_computed=0),
-            np.random.default_rng((expansion.seed, request.first + index)),
-            stop_ids,
-        )
-        for index in range(expansion.n)
-    ]
+            self._note_layout()
 
 
 def _look_up(

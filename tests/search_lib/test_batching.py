@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from search_lib.batching import Batcher, ModelThread
+from search_lib.batching import Answers, Batcher, Entry, ModelThread
 from search_lib.urgency import Urgency, urgency
 
 
@@ -156,6 +156,21 @@ def test_a_request_is_answered_while_its_batch_still_runs():
             assert await slow == "late"
 
     asyncio.run(body())
+
+
+def test_answers_that_come_together_wake_the_event_loop_once():
+    async def body():
+        loop = asyncio.get_running_loop()
+        calls, wake = [], loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *call: (calls.append(call), wake(*call))
+        answers, entries = Answers(loop), [Entry.of(number) for number in range(4)]
+        for entry in entries[:3]:
+            answers.give(entry, entry.request)
+        first = await asyncio.gather(*(entry.future for entry in entries[:3]))
+        answers.give(entries[3], 3)
+        return first, await entries[3].future, len(calls)
+
+    assert asyncio.run(body()) == ([0, 1, 2], 3, 2)
 
 
 def test_after_a_failure_only_what_was_not_answered_is_tried_again():

@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from classifier_lib.states import layer_sizes
 from search_lib.engines.hf import HfEngine
+from search_lib.engines.rows import GenerationRequest
+from search_lib.engines.running_batch import RunningBatch
 from tests.support.searches import request
 from tests.support.tiny_models import save_tiny_policy, tiny_config_of
 
@@ -52,14 +55,21 @@ def by_hand(model, expansion, sampling):
     return blocks
 
 
-def tree_requests(seed, temperature):
+PLAIN = ((1, 6), (1, 2))
+TWINS = ((5, 9), (2, 4))
+MIXED = ((3, 7), (1, 2))
+"""Kinds of trees: the least and most tokens of a prompt, and what numbers of blocks it asks for."""
+
+
+def tree_requests(seed, temperature, kind):
     """A search's requests for one round after the other; each is told the blocks of the last."""
     rng = random.Random(seed)
-    paths = [[rng.randrange(200) for _ in range(rng.randint(1, 6))]]
+    prompt_lengths, numbers = kind
+    paths = [[rng.randrange(200) for _ in range(rng.randint(*prompt_lengths))]]
     stop = tuple(range(200, 260))
     for round_number in range(ROUNDS):
         asked = [
-            request(path, rng.choice([1, 2]), 100 * seed + round_number, temperature, 1.0, 5, stop)
+            request(path, rng.choice(numbers), 100 * seed + round_number, temperature, 1.0, 5, stop)
             for path in paths
         ]
         blocks = yield asked
@@ -72,7 +82,7 @@ def tree_requests(seed, temperature):
         del paths[2:]
 
 
-def grow(model, num_trees, temperature, window=100, **options):
+def grow(model, num_trees, temperature, window=100, kind=PLAIN, **options):
     """Grows trees, a window of them at a time; returns their requests with the blocks."""
 
     async def body():
@@ -82,7 +92,7 @@ def grow(model, num_trees, temperature, window=100, **options):
         async def tree(seed):
             found = []
             async with slots:
-                rounds = tree_requests(seed, temperature)
+                rounds = tree_requests(seed, temperature, kind)
                 asked = next(rounds)
                 while asked:
                     blocks = await asyncio.gather(*(engine.generate(*one) for one in asked))
@@ -100,9 +110,10 @@ def grow(model, num_trees, temperature, window=100, **options):
     return asyncio.run(body())
 
 
+@pytest.mark.parametrize("kind", [PLAIN, TWINS, MIXED])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_tokens_are_those_of_one_sample_at_a_time_without_a_cache(policy, temperature):
-    found = grow(policy, 4, temperature, max_kept_tokens=1000)
+def test_tokens_are_those_of_one_sample_at_a_time_without_a_cache(policy, temperature, kind):
+    found = grow(policy, 4, temperature, kind=kind, max_kept_tokens=1000)
     for asked, blocks in found:
         assert [block.token_ids for block in blocks] == by_hand(policy, *asked)
     assert {block.finish_reason for _, blocks in found for block in blocks} == {"stop", "length"}
@@ -117,6 +128,92 @@ def test_tokens_are_the_same_whatever_runs_together_and_is_kept(
     expected = grow(policy, 8, temperature, max_kept_tokens=1000)
     limits = {"max_kept_tokens": max_kept_tokens, "max_batch_rows": rows}
     assert grow(policy, 8, temperature, window, **limits) == expected
+
+
+@pytest.mark.parametrize("kind", [TWINS, MIXED])
+@pytest.mark.parametrize("max_kept_tokens", [0, 40, 1000])
+@pytest.mark.parametrize(("window", "rows"), [(100, 256), (2, 256), (100, 6), (1, 1)])
+def test_twins_have_the_tokens_of_samples_alone(policy, kind, max_kept_tokens, window, rows):
+    expected = grow(policy, 6, 1.0, kind=kind, max_kept_tokens=1000, max_batch_rows=1)
+    limits = {"max_kept_tokens": max_kept_tokens, "max_batch_rows": rows}
+    assert grow(policy, 6, 1.0, window, kind, **limits) == expected
+
+
+def shapes_of_steps(model, asked):
+    """Shapes of the tokens of each forward pass over a request."""
+    shapes = []
+
+    def note(_, args, kwargs):
+        shapes.append(tuple(kwargs.get("input_ids", args and args[0]).shape))
+
+    async def body():
+        engine = HfEngine(model)
+        hook = model.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            await engine.generate(*asked)
+        finally:
+            hook.remove()
+
+    asyncio.run(body())
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("n", "max_new_tokens", "shape"),
+    [(4, 3, (2, 2)), (4, 10, (2, 2)), (3, 3, (3, 1)), (4, 11, (4, 1))],
+)
+def test_two_samples_share_a_row_where_they_are_even_and_short(policy, n, max_new_tokens, shape):
+    asked = request(list(range(10)), n, max_new_tokens=max_new_tokens, stop=())
+    assert shapes_of_steps(policy, asked) == [(1, 9)] + [shape] * max_new_tokens
+
+
+def run_joining(model, *joining):
+    """Runs one batch that requests join, each group after some steps; returns all blocks."""
+    sizes = layer_sizes(model)
+    batch = RunningBatch(model, sizes, max_kept_tokens=100, max_pass_tokens=100, step_tokens=1)
+    requests, found = [], {}
+    for steps, group in [*joining, (20, [])]:
+        for _ in range(steps):
+            found |= dict(batch.step()) if len(found) < len(requests) else {}
+        new = [GenerationRequest(expansion, sampling, 0) for expansion, sampling in group]
+        if new:
+            batch.join(new)
+        requests += new
+    return [[block.token_ids for block in found[one]] for one in requests]
+
+
+STOP = tuple(range(100, 260))
+"""So many that twins end at different steps."""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_twins_part_when_a_sample_without_one_joins(policy, seed):
+    twins = [request(list(range(n)), 2, seed + n, 1.0, 1.0, 8, STOP) for n in (9, 11)]
+    alone = request([3, 4], 1, seed, 1.0, 1.0, 8, STOP)
+    later = request(list(range(12)), 2, seed, 1.0, 1.0, 8, STOP)
+    found = run_joining(policy, (0, twins), (2, [alone]), (1, [later]))
+    assert found == [by_hand(policy, *one) for one in (*twins, alone, later)]
+
+
+@pytest.fixture
+def memory_without_numbers():
+    torch.use_deterministic_algorithms(True)  # new memory is filled with NaN
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("memory_without_numbers")
+@pytest.mark.parametrize("kind", [PLAIN, MIXED])
+def test_padding_may_be_memory_that_holds_no_numbers(policy, kind):
+    for asked, blocks in grow(policy, 4, 1.0, kind=kind):
+        assert [block.token_ids for block in blocks] == by_hand(policy, *asked)
+
+
+@pytest.mark.usefixtures("memory_without_numbers")
+def test_a_row_without_a_past_may_be_there_before_the_memory(policy):
+    asked = [request([5]), request([6, 7, 8])]
+    found = run_joining(policy, *((0, [one]) for one in asked))
+    assert found == [by_hand(policy, *one) for one in asked]
 
 
 FAMILIES = {
@@ -142,12 +239,13 @@ FAMILIES = {
 }
 
 
+@pytest.mark.parametrize("trees", [PLAIN, TWINS])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_models_of_other_families_have_the_same_tokens_too(kind):
+def test_models_of_other_families_have_the_same_tokens_too(kind, trees):
     family, settings = FAMILIES[kind]
     model = of_family(family, **settings)
-    found = grow(model, 3, 1.0, max_kept_tokens=1000)
-    assert grow(model, 3, 1.0, max_kept_tokens=0, max_batch_rows=1) == found
+    found = grow(model, 3, 1.0, kind=trees, max_kept_tokens=1000)
+    assert grow(model, 3, 1.0, kind=trees, max_kept_tokens=0, max_batch_rows=1) == found
     for asked, blocks in found[::5]:
         assert [block.token_ids for block in blocks] == by_hand(model, *asked)
 
