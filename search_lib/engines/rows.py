@@ -40,7 +40,7 @@ class GenerationRequest:
         ends early does not compute on for long, for nothing, beside its twin.
         """
         expansion = self.expansion
-        return expansion.n % 2 == 0 and expansion.max_new_tokens <= len(expansion.prefix_ids)
+        return expansion.n % 2 == 0 and expansion.max_new_tokens < len(expansion.prefix_ids)
 
 
 class Prefix(NamedTuple):

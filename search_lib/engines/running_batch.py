@@ -233,9 +233,8 @@ class RunningBatch:
             for num_prefix, num_new in zip(prefixes, new, strict=True)
         ]
         self._num_left = min(row.num_left for row in rows if not row.has_left)
-        self._ids = torch.tensor([[row.last_id for row in of_twins] for of_twins in twins]).to(
-            device
-        )
+        last_ids = [[row.last_id for row in of_twins] for of_twins in twins]
+        self._ids = torch.tensor(last_ids, device=device)
         positions = torch.tensor([prefixes, new, self._starts], device=device)[..., None]
         self._positions = (positions[0] + positions[1]).expand(-1, num_twins)
         self._uniforms = torch.empty(len(rows), 0)

@@ -56,7 +56,7 @@ def by_hand(model, expansion, sampling):
 
 
 PLAIN = ((1, 6), (1, 2))
-TWINS = ((5, 9), (2, 4))
+TWINS = ((6, 9), (2, 4))
 MIXED = ((3, 7), (1, 2))
 """Kinds of trees: the least and most tokens of a prompt, and what numbers of blocks it asks for."""
 
@@ -130,13 +130,17 @@ def test_tokens_are_the_same_whatever_runs_together_and_is_kept(
     assert grow(policy, 8, temperature, window, **limits) == expected
 
 
-@pytest.mark.parametrize("kind", [TWINS, MIXED])
+@pytest.fixture(scope="module")
+def alone(policy):
+    """What trees of twins ask for and get, one sample at a time."""
+    return grow(policy, 6, 1.0, kind=TWINS, max_batch_rows=1)
+
+
 @pytest.mark.parametrize("max_kept_tokens", [0, 40, 1000])
-@pytest.mark.parametrize(("window", "rows"), [(100, 256), (2, 256), (100, 6), (1, 1)])
-def test_twins_have_the_tokens_of_samples_alone(policy, kind, max_kept_tokens, window, rows):
-    expected = grow(policy, 6, 1.0, kind=kind, max_kept_tokens=1000, max_batch_rows=1)
+@pytest.mark.parametrize(("window", "rows"), [(100, 256), (2, 256), (100, 6)])
+def test_twins_have_the_tokens_of_samples_alone(policy, alone, max_kept_tokens, window, rows):
     limits = {"max_kept_tokens": max_kept_tokens, "max_batch_rows": rows}
-    assert grow(policy, 6, 1.0, window, kind, **limits) == expected
+    assert grow(policy, 6, 1.0, window, TWINS, **limits) == alone
 
 
 def shapes_of_steps(model, asked):
@@ -160,17 +164,17 @@ def shapes_of_steps(model, asked):
 
 @pytest.mark.parametrize(
     ("n", "max_new_tokens", "shape"),
-    [(4, 3, (2, 2)), (4, 10, (2, 2)), (3, 3, (3, 1)), (4, 11, (4, 1))],
+    [(4, 3, (2, 2)), (4, 9, (2, 2)), (3, 3, (3, 1)), (4, 10, (4, 1))],
 )
 def test_two_samples_share_a_row_where_they_are_even_and_short(policy, n, max_new_tokens, shape):
     asked = request(list(range(10)), n, max_new_tokens=max_new_tokens, stop=())
     assert shapes_of_steps(policy, asked) == [(1, 9)] + [shape] * max_new_tokens
 
 
-def run_joining(model, *joining):
+def run_joining(model, *joining, step_tokens=1):
     """Runs one batch that requests join, each group after some steps; returns all blocks."""
     sizes = layer_sizes(model)
-    batch = RunningBatch(model, sizes, max_kept_tokens=100, max_pass_tokens=100, step_tokens=1)
+    batch = RunningBatch(model, sizes, 100, 100, step_tokens)
     requests, found = [], {}
     for steps, group in [*joining, (20, [])]:
         for _ in range(steps):
@@ -186,12 +190,13 @@ STOP = tuple(range(100, 260))
 """So many that twins end at different steps."""
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_twins_part_when_a_sample_without_one_joins(policy, seed):
+@pytest.mark.parametrize("step_tokens", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_twins_part_when_a_sample_without_one_joins(policy, seed, step_tokens):
     twins = [request(list(range(n)), 2, seed + n, 1.0, 1.0, 8, STOP) for n in (9, 11)]
     alone = request([3, 4], 1, seed, 1.0, 1.0, 8, STOP)
     later = request(list(range(12)), 2, seed, 1.0, 1.0, 8, STOP)
-    found = run_joining(policy, (0, twins), (2, [alone]), (1, [later]))
+    found = run_joining(policy, (0, twins), (2, [alone]), (1, [later]), step_tokens=step_tokens)
     assert found == [by_hand(policy, *one) for one in (*twins, alone, later)]
 
 
