@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -137,9 +137,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         responses=ERRORS,
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if needs_key else [],
     )
-    app.router.route_class = JsonRoute
+    dependencies = [Depends(HTTPBearer(auto_error=False))] if needs_key else []
+    secured = APIRouter(route_class=JsonRoute, dependencies=dependencies)
     started = int(time.time())
 
     @app.exception_handler(ApiError)
@@ -163,12 +163,12 @@ def create_app(
 
     streams = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
-    @app.post(CHAT, response_model=None, responses={200: streams | {"model": ChatReply}})
+    @secured.post(CHAT, response_model=None, responses={200: streams | {"model": ChatReply}})
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answers the last message of a conversation."""
         return await reply(body, request)
 
-    @app.post(
+    @secured.post(
         COMPLETIONS, response_model=None, responses={200: streams | {"model": CompletionReply}}
     )
     async def complete(body: CompletionRequest, request: Request) -> Response:
@@ -178,14 +178,14 @@ def create_app(
     def describe(name: str) -> ModelReply:
         return ModelReply(id=name, object="model", created=started, owned_by="search_lib")
 
-    @app.get(MODELS)
+    @secured.get(MODELS)
     async def models() -> ModelList:
         """Lists the policy, and the name of its default search."""
         names = planner.names
         data = [describe(name) for name in (names.policy, names.default)]
         return ModelList(object="list", data=data)
 
-    @app.get(f"{MODELS}/{{name:path}}")
+    @secured.get(f"{MODELS}/{{name:path}}")
     async def model(name: str) -> ModelReply:
         """Tells whether a name is that of a model."""
         planner.names.settings(name)
@@ -198,7 +198,7 @@ def create_app(
             raise shutting_down()
         return Health(status="ok")
 
-    @app.get(
+    @secured.get(
         "/metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
@@ -207,4 +207,5 @@ def create_app(
         """Shows numbers to Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    app.include_router(secured)
     return app

@@ -50,6 +50,29 @@ def generate_all(policy_path, requests, **options):
     return asyncio.run(body())
 
 
+@pytest.mark.parametrize(
+    "poison",
+    [request([5, 10**6, 7], 2), request([5, 10**6], 2), request([5, 6], 2, temperature=-1.0)],
+    ids=["prefix", "last token", "sampling"],
+)
+def test_a_request_that_fails_harms_no_other_of_its_batch(policy_path, poison):
+    good = [request([5, 6, 7 + number], 2, seed=number) for number in range(4)]
+
+    async def body():
+        engine = HfEngine.load(policy_path, device="cpu")
+        try:
+            return await asyncio.gather(
+                *(engine.generate(*asked) for asked in [*good[:2], poison, *good[2:]]),
+                return_exceptions=True,
+            )
+        finally:
+            await engine.close()
+
+    found = asyncio.run(body())
+    assert isinstance(found.pop(2), Exception)
+    assert found == generate_all(policy_path, good)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_greedy_blocks_equal_the_model_run_by_hand(policy_path, n):
     model = AutoModelForCausalLM.from_pretrained(policy_path)
