@@ -92,4 +92,4 @@ async def answer_clients(
 
 if __name__ == "__main__":
     quiet_transformers()
-    run_command(PROGRAM, lambda: main(ARGUMENTS), at_once=True)
+    run_command(PROGRAM, lambda: main(ARGUMENTS), at_once=True, interrupted="interrupted")

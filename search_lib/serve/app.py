@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from search_lib.serve.admission import Deadlines
-from search_lib.serve.errors import ApiError, bad_request, of_validation, shutting_down
+from search_lib.serve.errors import ApiError, bad_request, of_validation, shutting_down, unexpected
 from search_lib.serve.exchange import Exchange
 from search_lib.serve.metrics import CONTENT_TYPE, Metrics
 from search_lib.serve.plans import Plan, Planner
@@ -154,8 +154,13 @@ def create_app(
     async def tell_fault(request: Request, error: RequestValidationError) -> Response:
         return await tell(request, of_validation(error.errors(), UNSUPPORTED))
 
+    @app.exception_handler(Exception)
+    async def tell_nothing(request: Request, error: Exception) -> Response:
+        return await tell(request, unexpected(Exchange.of(request.scope).id))
+
     async def reply(body: SearchRequest, request: Request) -> Response:
-        plan = await planner.plan(body)
+        async with deadlines.limit():
+            plan = await planner.plan(body)
         if plan.streams:
             return EventStream(service, plan)
         answer = await service.answer(plan, Exchange.of(request.scope))

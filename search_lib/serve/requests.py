@@ -8,6 +8,9 @@ from search_lib.asking.outcome import VoteName
 
 MAX_SEED = 2**63 - 1
 
+MAX_MESSAGES = 1000
+"""Of a conversation: chat templates take long for more, whatever they say."""
+
 
 class Strict(BaseModel):
     """Takes fields that it knows, of their own types."""
@@ -198,7 +201,7 @@ class ChatRequest(SearchRequest, UnsupportedInChat):
                 Discriminator(_tag_message),
             ]
         ],
-        Field(min_length=1),
+        Field(min_length=1, max_length=MAX_MESSAGES),
     ]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 

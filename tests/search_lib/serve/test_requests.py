@@ -34,6 +34,7 @@ BAD = "invalid_request_error"
     [
         ({"messages": []}, "messages", None),
         ({"messages": "start"}, "messages", None),
+        ({"messages": [USER] * 1001}, "messages", None),
         ({"messages": [{"role": "user"}]}, "messages[0].content", None),
         ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].role", None),
         ({"messages": [{"role": "user", "content": 4}]}, "messages[0].content", None),
@@ -224,6 +225,19 @@ def test_a_question_that_fails_harms_no_other_of_the_request_nor_of_others():
         return [reply.status_code for reply in replies], server.asker.num_running
 
     assert asyncio.run(work()) == ([200, 500, 200, 500, 200], 0)
+
+
+def test_a_fault_of_the_server_itself_tells_nothing(monkeypatch):
+    async def work():
+        server = InProcess()
+        with monkeypatch.context() as patch:
+            patch.setattr("search_lib.serve.plans.Planner.plan", failing(KeyError("/secret")))
+            return await server.post()
+
+    reply = asyncio.run(work())
+    assert fault(reply)[:2] == (500, "server_error")
+    assert reply.headers["x-request-id"] in reply.text
+    assert "secret" not in reply.text
 
 
 def test_flags_in_messages_lose_their_dashes():
