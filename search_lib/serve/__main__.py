@@ -1,4 +1,4 @@
-"""Serves a policy with value-guided search to any client of OpenAI's protocol.
+r"""Serves a policy with value-guided search to any client of OpenAI's protocol.
 
     python -m search_lib.serve --piref_model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B \
         --classifier_ckpt_path VGS-AI/DeepSeek-VM-1.5B --num_blocks 8 --num_repetitions 16
@@ -19,11 +19,10 @@ if __name__ == "__main__":  # ahead of imports that take seconds
 
     leave_on_interrupt()
 
-    from run_lib.commands import run_command
-    from search_lib.serve.args import PROGRAM, parse_flags
+    from search_lib.asking.flags import read_command_line
+    from search_lib.serve.args import PROGRAM, ServeFlags
 
-    ARGUMENTS = parse_flags(__doc__)
-    run_command(PROGRAM, ARGUMENTS.check)
+    ARGUMENTS, REMARK = read_command_line(ServeFlags, PROGRAM, __doc__)
 
 import socket
 import tempfile
@@ -92,4 +91,6 @@ async def answer_clients(
 
 if __name__ == "__main__":
     quiet_transformers()
+    if REMARK is not None:
+        print(REMARK, flush=True)
     run_command(PROGRAM, lambda: main(ARGUMENTS), at_once=True, interrupted="interrupted")

@@ -193,7 +193,7 @@ def create_app(
     @secured.get(f"{MODELS}/{{name:path}}")
     async def model(name: str) -> ModelReply:
         """Tells whether a name is that of a model."""
-        planner.names.settings(name)
+        planner.search(SearchRequest.model_construct(model=name))
         return describe(name)
 
     @app.get("/health")

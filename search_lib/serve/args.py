@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from run_lib.commands import InputError, at_least, check_installed, parse_command_line, positive
+from run_lib.commands import InputError, at_least, check_installed, positive
 from run_lib.settings import free
-from search_lib.asking.flags import TOY_MODELS, QuestionFlags, toy_defaults
+from search_lib.asking.flags import QuestionFlags
 from search_lib.engines.flags import EngineFlags, check_key
 
 PROGRAM = "python -m search_lib.serve"
@@ -108,21 +108,3 @@ class ServeFlags(QuestionFlags):
             )
         for package in ("fastapi", "uvicorn", "prometheus_client"):
             check_installed(package, PROGRAM, API_REQUIREMENTS)
-
-
-def parse_flags(description: str | None) -> ServeFlags:
-    """Reads the command line; where it names no model, the models are the quickstart's if there.
-
-    Args:
-        description: Docstring of the command's module, for `--help`.
-
-    Raises:
-        SystemExit: See `parse_command_line`.
-    """
-    flags = parse_command_line(ServeFlags, PROGRAM, description)
-    toy = None if flags.names_models else toy_defaults(ServeFlags)
-    if toy is None:
-        return flags.published_models()
-    print(f"no model is named: these are the toy models of {TOY_MODELS}, and their settings")
-    default = ServeFlags(**toy)  # type: ignore[arg-type]
-    return parse_command_line(ServeFlags, PROGRAM, description, default=default)

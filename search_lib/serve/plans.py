@@ -100,7 +100,7 @@ class Planner:
         Raises:
             ApiError: If it can't be searched, or asks for more than the limits allow.
         """
-        flags = self._search(request)
+        flags = self.search(request)
         num_choices = request.n or 1
         if isinstance(request, CompletionRequest):
             num_prompts = len(request.prompts)
@@ -136,8 +136,8 @@ class Planner:
             includes_usage=bool(options and options.include_usage),
         )
 
-    def _search(self, request: SearchRequest) -> SearchFlags:
-        """Returns the search of a request; raises ApiError if there is none of its settings."""
+    def search(self, request: SearchRequest) -> SearchFlags:
+        """Returns the search of a request, whatever it asks; raises ApiError if there is none."""
         chosen = dict(self.names.settings(request.model))
         own = request.search.model_dump(exclude_none=True) if request.search else {}
         vote = own.pop("vote", None)

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from search_lib.asking.window import SharedWindow
+from search_lib.urgency import current_urgency
 
 
 async def settle():
@@ -139,3 +140,22 @@ def test_a_cancelled_search_leaves_its_slot_to_others_whenever_that_is(num_turns
             pass
 
     asyncio.run(body())
+
+
+def test_requests_go_by_the_order_in_which_searches_got_their_slots():
+    async def body():
+        window, orders = SharedWindow(2), []
+
+        async def search(share):
+            async with share.turn():
+                orders.append(current_urgency().order)
+                await settle()
+
+        first, second = window.share(4), window.share(4)
+        # The later question's first search comes behind two of the earlier one.
+        await asyncio.gather(search(first), search(first), search(second))
+        return orders
+
+    orders = asyncio.run(body())
+    assert orders == sorted(orders)
+    assert len({*orders}) == 3

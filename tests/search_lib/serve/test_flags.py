@@ -3,8 +3,8 @@
 import pytest
 
 from run_lib.commands import InputError
-from search_lib.asking import flags as asking_flags
-from search_lib.serve.args import ServeFlags, UpstreamFlags, parse_flags
+from search_lib.asking.flags import read_command_line
+from search_lib.serve.args import PROGRAM, ServeFlags, UpstreamFlags
 from tests.support.serving import flags_of
 
 
@@ -82,7 +82,8 @@ def test_keys_are_not_shown():
 
 def parse(argv, monkeypatch):
     monkeypatch.setattr("sys.argv", ["serve", *argv])
-    return parse_flags("A server.")
+    flags, _ = read_command_line(ServeFlags, PROGRAM, "A server.")
+    return flags
 
 
 def test_both_keys_have_flags(monkeypatch):
@@ -91,18 +92,10 @@ def test_both_keys_have_flags(monkeypatch):
     assert (flags.api_key, flags.engine_flags.api_key) == ("ours", "theirs")
 
 
-def test_without_a_model_the_toy_models_are_served_with_their_settings(
-    tmp_path, monkeypatch, capsys
-):
+def test_without_a_model_the_toy_models_are_served_with_their_settings(tmp_path, monkeypatch):
     for folder in ("policy", "value_model/final"):
         (tmp_path / "outputs/quickstart" / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     flags = parse(["--num_blocks", "8"], monkeypatch)
-    assert flags.piref_model == str(asking_flags.TOY_MODELS / "policy")
+    assert flags.policy_name == "policy"
     assert (flags.block_size, flags.num_blocks) == (12, 8)
-    assert "toy models" in capsys.readouterr().out
-
-
-def test_without_models_the_published_ones_are_served(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert parse([], monkeypatch).piref_model == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"

@@ -141,6 +141,8 @@ def test_other_types_are_refused_which_browsers_send_for_any_page(kind):
         ("DELETE", "/health", 405),
         ("OPTIONS", CHAT, 405),
         ("GET", "/v1/models/other", 404),
+        ("GET", f"/v1/models/{'x' * 600}", 404),
+        ("GET", "/v1/models/policy:beam3-8", 400),
     ],
 )
 def test_other_paths_and_methods_have_errors_of_the_same_shape(method, path, status):

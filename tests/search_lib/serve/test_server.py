@@ -24,6 +24,8 @@ from tests.support.serving import (
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.xdist_group("serve")  # one server for all tests
+
 KEY = "a-long-secret"
 MESSAGES = QUESTION["messages"]
 
