@@ -15,7 +15,7 @@ from search_lib.answer_formats import AnswerFormat, Comparer
 from search_lib.answer_rules import STRICT
 from search_lib.asking.live import LiveQuestion, LiveTree
 from search_lib.asking.outcome import Outcome, VoteName, choose_response, count_vote, is_right
-from search_lib.asking.window import SharedWindow
+from search_lib.asking.window import Share, SharedWindow
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Engine
 from search_lib.jobs import Policy, find_stopping, job_factory
@@ -94,6 +94,7 @@ class Asker:
         vote: VoteName | None = None,
         on_change: Callable[[LiveQuestion], None] | None = None,
         keep: Callable[[RecordedBlocks], None] | None = None,
+        share: Share | None = None,
     ) -> Outcome:
         """Searches a question and counts the vote.
 
@@ -105,6 +106,8 @@ class Asker:
             vote: How answers vote; by default WMV, or MV without values.
             on_change: Called as its trees grow, and as the vote changes.
             keep: Takes the blocks of every search that ends.
+            share: Its share of the window, if others have it, too: those that are asked together
+                get no more slots than one that is asked alone.
 
         Raises:
             NoSearchEnded: If every search failed; from the error of the first.
@@ -115,7 +118,7 @@ class Asker:
         prompts = {problem.id: question.prompt_ids}
         recorder = Recorder(self._policy, prompts, self._answer_format, flags.confidence)
         new_job = job_factory(flags, self._policy, prompts, self._scorer, keep is not None)
-        share = self.window.share(flags.num_blocks)
+        share = share or self.window.share(flags.num_blocks)
         live = LiveQuestion(flags.num_repetitions)
         records: dict[int, Record] = {}
         new_answers = asyncio.Event()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from search_lib.asking.asker import Asker
 from search_lib.asking.live import LiveQuestion
 from search_lib.asking.outcome import Outcome
+from search_lib.asking.window import Share
 from search_lib.jobs import Policy
 from search_lib.serve.admission import Admission, Deadlines
 from search_lib.serve.errors import of_search
@@ -79,7 +80,9 @@ class Service:
         """
         async with self._admitted(exchange) as ready:
             await ready
-            outcomes = await all_of([self._ask(plan, index, None) for index in _choices(plan)])
+            share = self._share(plan)
+            work = [self._ask(plan, index, share) for index in _choices(plan)]
+            outcomes = await all_of(work)
         self._count(plan, outcomes, exchange)
         return self._replies(plan, exchange).whole(outcomes)
 
@@ -126,10 +129,11 @@ class Service:
         """Runs the searches of a request; sends how they stand, and the response of each choice."""
         changed: dict[int, LiveQuestion] = {}
         outcomes: dict[int, Outcome] = {}
-        running = {
-            asyncio.create_task(self._ask(plan, index, partial(changed.__setitem__, index))): index
-            for index in _choices(plan)
-        }
+        running: dict[asyncio.Task[Outcome], int] = {}
+        share = self._share(plan)
+        for index in _choices(plan):
+            work = self._ask(plan, index, share, partial(changed.__setitem__, index))
+            running[asyncio.create_task(work)] = index
         last_sent = last_progress = time.monotonic()
         try:
             while running:
@@ -156,11 +160,20 @@ class Service:
             await asyncio.gather(*running, return_exceptions=True)
         return [outcomes[index] for index in _choices(plan)]
 
+    def _share(self, plan: Plan) -> Share:
+        """Returns what a request has of the window, however many choices it asks for."""
+        return self._asker.window.share(plan.asks[0].flags.num_blocks)
+
     async def _ask(
-        self, plan: Plan, index: int, on_change: Callable[[LiveQuestion], None] | None
+        self,
+        plan: Plan,
+        index: int,
+        share: Share,
+        on_change: Callable[[LiveQuestion], None] | None = None,
     ) -> Outcome:
         ask = plan.asks[index]
-        return await self._asker.ask(ask.question, ask.flags, plan.vote, on_change)
+        asker = self._asker
+        return await asker.ask(ask.question, ask.flags, plan.vote, on_change, share=share)
 
     def _replies(self, plan: Plan, exchange: Exchange) -> Replies:
         prompts = [str(self._tokenizer.decode(ask.question.prompt_ids)) for ask in plan.asks]

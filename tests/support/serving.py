@@ -88,17 +88,20 @@ class FakeAsker:
 
     Attributes:
         asked: The (question, flags, vote) of all questions.
+        shares: What each had of the window.
         num_running: Questions that are being answered.
     """
 
     def __init__(self, answer: Callable[..., Awaitable[Outcome]]):
         self.window = SharedWindow(4)
         self.asked: list[Any] = []
+        self.shares: list[Any] = []
         self.num_running = 0
         self._answer = answer
 
-    async def ask(self, question, flags, vote=None, on_change=None, keep=None):
+    async def ask(self, question, flags, vote=None, on_change=None, keep=None, share=None):
         self.asked.append((question, flags, vote))
+        self.shares.append(share)
         self.num_running += 1
         try:
             return await self._answer(question, flags)

@@ -158,8 +158,29 @@ def test_trees_that_fail_are_named_and_the_others_vote():
 
 
 def test_a_question_of_which_all_trees_fail_is_an_error_with_the_cause():
-    with pytest.raises(NoSearchEnded, match="engine fault"):
+    with pytest.raises(NoSearchEnded, match="engine fault") as failed:
         run(lambda asker: asker.ask(QUESTION, FLAGS), BoxEngine(fail_on=range(100)))
+    assert isinstance(failed.value.__cause__, ValueError)
+
+
+def test_questions_may_have_one_share_together():
+    async def two(asker):
+        share, most = asker.window.share(4), 0
+        other = asker.window.share(4)
+
+        async def watch():
+            nonlocal most
+            while True:
+                most = max(most, share.slots)
+                await asyncio.sleep(0)
+
+        async with other.turn():
+            watching = asyncio.create_task(watch())
+            await asyncio.gather(*(asker.ask(QUESTION, FLAGS, share=share) for _ in range(2)))
+            watching.cancel()
+        return most
+
+    assert run(two, BoxEngine(), window=3) == 2
 
 
 def test_a_stopping_rule_saves_trees():

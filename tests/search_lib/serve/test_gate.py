@@ -312,6 +312,19 @@ def test_one_choice_that_fails_ends_the_others_of_its_request():
     assert asyncio.run(work()) == (500, 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_for_many_choices_has_one_share_of_the_window(stream):
+    async def work():
+        server = InProcess()
+        await server.post(n=3, stream=stream)
+        await server.post(stream=stream)
+        return server.asker.shares
+
+    *many, one = asyncio.run(work())
+    assert len({*many}) == 1
+    assert one not in many
+
+
 def test_a_stream_says_something_while_nothing_happens(monkeypatch):
     monkeypatch.setattr("search_lib.serve.service.SILENCE_SECONDS", 0.0)
     monkeypatch.setattr("search_lib.serve.service.PROGRESS_SECONDS", 0.001)

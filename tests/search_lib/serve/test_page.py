@@ -28,7 +28,7 @@ class Showing(InProcess):
         super().__init__()
         self.asker.ask = self.ask
 
-    async def ask(self, question, flags, vote, on_change) -> Outcome:
+    async def ask(self, question, flags, vote, on_change, share) -> Outcome:
         outcome = outcome_of()
         if on_change is not None:
             on_change(LiveQuestion(flags.num_repetitions, vote=outcome.candidates))
