@@ -40,7 +40,7 @@ ENDPOINTS = frozenset({CHAT, COMPLETIONS, MODELS, "/health", "/metrics", "/opena
 """Paths by which metrics tell requests apart."""
 
 LAST_WORDS_SECONDS = 5.0
-"""Within which a client must take the error that ends its stream."""
+"""Within which a client must take the end of its stream."""
 
 MESSAGES = {404: "There is no such path.", 405: "This path does not take that method."}
 
@@ -102,16 +102,17 @@ class EventStream(Response):
                 await send({"type": "http.response.start", **head})
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
+        last = b""
         try:
             await self._service.stream(self._plan, exchange, send_event)
         except ApiError as error:
             if not exchange.has_begun:
                 raise
             exchange.status = error.status_code
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_SECONDS):
-                    await send_event(as_event(error.body()))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            last = as_event(error.body())
+        with contextlib.suppress(TimeoutError):  # then the server closes the connection
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def create_app(

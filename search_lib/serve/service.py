@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from run_lib.text import one_line
 from search_lib.asking.asker import Asker
 from search_lib.asking.live import LiveQuestion
 from search_lib.asking.outcome import Outcome
@@ -113,7 +114,8 @@ class Service:
             except Exception as error:
                 refusal = of_search(error, exchange.id)
                 if refusal.status_code == 500:
-                    LOG.error("%s failed: %s: %s", exchange.id, type(error).__name__, error)
+                    kind = type(error).__name__
+                    LOG.error("%s failed: %s: %s", exchange.id, kind, one_line(error))
                 raise refusal from error
             finally:
                 self._admission.leave(place)
