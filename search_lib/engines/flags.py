@@ -64,10 +64,7 @@ class EngineFlags:
         Raises:
             InputError: If it is in a file that can't be read.
         """
-        if self.api_key is None or not self.api_key.startswith("@"):
-            return self.api_key
-        with naming(self.key_flag, OSError):
-            return Path(self.api_key[1:]).read_text().strip()
+        return read_key(self.key_flag, self.api_key)
 
     def check_values(self) -> None:
         """Raises InputError for values that no engine can have, whichever `auto` will mean."""
@@ -91,6 +88,18 @@ class EngineFlags:
                 for url in self.urls:
                     check_url(url)
             at_least(0, sglang_patience=self.sglang_patience)
+
+
+def read_key(name: str, key: str | None) -> str | None:
+    """Returns the key that a flag gives, of @FILE that in the file.
+
+    Raises:
+        InputError: If there is no such file.
+    """
+    if key is None or not key.startswith("@"):
+        return key
+    with naming(name, OSError):
+        return Path(key[1:]).read_text().strip()
 
 
 def check_key(name: str, key: str | None) -> None:

@@ -11,7 +11,7 @@ import tyro
 from run_lib.commands import InputError, at_least, check_installed, positive
 from run_lib.settings import free
 from search_lib.asking.flags import QuestionFlags
-from search_lib.engines.flags import EngineFlags, check_key
+from search_lib.engines.flags import EngineFlags, check_key, read_key
 
 PROGRAM = "python -m search_lib.serve"
 
@@ -31,7 +31,8 @@ class UpstreamFlags(EngineFlags):
     """Of sglang_server: seconds until a request to a service that stays away is given up, and
     clients get a 503."""
     api_key: Annotated[str | None, tyro.conf.arg(name="upstream_api_key")] = free(None, secret=True)
-    """Of servers of the models that want one: sent as Authorization: Bearer."""
+    """Of servers of the models that want one: sent as Authorization: Bearer. @FILE has it read from
+    a file."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class ServeFlags(QuestionFlags):
     port: int = free(8000)
     """Port to listen on; 0 for one that is free."""
     api_key: str | None = free(None, secret=True)
-    """Key that clients must send, as Authorization: Bearer. By default that of the environment
-    variable VGS_API_KEY, which other users of this machine don't see in the list of processes."""
+    """Key that clients must send, as Authorization: Bearer; @FILE has it read from a file. By
+    default that of the environment variable VGS_API_KEY. Other users of this machine see a key on
+    the command line in the list of processes."""
     served_model_name: str | None = free(None)
     """Name of the policy in requests; by default the last part of --piref_model."""
     max_body_bytes: int = free(1_000_000)
@@ -72,7 +74,9 @@ class ServeFlags(QuestionFlags):
     @property
     def key(self) -> str | None:
         """The key that clients must send; None if they need none."""
-        return self.api_key if self.api_key is not None else os.environ.get(KEY_VARIABLE)
+        if self.api_key is None:
+            return os.environ.get(KEY_VARIABLE)
+        return read_key("--api_key", self.api_key)
 
     @property
     def policy_name(self) -> str:

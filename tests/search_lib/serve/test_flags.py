@@ -32,6 +32,16 @@ def test_the_key_may_come_from_the_environment(host, monkeypatch):
     assert flags.key == "secret"
 
 
+def test_the_key_may_come_from_a_file(tmp_path):
+    path = tmp_path / "key"
+    with pytest.raises(InputError, match=r"^--api_key .*No such file"):
+        flags_of(host="0.0.0.0", api_key=f"@{path}").check()
+    path.write_text("secret\n")
+    flags = flags_of(host="0.0.0.0", api_key=f"@{path}")
+    flags.check()
+    assert flags.key == "secret"
+
+
 def test_the_flag_goes_before_the_environment(monkeypatch):
     monkeypatch.setenv("VGS_API_KEY", "other")
     assert flags_of(api_key="mine").key == "mine"
