@@ -167,7 +167,7 @@ def create_app(
         answer = await service.answer(plan, Exchange.of(request.scope))
         return JSONResponse(answer.model_dump(mode="json"))
 
-    streams = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    streams: dict[str, Any] = {"content": {"text/event-stream": {}}}
 
     @secured.post(CHAT, response_model=None, responses={200: streams | {"model": ChatReply}})
     async def chat(body: ChatRequest, request: Request) -> Response:

@@ -22,17 +22,17 @@ CHECKS = [
     unsupported_method,
 ]
 
-HEADERS = {"authorization": "Bearer key"}
+HEADERS = {"host": "localhost"}
 
-schema = schemathesis.openapi.from_asgi(
-    "/openapi.json", InProcess(api_key="key").gate, headers=HEADERS
-)
+schema = schemathesis.openapi.from_asgi("/openapi.json", InProcess().gate, headers=HEADERS)
 
 
 @schema.hook
 def map_body(context, body):
     """Requests for models that there are, so that others than 404 are seen."""
-    return body | {"model": "policy"} if isinstance(body, dict) and "model" in body else body
+    model = body.get("model") if isinstance(body, dict) else None
+    is_valid = isinstance(model, str) and len(model) <= 500
+    return body | {"model": "policy"} if is_valid else body
 
 
 @schema.parametrize()
