@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from search_lib.asking.outcome import VoteName
 
@@ -34,6 +35,15 @@ def _tag_prompt(value: Any) -> str:
 def _tag_message(value: Any) -> str:
     role = value.get("role") if isinstance(value, dict) else None
     return "(assistant)" if role == "assistant" else "(input)"
+
+
+def _check_off(value: Any) -> bool:
+    if value is not False:  # for Python 0 is as good
+        raise PydanticCustomError("literal_error", "Input should be false")
+    return False
+
+
+Off = Annotated[Literal[False], BeforeValidator(_check_off)]
 
 
 class TextPart(Strict):
@@ -101,7 +111,7 @@ class StreamOptions(Strict):
     """How a stream ends."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -131,7 +141,7 @@ class UnsupportedInChat(Unsupported):
     parallel_tool_calls: bool | None = None
     functions: NoItems | None = None
     function_call: Literal["none", "auto"] | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: Off | None = None
     top_logprobs: None = None
     response_format: PlainText | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
@@ -146,7 +156,7 @@ class UnsupportedInCompletions(Unsupported):
     """As `Unsupported`, of completions alone."""
 
     logprobs: None = None
-    echo: Literal[False] | None = None
+    echo: Off | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
 
