@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from search_lib.scorers.value_server import ValueServer
@@ -31,6 +33,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
+# tqdm's own lock is one of all processes: a forked one that is killed while it has it leaves it
+# closed for ever. And none is forked while the thread that watches bars has this one.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 
 NUM_RESPONSES = 4
 
