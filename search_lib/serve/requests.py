@@ -7,7 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from search_lib.asking.outcome import VoteName
 
-MAX_SEED = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
+"""Of all numbers in a request. A product of longer ones could not even be written in a message."""
 
 MAX_MESSAGES = 1000
 """Of a conversation: chat templates take long for more, whatever they say."""
@@ -53,8 +54,10 @@ class TextPart(Strict):
     text: str
 
 
+# Lists are read up to their first fault: one in each item of a megabyte would hold up all other
+# requests for seconds.
 Content = Annotated[
-    Annotated[str, Tag("(text)")] | Annotated[list[TextPart], Tag("(list)")],
+    Annotated[str, Tag("(text)")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("(list)")],
     Discriminator(_tag_text),
 ]
 
@@ -95,13 +98,16 @@ def _text_of(content: str | list[TextPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
+Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+
+
 class SearchSettings(Strict):
     """The search of a request; what is left out is as the model's name and the server say."""
 
     search_type: Annotated[str, Field(max_length=100)] | None = None
-    num_blocks: Annotated[int, Field(ge=1)] | None = None
-    num_repetitions: Annotated[int, Field(ge=1)] | None = None
-    block_size: Annotated[int, Field(ge=1)] | None = None
+    num_blocks: Count | None = None
+    num_repetitions: Count | None = None
+    block_size: Count | None = None
     stop: Literal["never", "decided", "beta", "value"] | None = None
     stop_confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     vote: VoteName | None = None
@@ -170,9 +176,9 @@ class SearchRequest(Strict):
     model: Annotated[str, Field(max_length=500)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)] | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_INTEGER - 1, le=MAX_INTEGER)] | None = None
+    n: Count | None = None
+    max_tokens: Count | None = None
     stop: (
         Annotated[
             Annotated[StopText, Tag("(text)")]
@@ -211,9 +217,9 @@ class ChatRequest(SearchRequest, UnsupportedInChat):
                 Discriminator(_tag_message),
             ]
         ],
-        Field(min_length=1, max_length=MAX_MESSAGES),
+        Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
     ]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Count | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -221,7 +227,11 @@ class ChatRequest(SearchRequest, UnsupportedInChat):
         return self.max_completion_tokens or self.max_tokens
 
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+
+Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(SearchRequest, UnsupportedInCompletions):
@@ -230,8 +240,8 @@ class CompletionRequest(SearchRequest, UnsupportedInCompletions):
     prompt: Annotated[
         Annotated[str, Field(min_length=1), Tag("(text)")]
         | Annotated[TokenIds, Tag("(ids)")]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), Tag("(list)")]
-        | Annotated[list[TokenIds], Field(min_length=1), Tag("(lists of ids)")],
+        | Annotated[Texts, Tag("(list)")]
+        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("(lists of ids)")],
         Discriminator(_tag_prompt),
     ]
 

@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+from pydantic import ValidationError
 
 from run_lib.commands import InputError
 from search_lib.asking.asker import NoSearchEnded
 from search_lib.engines.base import EngineUnavailable
 from search_lib.serve.errors import of_flags
+from search_lib.serve.requests import ChatRequest, CompletionRequest
 from tests.support.serving import CHAT, COMPLETIONS, QUESTION, InProcess, at_once, outcome_of
 
 USER = {"role": "user", "content": "start 1 +3"}
@@ -53,6 +55,8 @@ BAD = "invalid_request_error"
         ({"seed": 1.5}, "seed", None),
         ({"n": 0}, "n", None),
         ({"n": True}, "n", None),
+        ({"n": 10**2200, "search": {"num_repetitions": 10**2200}}, "n", None),
+        ({"max_tokens": 2**63}, "max_tokens", None),
         ({"max_tokens": 0}, "max_tokens", None),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", None),
         ({"stop": ""}, "stop", None),
@@ -85,6 +89,7 @@ def test_a_chat_that_is_at_fault(fields, param, code):
         ({"prompt": ["start", 4]}, "prompt[1]", None),
         ({"prompt": [1, -1]}, "prompt[1]", None),
         ({"prompt": [1, 10**9]}, "prompt", None),
+        ({"prompt": [1, 10**4000]}, "prompt[1]", None),
         ({"prompt": {"text": "start"}}, "prompt", None),
         ({"prompt": "start", "echo": True}, "echo", "unsupported_parameter"),
         ({"prompt": "start", "logprobs": 0}, "logprobs", "unsupported_parameter"),
@@ -94,6 +99,25 @@ def test_a_chat_that_is_at_fault(fields, param, code):
 )
 def test_a_completion_that_is_at_fault(fields, param, code):
     assert fault(post(COMPLETIONS, model="policy", **fields)) == (400, BAD, param, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ChatRequest, {"messages": [{"role": "user"}] * 9}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [4] * 9}]}),
+        (ChatRequest, {"messages": [{"role": "assistant", "content": [4] * 9}]}),
+        (CompletionRequest, {"prompt": [""] * 9}),
+        (CompletionRequest, {"prompt": [-1] * 9}),
+        (CompletionRequest, {"prompt": [[]] * 9}),
+        (CompletionRequest, {"prompt": [[-1] * 9]}),
+    ],
+)
+def test_a_list_is_read_up_to_its_first_fault(kind, fields):
+    # A megabyte of them would hold up all other requests for seconds.
+    with pytest.raises(ValidationError) as caught:
+        kind(model="policy", **fields)
+    assert caught.value.error_count() == 1
 
 
 @pytest.mark.parametrize(
