@@ -86,7 +86,7 @@ async def answer_clients(
         log_folder = Path(tempfile.mkdtemp(prefix="value_server_"))
     async with open_asker(args, policy, args.find_format(), models, log_folder) as asker:
         gate, deadlines = build(args, asker, planner, policy)
-        await serve(gate, listener, deadlines, announce)
+        await serve(gate, listener, deadlines, args.max_open, announce)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ KEY_VARIABLE = "VGS_API_KEY"
 API_REQUIREMENTS = "pip install 'value-guided-search[api]'"
 """How to get what the server needs, for messages."""
 
+SPARE_REQUESTS = 64
+"""Requests that may be read while all places are taken: they are told so in the order they came."""
+
 
 @dataclass(frozen=True)
 class UpstreamFlags(EngineFlags):
@@ -77,6 +80,11 @@ class ServeFlags(QuestionFlags):
         if self.api_key is None:
             return os.environ.get(KEY_VARIABLE)
         return read_key("--api_key", self.api_key)
+
+    @property
+    def max_open(self) -> int:
+        """Requests that are read, answered or wait."""
+        return self.max_requests + self.max_queued + SPARE_REQUESTS
 
     @property
     def policy_name(self) -> str:

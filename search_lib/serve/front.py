@@ -11,9 +11,6 @@ from search_lib.serve.metrics import Metrics
 from search_lib.serve.plans import Planner
 from search_lib.serve.service import Service
 
-SPARE_REQUESTS = 64
-"""Requests that may be read while all places are taken: they are told so in the order they came."""
-
 
 def build(
     flags: ServeFlags, asker: Asker, planner: Planner, policy: Policy
@@ -50,7 +47,7 @@ def build(
         flags.key,
         local_names(flags.host) if flags.is_local and flags.key is None else None,
         flags.max_body_bytes,
-        flags.max_requests + flags.max_queued + SPARE_REQUESTS,
+        flags.max_open,
     )
     return Gate(app, rules, admission.refusal, count), deadlines
 

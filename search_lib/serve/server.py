@@ -7,12 +7,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from run_lib.commands import InputError
 from search_lib.serve.admission import Deadlines
+from search_lib.serve.connections import Connection, Room
 
 GRACE_SECONDS = 5.0
 """Requests may end within this time when the server is told to end; then they get an error."""
@@ -82,7 +85,11 @@ class LoopServer(uvicorn.Server):
 
 
 async def serve(
-    app: ASGIApp, listener: socket.socket, deadlines: Deadlines, on_start: Callable[[], None]
+    app: ASGIApp,
+    listener: socket.socket,
+    deadlines: Deadlines,
+    max_open: int,
+    on_start: Callable[[], None],
 ) -> None:
     """Serves until SIGTERM or Ctrl-C; a second one ends it without waiting for requests.
 
@@ -90,11 +97,14 @@ async def serve(
         app: What is served.
         listener: Where.
         deadlines: Of the requests: they end before the server does.
+        max_open: Requests that may be open.
         on_start: Called once it listens.
     """
+    room = Room.for_requests(max_open)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=cast(type[asyncio.Protocol], partial(Connection, room)),
+        backlog=room.backlog,
         ws="none",
         lifespan="off",
         log_config=None,
