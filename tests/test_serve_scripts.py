@@ -98,7 +98,8 @@ def test_a_key_that_no_header_can_carry_is_refused(key):
         ("--host=0.0.0.0", "the address is HOST, and no argument"),
         ("--hos", "the address is HOST, and no argument"),
         ("--api-key=k", "the key is API_KEY, and no argument: every user could list it"),
-        ("--api", "the key is API_KEY, and no argument: every user could list it"),
+        ("--ap", "the key is API_KEY, and no argument: every user could list it"),
+        ("--admin-api-key=k", "the key is API_KEY, and no argument: every user could list it"),
     ],
 )
 def test_no_argument_goes_around_the_address(argument, message, tmp_path):

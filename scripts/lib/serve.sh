@@ -54,7 +54,7 @@ refuse_address() {
     for argument in "$@"; do
         case $argument in # also as SGLang understands them when they are cut short
         --ho*) fail "the address is HOST, and no argument" ;;
-        --api*) fail "the key is API_KEY, and no argument: every user could list it" ;;
+        --ap* | --adm*) fail "the key is API_KEY, and no argument: every user could list it" ;;
         esac
     done
 }
