@@ -169,15 +169,15 @@ class Replies:
         plan: What the request came to.
         id: Its name.
         thoughts: How the policy thinks before it answers.
-        prompts: The text of the prompt of each choice.
+        prompt: The text of a chat's prompt.
     """
 
-    def __init__(self, plan: Plan, id: str, thoughts: Thoughts, prompts: Sequence[str]):
+    def __init__(self, plan: Plan, id: str, thoughts: Thoughts, prompt: str):
         self._plan = plan
         self._id = id
         self._created = int(time.time())
         self._thoughts = thoughts
-        self._prompts = prompts
+        self._prompt = prompt
 
     def whole(self, outcomes: Sequence[Outcome]) -> ChatReply | CompletionReply:
         """Returns the reply that is no stream."""
@@ -218,7 +218,7 @@ class Replies:
 
     def end(self, index: int, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """Yields the response of a choice, in pieces, and how it was found."""
-        response = self._response(index, outcome)
+        response = self._response(outcome)
         for field, text in (("reasoning_content", response.thought), ("content", response.content)):
             for start in range(0, len(text or ""), PIECE):
                 yield self._chunk(index, {field: (text or "")[start : start + PIECE]})
@@ -231,7 +231,7 @@ class Replies:
         return self._frame() | {"choices": [], "usage": self._usage(outcomes).model_dump()}
 
     def _chat_choice(self, index: int, outcome: Outcome) -> ChatChoice:
-        thought, content, finish_reason = self._response(index, outcome)
+        thought, content, finish_reason = self._response(outcome)
         return ChatChoice(
             index=index,
             message=ReplyMessage(role="assistant", content=content, reasoning_content=thought),
@@ -240,7 +240,7 @@ class Replies:
         )
 
     def _completion_choice(self, index: int, outcome: Outcome) -> CompletionChoice:
-        response = self._response(index, outcome)
+        response = self._response(outcome)
         return CompletionChoice(
             index=index,
             text=response.content,
@@ -248,10 +248,10 @@ class Replies:
             search=self._search(index, outcome),
         )
 
-    def _response(self, index: int, outcome: Outcome) -> Response:
+    def _response(self, outcome: Outcome) -> Response:
         thought, content = None, outcome.chosen.text
         if self._plan.is_chat:
-            thought, content = split_thought(self._thoughts, self._prompts[index], content)
+            thought, content = split_thought(self._thoughts, self._prompt, content)
         cut = cut_before(content, self._plan.stops)
         is_stop = outcome.chosen.finished or len(cut) < len(content)
         return Response(thought, cut, "stop" if is_stop else "length")

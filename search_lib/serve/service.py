@@ -113,7 +113,7 @@ class Service:
                 yield place.ready
             except Exception as error:
                 refusal = of_search(error, exchange.id)
-                if refusal.status_code == 500:
+                if refusal is not error:
                     kind = type(error).__name__
                     LOG.error("%s failed: %s: %s", exchange.id, kind, one_line(error))
                 raise refusal from error
@@ -178,9 +178,11 @@ class Service:
         return await asker.ask(ask.question, ask.flags, plan.vote, on_change, share=share)
 
     def _replies(self, plan: Plan, exchange: Exchange) -> Replies:
-        prompts = [str(self._tokenizer.decode(ask.question.prompt_ids)) for ask in plan.asks]
+        # All choices of a chat have the same one, which may be long: it is decoded only once.
+        ids = plan.asks[0].question.prompt_ids if plan.is_chat else []
+        prompt = str(self._tokenizer.decode(ids))
         prefix = "chatcmpl" if plan.is_chat else "cmpl"
-        return Replies(plan, exchange.id.replace("req", prefix), self._thoughts, prompts)
+        return Replies(plan, exchange.id.replace("req", prefix), self._thoughts, prompt)
 
     def _count(self, plan: Plan, outcomes: list[Outcome], exchange: Exchange) -> None:
         tokens = num_generated(outcomes)

@@ -39,7 +39,7 @@ def test_the_thought_of_a_response_stands_apart(thoughts, prompt, text, parts):
 def replies_of(**fields):
     request = ChatRequest.model_validate(QUESTION | {"seed": 7} | fields)
     plan = asyncio.run(planner_of(flags_of()).plan(request))
-    return Replies(plan, "chatcmpl-1", USUAL_THOUGHTS, [THINKS] * len(plan.asks))
+    return Replies(plan, "chatcmpl-1", USUAL_THOUGHTS, THINKS)
 
 
 def test_a_choice_tells_how_it_was_found():
@@ -94,7 +94,7 @@ def test_a_question_without_an_answer_has_a_response_all_the_same():
 def test_a_completion_is_the_whole_text():
     request = CompletionRequest.model_validate({"model": "policy", "prompt": "start 1 +3<think>"})
     plan = asyncio.run(planner_of(flags_of()).plan(request))
-    replies = Replies(plan, "cmpl-1", USUAL_THOUGHTS, [THINKS])
+    replies = Replies(plan, "cmpl-1", USUAL_THOUGHTS, THINKS)
     outcome = outcome_of()
     assert replies.whole([outcome]).choices[0].text == outcome.chosen.text
 

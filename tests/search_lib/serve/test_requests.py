@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from pydantic import ValidationError
 
+from data_prep.toy.tokenizer import build_tokenizer
 from run_lib.commands import InputError
 from search_lib.asking.asker import NoSearchEnded
 from search_lib.engines.base import EngineUnavailable
@@ -229,6 +230,26 @@ def test_searches_that_fail_tell_no_places(error, status, stream):
     assert "10.0.0.1" not in reply.text
     if status == 500:
         assert reply.headers["x-request-id"] in reply.text
+
+
+def test_the_log_tells_why_the_engine_is_away(caplog):
+    error = cause(NoSearchEnded("search 0: http://10.0.0.1 is away"), EngineUnavailable("away"))
+
+    async def work():
+        return await InProcess(failing(error)).post()
+
+    reply = asyncio.run(work())
+    said = "NoSearchEnded: search 0: http://10.0.0.1 is away"
+    assert f"{reply.headers['x-request-id']} failed: {said}" in caplog.messages
+
+
+def test_the_prompt_of_many_choices_is_decoded_once(monkeypatch):
+    # A thousand times that of a long prompt would hold up all other requests for seconds.
+    kind, decoded = type(build_tokenizer()), []
+    decode = kind.decode
+    monkeypatch.setattr(kind, "decode", lambda *given: decoded.append(given) or decode(*given))
+    assert post(n=8).status_code == 200
+    assert len(decoded) == 1
 
 
 def test_a_stream_that_fails_ends_with_the_error():
