@@ -83,10 +83,13 @@ class Gate:
             return
         exchange = scope[KEY] = Exchange(send)
         started = time.monotonic()
-        self._num_open += scope["method"] == "POST"
+        # Nobody without the key keeps a place, nor has anything kept.
+        has_body = scope["method"] == "POST" and scope["path"] not in OPEN_PATHS
+        self._num_open += has_body
         try:
-            self._check(scope)
-            body = await read_body(scope, receive, self._rules.max_body_bytes, exchange)
+            self._check(scope, has_body)
+            limit = self._rules.max_body_bytes
+            body = await read_body(scope, receive, limit, exchange) if has_body else b""
             await self._answer(scope, body, receive, exchange)
         except ClientGone:
             exchange.status = 499
@@ -97,12 +100,12 @@ class Gate:
             if not exchange.has_begun:
                 await refuse(scope, exchange, unexpected(exchange.id))
         finally:
-            self._num_open -= scope["method"] == "POST"
+            self._num_open -= has_body
             seconds = time.monotonic() - started
             log_request(scope, exchange, seconds)
             self._on_end(exchange, scope["path"], seconds)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, has_body: bool) -> None:
         """Raises ApiError for a request that may not pass."""
         headers = Headers(scope=scope)
         hosts = self._rules.hosts
@@ -118,7 +121,7 @@ class Gate:
                     *(401, "The API key is missing or wrong.", None, "invalid_api_key"),
                     headers={"www-authenticate": "Bearer"},
                 )
-        if self._num_open > self._rules.max_open and scope["method"] == "POST":
+        if has_body and self._num_open > self._rules.max_open:
             raise self._busy()
 
     async def _answer(

@@ -164,6 +164,22 @@ def test_too_large_a_body_never_reaches_a_search():
     assert asyncio.run(work()) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("POST", "/health", 405), ("GET", "/health", 200), ("GET", CHAT, 405)],
+)
+def test_a_body_that_no_path_takes_is_not_waited_for(method, path, status, monkeypatch):
+    # Who has no key would hold the places of those who have one.
+    monkeypatch.setattr("search_lib.serve.gate.BODY_SECONDS", 0.0)
+
+    async def work():
+        wire = Wire([])
+        wire.scope |= {"method": method, "path": path, "raw_path": path.encode()}
+        return await wire.ask(InProcess())
+
+    assert asyncio.run(work()) == status
+
+
 @pytest.mark.parametrize("stream", ["false", "true"])
 def test_a_client_that_goes_away_cancels_its_searches(stream):
     body = BODY + f'", "n": 3, "stream": {stream}}}'.encode()
