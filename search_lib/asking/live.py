@@ -1,5 +1,6 @@
 """A question while its searches run: what their trees look like now, and how the vote stands."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +9,7 @@ from classifier_lib.scoring import Scores
 from search_lib.asking.outcome import Candidate
 from search_lib.engines.base import Block, Expansion
 from search_lib.strategies import Strategy
-from search_lib.strategies.base import Value
+from search_lib.strategies.base import Selecting, Value
 
 PathState = Literal["running", "waiting", "finished", "dropped"]
 """*running*: its next block is being generated; *waiting*: for the other paths of its round, or for
@@ -64,8 +65,9 @@ class LiveTree:
         self._on_change = on_change
         self._blocks: dict[tuple[int, int], Block] = {}
         self._asked: dict[int, Expansion] = {}
-        # Where paths end that were asked to go on: hashes of their tokens.
+        # Hashes of the tokens of paths: up to blocks, and of those that were asked to go on.
         self._ends: dict[tuple[int, int], int] = {}
+        self._asked_ends: dict[int, int] = {}
 
     @property
     def has_begun(self) -> bool:
@@ -80,11 +82,13 @@ class LiveTree:
     def asked(self, expansion: Expansion) -> None:
         """Takes what the search asks for."""
         self._asked[expansion.path_id] = expansion
+        self._asked_ends[expansion.path_id] = hash(tuple(expansion.prefix_ids))
         self.version += 1
 
     def told(self, path_id: int, blocks: Sequence[Block], scores: Scores | None) -> None:
         """Takes an answer."""
         prefix = self._asked.pop(path_id).prefix_ids
+        del self._asked_ends[path_id]
         for number, block in enumerate(blocks):
             self._blocks[path_id, number] = block
             self._ends[path_id, number] = hash((*prefix, *block.token_ids))
@@ -115,31 +119,28 @@ class LiveTree:
         for node in nodes:
             rounds.append(0 if node.parent is None else rounds[node.parent] + 1)
             lengths.append(node.num_tokens + (0 if node.parent is None else lengths[node.parent]))
-        ends = {hash(tuple(expansion.prefix_ids)) for expansion in self._asked.values()}
-        results = {one.node for one in self._strategy.result()} if self.is_done else set()
+        # Paths of the same tokens run as often as they were asked for, whichever it is.
+        asked = Counter(self._asked_ends.values())
+        if self.is_done:
+            kept = {one.node for one in self._strategy.result()}
+        elif isinstance(self._strategy, Selecting):
+            kept = self._strategy.survivors()
+        else:  # nobody knows what it may come back to
+            kept = set(range(len(nodes)))
         places = [i for i, node in enumerate(nodes) if node.finish_reason != "lookahead"]
         continued = {nodes[place].parent for place in places}
-        running = [self._ends[sources[place]] in ends for place in places]
-        # Rounds whose answers are not all there: those behind the blocks that run now.
-        current = {
-            rounds[place] + 1 for place, is_run in zip(places, running, strict=True) if is_run
-        }
-        if ends and not any(running):
-            current.add(0)  # what runs continues the prompt itself
         paths = []
-        for place, is_running in zip(places, running, strict=True):
+        for place in places:
             if place in continued:
                 continue
-            state: PathState = "dropped"
-            is_whole = nodes[place].finish_reason == "stop" or lengths[place] >= self._max_length
-            if self.is_done:
-                state = "finished" if place in results else "dropped"
-            elif is_running:
-                state = "running"
-            elif is_whole:
+            state: PathState = "waiting"
+            if place not in kept:
+                state = "dropped"
+            elif nodes[place].finish_reason == "stop" or lengths[place] >= self._max_length:
                 state = "finished"
-            elif rounds[place] in current:
-                state = "waiting"
+            elif asked[end := self._ends[sources[place]]]:
+                asked[end] -= 1
+                state = "running"
             value = nodes[place].value
             paths.append(LivePath(place, rounds[place], lengths[place], value, state))
         return paths

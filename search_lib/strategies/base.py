@@ -220,6 +220,15 @@ class Guessing(Protocol):
         ...
 
 
+@runtime_checkable
+class Selecting(Protocol):
+    """A search that can say which paths it has not dropped."""
+
+    def survivors(self) -> set[int]:
+        """Returns the last nodes of the paths that it goes on with, or may, or ends with."""
+        ...
+
+
 class Traits(NamedTuple):
     """What a strategy says of its searches, by attributes of these names.
 

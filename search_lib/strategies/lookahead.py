@@ -92,6 +92,11 @@ class LookaheadBeams(BeamSearch):
         if not self._unasked:
             self._rank()
 
+    def survivors(self) -> set[int]:
+        """Returns the last nodes of its paths: of all candidates, until they are ranked."""
+        candidates = {one.path.node for one in self._grown if one.path.node is not None}
+        return super().survivors() | candidates
+
     def guess(self, answered: Answers) -> list[Guess]:
         """Returns what is ahead of the candidates that are there, and blocks behind likely ones."""
         told = [one for of_slot in self.told.values() for one in of_slot]

@@ -136,6 +136,10 @@ class Rounds(ABC):
             if path.node is not None
         ]
 
+    def survivors(self) -> set[int]:
+        """Returns the last nodes of the paths that hold a slot; see `Selecting`."""
+        return {path.node for path in self.paths.values() if path.node is not None}
+
     def expansion(self, slot: int) -> Expansion:
         """Returns the request that continues the path of a slot in this round."""
         return self.extension(self.paths[slot], self._path_id(slot), self.block_size)

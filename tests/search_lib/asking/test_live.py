@@ -1,12 +1,13 @@
 """What is shown of a tree while it grows."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from search_lib.asking.live import LiveTree
 from search_lib.strategies import strategy_factory
-from tests.support.fake_searches import LIMITS, PROMPT, sample_without_ties
+from tests.support.fake_searches import LIMITS, PROMPT, block_of, sample_without_ties
 
 MAX_LENGTH = LIMITS.max_length
 
@@ -14,9 +15,10 @@ MAX_LENGTH = LIMITS.max_length
 class Follower:
     """Runs a search step by step, with a tree that follows it."""
 
-    def __init__(self, search_type, seed=0, num_blocks=4):
+    def __init__(self, search_type, seed=0, num_blocks=4, sample=sample_without_ties):
         self.search = strategy_factory(search_type, num_blocks, LIMITS)(PROMPT, seed)
         self.changes = 0
+        self.sample = sample
         self.tree = LiveTree(0, self.search, MAX_LENGTH, self._count)
         self.waiting = []
         self.ask()
@@ -31,7 +33,7 @@ class Follower:
 
     def answer(self, place=0):
         expansion = self.waiting.pop(place)
-        blocks, values = sample_without_ties(expansion)
+        blocks, values = self.sample(expansion)
         self.search.tell(expansion.path_id, blocks, values)
         self.tree.told(expansion.path_id, blocks, None)
         if not self.search.done:
@@ -66,15 +68,46 @@ def test_running_paths_are_those_whose_next_block_is_asked_for(search_type, seed
             assert (path.state == "running") == (ids in asked and not follower.search.done)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_path_that_was_dropped_is_in_no_response(seed):
-    follower, draw, dropped = Follower("beam2", seed, 8), random.Random(seed), set()
+ROUNDS = ["beam2", "dvts2", "lookahead2", "particles", "prune2", "reject50", "adaptive2"]
+
+
+@pytest.mark.parametrize("search_type", ROUNDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_path_that_was_dropped_never_comes_back(search_type, seed):
+    follower, draw, dropped = Follower(search_type, seed, 8), random.Random(seed), set()
     while not follower.search.done:
         follower.answer(draw.randrange(len(follower.waiting)))
-        dropped |= {path.node for path in follower.tree.paths() if path.state == "dropped"}
+        states = {path.node: path.state for path in follower.tree.paths()}
+        assert {states.get(node, "dropped") for node in dropped} <= {"dropped"}
+        dropped |= {node for node, state in states.items() if state == "dropped"}
     follower.tree.finish()
     assert dropped
     assert dropped.isdisjoint(response.node for response in follower.search.result())
+
+
+@pytest.mark.parametrize("search_type", ["beam2", "dvts2", "particles", "prune2", "reject50"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_finished_path_that_the_search_does_not_keep_is_dropped(search_type, seed):
+    follower, finished = Follower(search_type, seed, 8), set()
+    while not follower.search.done:
+        follower.answer()
+        paths = follower.tree.paths()
+        finished |= {path.node for path in paths if path.state == "finished"}
+    assert finished == {response.node for response in follower.search.result()}
+
+
+def alike(expansion):
+    """Blocks of the same tokens and value."""
+    return [block_of([1] * expansion.max_new_tokens)] * expansion.n, [0.5] * expansion.n
+
+
+def test_of_paths_of_the_same_tokens_as_many_run_as_are_continued():
+    follower = Follower("beam2", num_blocks=8, sample=alike)
+    for _ in range(4):
+        follower.answer()
+    assert Counter(follower.states()) == {"running": 4, "dropped": 4}
+    follower.answer()
+    assert Counter(follower.states()) == {"running": 3, "waiting": 1, "dropped": 4}
 
 
 def test_at_its_end_a_tree_has_finished_its_responses_and_dropped_the_rest():
