@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from run_lib.interrupts import INTERRUPTED, INTERRUPTED_STATUS, leave
+from run_lib.interrupts import GOES_ON, INTERRUPTED_STATUS, leave
 from run_lib.text import one_line
 
 Args = TypeVar("Args")
@@ -148,6 +148,7 @@ def parse_command_line(
         SystemExit: With status 2, and a line on standard error, if the flags can't be read or a
             number isn't finite.
     """
+    _open_streams()
     for argument in sys.argv[1:] if argv is None else argv:
         flag, _, _ = argument.replace("-", "_").partition("=")
         if advice := (unsupported or {}).get(flag.removeprefix("__")):
@@ -164,6 +165,16 @@ def parse_command_line(
     for name, value in _endless_numbers(parsed):
         end(2, f"{program}: error: --{name} must be a finite number, got {value}")
     return parsed
+
+
+def _open_streams() -> None:
+    """Opens standard streams that are closed (`>&-`) on the null device.
+
+    Python has None in their place, and the next file that is opened would get their number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def check_command_line(
@@ -210,7 +221,7 @@ def run_command(
     program: str,
     command: Callable[[], int | None],
     at_once: bool = False,
-    interrupted: str = INTERRUPTED,
+    interrupted: str = GOES_ON,
 ) -> None:
     """Runs a command to its end: a status, and one line instead of a traceback.
 
@@ -228,7 +239,8 @@ def run_command(
         command: Does the work.
         at_once: Whether all but the first two end the process without waiting for its threads, of
             which one may be computing a batch that nobody wants any more.
-        interrupted: What Ctrl-C says; by default that the same command goes on.
+        interrupted: What Ctrl-C says; by default that the same command goes on. Where it says
+            anything else, the line on a full disk doesn't say so, either.
 
     Raises:
         SystemExit: With a status other than 0.
@@ -243,7 +255,8 @@ def run_command(
     except RunStopped as error:
         end(1, f"{program}: stopped: {one_line(error)}", at_once)
     except OSError as error:
-        advice = "; the same command goes on" if error.errno in DISK_ERRORS else ""
+        goes_on = error.errno in DISK_ERRORS and interrupted == GOES_ON
+        advice = "; the same command goes on" if goes_on else ""
         end(1, f"{program}: stopped: {one_line(error)}{advice}", at_once)
     except KeyboardInterrupt:
         end(INTERRUPTED_STATUS, interrupted, at_once)

@@ -14,7 +14,8 @@ and `run_lib.commands.run_command` does the rest. This module imports only what 
 import os
 import signal
 
-INTERRUPTED = "interrupted; the same command goes on from here"
+INTERRUPTED = "interrupted"
+GOES_ON = f"{INTERRUPTED}; the same command goes on from here"
 INTERRUPTED_STATUS = 128 + signal.SIGINT  # what shells report
 
 

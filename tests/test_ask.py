@@ -22,7 +22,7 @@ from search_lib.results.blocks import RunBlocks
 from search_lib.results.records import read_records
 from search_lib.results.run_config import RunConfig
 from tests.support.paths import ROOT
-from tests.support.terminals import run_in_terminal
+from tests.support.terminals import CTRL_C, run_in_terminal
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_policy
 
 QUESTION = "start 2 +4"
@@ -72,7 +72,7 @@ def test_a_terminal_shows_the_search_and_in_the_end_the_answer_alone(args):
 
 def test_ctrl_c_leaves_one_line_and_a_whole_terminal(args):
     words = words_of(args, "--num_repetitions", "20000")
-    shown = run_in_terminal(words, 80, 24, interrupt_at="tokens/s")
+    shown = run_in_terminal(words, 80, 24, when=[("tokens/s", CTRL_C)])
     assert (shown.status, shown.has_cursor) == (130, True)
     lines = [line for line in shown.lines if line]
     assert lines[-1] == "interrupted"

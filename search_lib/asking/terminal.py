@@ -5,13 +5,14 @@ import contextlib
 import io
 import locale
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TextIO
+from typing import Self, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from run_lib.text import one_line
@@ -24,6 +25,9 @@ STDOUT, STDERR = 1, 2
 
 HOLD, SHOW = "\x1b[?2026h", "\x1b[?2026l"
 """Terminals that know these show nothing of a picture before it is whole; others ignore them."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+"""Signals beside Ctrl-C that end or stop a process, and would leave its picture where it is."""
 
 OnChange = Callable[[LiveQuestion], None]
 
@@ -77,7 +81,7 @@ async def drawn(console: Console, screen: Screen) -> AsyncIterator[OnChange]:
         latest = live
         changed.set()
 
-    async def keep_drawing(live: Live) -> None:
+    async def keep_drawing(picture: Picture) -> None:
         width = console.size.width
         while True:
             with contextlib.suppress(TimeoutError):  # its clock goes on
@@ -88,22 +92,74 @@ async def drawn(console: Console, screen: Screen) -> AsyncIterator[OnChange]:
             if console.size.width != width:  # the old lines are broken elsewhere now
                 width = console.size.width
                 console.clear()
-            console.file.write(HOLD)
-            live.update(screen.draw(latest, time.monotonic() - started), refresh=True)
-            console.file.write(SHOW)
-            console.file.flush()
+            picture.draw(screen.draw(latest, time.monotonic() - started))
             await asyncio.sleep(1 / PICTURES_A_SECOND)
 
-    with Live(
-        console=console, auto_refresh=False, transient=True, vertical_overflow="crop"
-    ) as live:
-        drawing = asyncio.create_task(keep_drawing(live))
+    with Picture(console) as picture:
+        drawing = asyncio.create_task(keep_drawing(picture))
         try:
             yield change
         finally:
             drawing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await drawing
+
+
+class Picture:
+    """A picture on a terminal that is drawn anew in its place, and goes with the block.
+
+    It goes, and the cursor comes back, also when a signal ends or stops the process; `fg` brings it
+    back. An event loop must be running.
+
+    Args:
+        console: The terminal.
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._begin()
+
+    def _begin(self) -> None:
+        # Another one each time: it knows how many lines it stands above the cursor.
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop"
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        # Those that are ignored, as under nohup, stay so.
+        self._signals = [one for one in SIGNALS if signal.getsignal(one) == signal.SIG_DFL]
+        self._take_signals()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave_signals()
+        self._live.stop()
+
+    def draw(self, content: RenderableType) -> None:
+        """Shows a picture in place of the one before."""
+        self._console.file.write(HOLD)
+        self._live.update(content, refresh=True)
+        self._console.file.write(SHOW)
+        self._console.file.flush()
+
+    def _take_signals(self) -> None:
+        for one in self._signals:
+            asyncio.get_running_loop().add_signal_handler(one, self._obey, one)
+
+    def _leave_signals(self) -> None:
+        for one in self._signals:
+            asyncio.get_running_loop().remove_signal_handler(one)
+
+    def _obey(self, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self._live.stop()
+        self._leave_signals()
+        signal.raise_signal(number)
+        # Here again after a stop alone.
+        self._begin()
+        self._live.start()
+        self._take_signals()
 
 
 class PlainProgress:

@@ -252,6 +252,37 @@ def test_what_a_disk_does_is_one_line_and_a_status(tmp_path, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_a_command_that_does_not_go_on_does_not_say_so(capsys):
+    def command() -> None:
+        raise OSError(errno.ENOSPC, "No space")
+
+    with pytest.raises(SystemExit):
+        run_command("program", command, interrupted="interrupted")
+    assert capsys.readouterr().err == "program: stopped: [Errno 28] No space\n"
+
+
+READER = """
+import sys
+from dataclasses import dataclass
+from run_lib.commands import parse_command_line, run_command
+
+@dataclass
+class Args:
+    pass
+
+parse_command_line(Args, "p", None, [])
+run_command("p", lambda: print(len(sys.stdin.buffer.read())))
+with open(sys.executable) as file:
+    sys.exit(file.fileno() < 3)
+"""
+
+
+def test_closed_streams_are_empty_ones():
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, READER]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_output_that_nobody_reads_is_one_line_and_a_status():
     code = "from run_lib.commands import run_command; run_command('p', lambda: print('x' * 10**6))"
     with subprocess.Popen(

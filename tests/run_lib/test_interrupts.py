@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from run_lib import interrupts
-from run_lib.interrupts import INTERRUPTED, leave_on_interrupt
+from run_lib.interrupts import GOES_ON, INTERRUPTED, leave_on_interrupt
 from tests.support.paths import ROOT
 
 CHILD = """
@@ -33,14 +33,18 @@ def command():
 
 
 @pytest.mark.parametrize(
-    ("moment", "said"),
+    ("moment", "said", "line"),
     [
-        ("wait('importing')", ["importing"]),
-        ("run_command('program', command)", ["working", "cleaned up"]),
-        ("run_command('program', lambda: print('done')); wait('ending')", ["done", "ending"]),
+        ("wait('importing')", ["importing"], INTERRUPTED),
+        ("run_command('program', command)", ["working", "cleaned up"], GOES_ON),
+        (
+            "run_command('program', lambda: print('done')); wait('ending')",
+            ["done", "ending"],
+            INTERRUPTED,
+        ),
     ],
 )
-def test_it_is_one_line_and_status_130_at_any_moment(moment, said):
+def test_it_is_one_line_and_status_130_at_any_moment(moment, said, line):
     with subprocess.Popen(
         [sys.executable, "-c", CHILD.format(moment=moment)],
         cwd=ROOT,
@@ -53,7 +57,7 @@ def test_it_is_one_line_and_status_130_at_any_moment(moment, said):
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == f"{INTERRUPTED}\n"
+    assert errors == f"{line}\n"
     assert [*heard, *output.split("\n")[:-1]] == said
 
 

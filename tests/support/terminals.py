@@ -15,6 +15,8 @@ import pyte
 
 from tests.support.paths import ROOT
 
+CTRL_C, CTRL_Z = b"\x03", b"\x1a"
+
 PATIENCE = 120.0
 """Seconds without a sign of life after which a program is given up."""
 
@@ -36,7 +38,10 @@ class Shown(NamedTuple):
 
 
 def run_in_terminal(
-    words: Sequence[Any], columns: int, rows: int, interrupt_at: str | None = None
+    words: Sequence[Any],
+    columns: int,
+    rows: int,
+    when: Sequence[tuple[str, bytes | signal.Signals]] = (),
 ) -> Shown:
     """Runs a program of the repository in a terminal.
 
@@ -44,7 +49,8 @@ def run_in_terminal(
         words: The file and its arguments.
         columns: Columns of the terminal.
         rows: Rows of the terminal.
-        interrupt_at: Text after which Ctrl-C is pressed.
+        when: Texts, one after the other, and what is done after each: keys are pressed, or a signal
+            is sent.
     """
     screen = pyte.HistoryScreen(columns, rows, history=1000)
     stream = pyte.ByteStream(screen)
@@ -59,7 +65,7 @@ def run_in_terminal(
         os.chdir(ROOT)
         os.execve(sys.executable, [sys.executable, *map(str, words)], environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    output = b""
+    output, waiting = b"", list(when)
     try:
         while select.select([terminal], [], [], PATIENCE)[0]:
             try:
@@ -68,9 +74,12 @@ def run_in_terminal(
                 break
             stream.feed(content)
             output += content
-            if interrupt_at is not None and interrupt_at.encode() in output:
-                os.write(terminal, b"\x03")
-                interrupt_at = None
+            if waiting and waiting[0][0].encode() in output:
+                _, action = waiting.pop(0)
+                if isinstance(action, bytes):
+                    os.write(terminal, action)
+                else:
+                    os.kill(process, action)
         else:
             os.kill(process, signal.SIGKILL)
     finally:
