@@ -43,7 +43,9 @@ def atomic_folder(path: Path, replaces: bool = True) -> Iterator[Path]:
     Raises:
         OSError: If something stands there that it doesn't replace.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Of two processes that want the same free place, one gets it: they share no folder.
+    own = "" if replaces else f".{uuid.uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     with removed_on_failure(temporary):

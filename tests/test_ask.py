@@ -174,6 +174,7 @@ def test_standard_input_that_holds_no_question_is_refused(content, message, args
     [
         ({"question": " "}, "the question is empty; give it as one argument, or - to read it"),
         ({"question": "a\udcff"}, "the question is not UTF-8: "),
+        ({"instruction": "a\udcff"}, "--instruction is not UTF-8: "),
         ({"question": "start 2" + " +4" * 100}, r"exceed the policy's context of 128 .*question"),
         ({"reference": "((x"}, r"--reference \(\(x can't be compared with an answer"),
         ({"num_blocks": 3}, "--num_blocks 3 is not divisible"),
@@ -204,3 +205,5 @@ def test_a_record_takes_the_place_of_nothing(args, tmp_path):
             replace(args, save=tmp_path / name).check()
     with pytest.raises(InputError, match=f"--save {os.devnull}: there is something"):
         replace(args, save=Path(os.devnull)).check()
+    with pytest.raises(InputError, match=r"--save .*File name too long"):
+        replace(args, save=tmp_path / ("x" * 300)).check()

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from run_lib.commands import InputError
-from search_lib.asking.flags import QuestionFlags
+from run_lib.commands import InputError, naming
+from search_lib.asking.flags import QuestionFlags, check_text
 
 PROGRAM = "ask.py"
 
@@ -35,11 +35,14 @@ class AskArgs(QuestionFlags):
         self.find_format()
         if not self.question.strip():
             raise InputError("the question is empty; give it as one argument, or - to read it")
-        if self.save is not None and not is_free(self.save):
-            raise InputError(
-                f"--save {self.save}: there is something already, and a record has a folder of its "
-                "own"
-            )
+        if self.save is None:
+            return
+        with naming("--save", OSError):
+            if not is_free(self.save):
+                raise InputError(
+                    f"--save {self.save}: there is something already, and a record has a folder of "
+                    "its own"
+                )
 
     def read_question(self) -> str:
         """Returns the question, from standard input if it is to be read there.
@@ -56,10 +59,7 @@ class AskArgs(QuestionFlags):
                 raise InputError(f"standard input is not UTF-8: {error}") from error
             if not text:
                 raise InputError("the question on standard input is empty")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # bytes of the command line that are no text
-            raise InputError(f"the question is not UTF-8: {error}") from error
+        check_text("the question", text)
         return text
 
 

@@ -36,6 +36,8 @@ def describe_share(outcome: Outcome) -> str:
 def describe_reference(outcome: Outcome, reference: str) -> str:
     """Returns a sentence on the right answer."""
     verdict = "right" if outcome.is_right else "the answer is another one"
+    if outcome.answer is None:
+        verdict = "there is no answer"
     return f"{one_line(reference)}: {verdict}"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from run_lib.commands import parse_command_line, run_command
+from run_lib.commands import InputError, parse_command_line, run_command
 from search_lib.benchmarks import MATH_INSTRUCTION
 from search_lib.engines.base import Sampling
 from search_lib.problem_flags import AnswerFlags
@@ -40,6 +40,11 @@ class QuestionFlags(SearchFlags, AnswerFlags):
     """Added to the question. By default that of the answer format: think step by step, and box the
     final answer; '' for none."""
 
+    def check(self) -> None:
+        """Raises InputError for values that no question can have; see `SearchFlags.check`."""
+        super().check()
+        check_text("--instruction", self.instruction or "")
+
     @property
     def names_models(self) -> bool:
         """Whether a model was named."""
@@ -58,6 +63,14 @@ class QuestionFlags(SearchFlags, AnswerFlags):
         if self.instruction is not None:
             return self.instruction
         return self.find_format().instruction or MATH_INSTRUCTION
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises InputError if a text holds bytes of the command line that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not UTF-8: {error}") from error
 
 
 def toy_defaults(flags: type[Flags], folder: Path = TOY_MODELS) -> dict[str, object] | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 
 from run_lib.files import write_json
 from search_lib.asking.ask_args import AskArgs
@@ -60,7 +61,7 @@ def save_run(
 
 def describe_record(folder: Path, outcome: Outcome) -> str:
     """Returns a line on a record, and what opens it: a page needs the trees of all searches."""
-    opens = f"python -m scripts.report {folder} --out report.html"
+    opens = f"python -m scripts.report {quote(str(folder))} --out report.html"
     if outcome.failures:
         opens = f"without the trees of {len(outcome.failures)} failed searches: no page shows it"
     return f"saved: {folder} ({opens})"

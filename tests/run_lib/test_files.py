@@ -74,6 +74,19 @@ def test_a_folder_that_replaces_nothing_takes_an_empty_place_only(tmp_path):
     assert (tmp_path / "empty" / "new").read_text() == "new"
 
 
+def test_of_two_that_want_a_free_place_one_gets_it_whole(tmp_path):
+    def fill_both():
+        with atomic_folder(tmp_path / "out", replaces=False) as late:
+            (late / "late").touch()
+            with atomic_folder(tmp_path / "out", replaces=False) as early:
+                (early / "early").touch()
+            assert (late / "late").exists()
+
+    with pytest.raises(OSError, match="not empty"):
+        fill_both()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "early"]
+
+
 def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     replace_file(path, b"first")

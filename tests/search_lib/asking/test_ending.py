@@ -80,6 +80,12 @@ def test_a_reference_is_compared_with_the_answer(is_right, expected):
     assert f"reference: {expected}" in plain_lines(outcome, question)
 
 
+def test_where_there_is_no_answer_none_is_compared_with_the_reference():
+    outcome = replace(NO_ANSWER, is_right=False)
+    lines = plain_lines(outcome, replace(QUESTION, reference="2"))
+    assert "reference: 2: there is no answer" in lines
+
+
 def test_plain_lines_say_the_same():
     assert plain_lines(OUTCOME, QUESTION) == [
         "answer: 2",
@@ -130,6 +136,7 @@ def test_a_record_without_some_trees_is_not_said_to_have_a_page():
     assert describe_record(Path("r"), NO_ANSWER) == (
         "saved: r (python -m scripts.report r --out report.html)"
     )
+    assert "scripts.report 'my r' --out" in describe_record(Path("my r"), NO_ANSWER)
     assert describe_record(Path("r"), OUTCOME) == (
         "saved: r (without the trees of 1 failed searches: no page shows it)"
     )
