@@ -153,15 +153,21 @@ def parse_command_line(
         flag, _, _ = argument.replace("-", "_").partition("=")
         if advice := (unsupported or {}).get(flag.removeprefix("__")):
             end(2, f"{program}: error: --{flag[2:]} is not supported: {advice}")
-    parsed = tyro.cli(
-        args,
-        args=argv,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        prog=program,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
-        use_underscores=True,
-    )
+    try:
+        try:
+            parsed = tyro.cli(
+                args,
+                args=argv,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                prog=program,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes,),
+                use_underscores=True,
+            )
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # nobody reads the help any more
+        end(1, f"{program}: stopped: {one_line(error)}")
     for name, value in _endless_numbers(parsed):
         end(2, f"{program}: error: --{name} must be a finite number, got {value}")
     return parsed

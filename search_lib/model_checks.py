@@ -66,9 +66,10 @@ class Contexts:
                 if len(prompt) + max_length > context
             ]
             if too_long:
+                problems = f"{len(too_long)} problem{'s' * (len(too_long) != 1)}"
                 raise InputError(
                     f"prompt and --max_length {max_length} exceed the {role}'s context of "
-                    f"{context} tokens for {len(too_long)} problems: {some_of(too_long)}"
+                    f"{context} tokens for {problems}: {some_of(too_long)}"
                 )
 
 

@@ -175,7 +175,10 @@ def test_standard_input_that_holds_no_question_is_refused(content, message, args
         ({"question": " "}, "the question is empty; give it as one argument, or - to read it"),
         ({"question": "a\udcff"}, "the question is not UTF-8: "),
         ({"instruction": "a\udcff"}, "--instruction is not UTF-8: "),
-        ({"question": "start 2" + " +4" * 100}, r"exceed the policy's context of 128 .*question"),
+        (
+            {"question": "start 2" + " +4" * 100},
+            "exceed the policy's context of 128 tokens for 1 problem: question ",
+        ),
         ({"reference": "((x"}, r"--reference \(\(x can't be compared with an answer"),
         ({"num_blocks": 3}, "--num_blocks 3 is not divisible"),
         ({"think_tags": ("<a>", "")}, "--think_tags"),

@@ -261,6 +261,17 @@ def test_a_command_that_does_not_go_on_does_not_say_so(capsys):
     assert capsys.readouterr().err == "program: stopped: [Errno 28] No space\n"
 
 
+@pytest.mark.parametrize("more", ["", "x" * 10**5], ids=["short", "long"])
+def test_help_that_nobody_reads_is_one_line_and_a_status(more):
+    code = READER.replace("None, []", f"{more!r}, ['--help']")
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"p: stopped: [Errno 32] Broken pipe\n"
+        assert process.wait(60) == 1
+
+
 READER = """
 import sys
 from dataclasses import dataclass
