@@ -1,8 +1,13 @@
 """The two models of a run, opened when a search first needs them and kept for the next run."""
 
 import asyncio
-from collections.abc import Coroutine
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -65,7 +70,7 @@ class OpenModels:
         if self._engine is None or self._engine.flags != of_engine:
             # The scorer first: SGLang's engine ends every child of this process with it.
             await self.close()
-            with naming("--piref_model"):
+            with naming("--piref_model"), interrupts_at_once():
                 engine = open_engine(
                     of_server, flags.piref_model, self._device, self._shared, confidences
                 )
@@ -79,7 +84,7 @@ class OpenModels:
                 self._shared,
                 of_server.key,
             )
-            with naming("--classifier_ckpt_path"):
+            with naming("--classifier_ckpt_path"), interrupts_at_once():
                 scorer = open_scorer(flags.scorer_flags, flags.classifier_ckpt_path, place)
             self._scorer = _Opened(of_scorer, scorer)
         return self._engine.model, self._scorer.model
@@ -104,3 +109,31 @@ class OpenModels:
             self.run(self.close())
         if self._shared is not None:
             self._shared.close()
+
+
+@contextmanager
+def interrupts_at_once() -> Iterator[None]:
+    """Has Ctrl-C raise KeyboardInterrupt within the block, which holds up the event loop.
+
+    Left to the loop, it would do nothing before the block ends: a download takes minutes. The loop
+    gets it, too, as there are libraries that swallow the error.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not callable(handler):  # ignored, for one
+        yield
+        return
+
+    hook = sys.unraisablehook
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        sys.unraisablehook = lambda _: None  # prints what a destructor swallows
+        handler(number, frame)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = hook
