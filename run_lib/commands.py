@@ -251,7 +251,7 @@ def run_command(
     Raises:
         SystemExit: With a status other than 0.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[_StandardError()])
     try:
         with interrupts_raise():
             status = command() or 0
@@ -268,6 +268,17 @@ def run_command(
         end(INTERRUPTED_STATUS, interrupted, at_once)
     if status:
         raise SystemExit(status)
+
+
+class _StandardError(logging.Handler):
+    """Writes messages to standard error as it is then: a picture on a terminal takes its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a message."""
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except OSError:
+            self.handleError(record)
 
 
 @contextlib.contextmanager
