@@ -1,6 +1,7 @@
 """The two models of a run, opened when a search first needs them and kept for the next run."""
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
@@ -67,6 +68,7 @@ class OpenModels:
         confidences, of_server = flags.confidence is not None, flags.engine_flags
         of_engine = (of_server, flags.piref_model, confidences)
         of_scorer = (flags.scorer_flags, flags.value_model)
+        were_open = self._engine, self._scorer
         if self._engine is None or self._engine.flags != of_engine:
             # The scorer first: SGLang's engine ends every child of this process with it.
             await self.close()
@@ -76,6 +78,7 @@ class OpenModels:
                 )
             self._engine = _Opened(of_engine, engine)
         if self._scorer is None or self._scorer.flags != of_scorer:
+            gc.unfreeze()
             await self._close_scorer()
             place = Place(
                 self._device,
@@ -87,10 +90,16 @@ class OpenModels:
             with naming("--classifier_ckpt_path"), interrupts_at_once():
                 scorer = open_scorer(flags.scorer_flags, flags.classifier_ckpt_path, place)
             self._scorer = _Opened(of_scorer, scorer)
+        if (self._engine, self._scorer) != were_open:
+            # All that is there by now stays. To look for garbage in it again and again would hold
+            # up the searches, a tenth of a second each time.
+            gc.collect()
+            gc.freeze()
         return self._engine.model, self._scorer.model
 
     async def close(self) -> None:
         """Frees both models; requests still waiting fail."""
+        gc.unfreeze()
         await self._close_scorer()
         opened, self._engine = self._engine, None
         if opened is not None:

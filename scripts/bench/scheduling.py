@@ -55,6 +55,7 @@ if __name__ == "__main__":  # ahead of imports that take seconds
     ARGUMENTS = check_command_line(SchedulingArgs, SCHEDULING, __doc__)
 
 import asyncio
+import gc
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -325,6 +326,8 @@ def measure(policy: str, classifier: str, args: Args) -> dict[tuple[str, int], T
         return asyncio.run(time_way(way, in_flight, jobs, engine, scorer, perf_counter))
 
     run(*OURS, num_searches=4)  # warm-up
+    gc.collect()
+    gc.freeze()  # as `OpenModels` does
     rounds = [
         {way: run(*way, num_searches=len(prompts)) for way in MEASURED_WAYS}
         for _ in range(1 if args.quick else ROUNDS)

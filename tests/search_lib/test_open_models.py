@@ -1,6 +1,7 @@
 """Models are opened within an event loop, and Ctrl-C does not wait for them."""
 
 import asyncio
+import gc
 import signal
 from contextlib import suppress
 from types import SimpleNamespace
@@ -57,3 +58,16 @@ def test_where_ctrl_c_is_ignored_it_stays_so(handler, monkeypatch):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open_models.interrupts_at_once():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_garbage_is_not_looked_for_among_what_stays_while_models_are_open(monkeypatch, tmp_path):
+    async def close():
+        pass
+
+    monkeypatch.setattr(open_models, "open_engine", lambda *_: SimpleNamespace(close=close))
+    monkeypatch.setattr(open_models, "open_scorer", lambda *_: None)
+    before = gc.get_freeze_count()
+    with OpenModels() as models:
+        models.run(models.open(SearchFlags(), tmp_path))
+        assert gc.get_freeze_count() > before + 10_000
+    assert gc.get_freeze_count() == 0
