@@ -43,7 +43,7 @@ from search_lib.answer_rules import STRICT
 from search_lib.asking.ask_args import PROGRAM, AskArgs
 from search_lib.asking.asker import Question, open_asker
 from search_lib.asking.ending import document, picture, plain_lines
-from search_lib.asking.outcome import Outcome, VoteName
+from search_lib.asking.outcome import Outcome, usual_vote
 from search_lib.asking.saving import NO_SETTINGS, describe_record, save_run
 from search_lib.asking.screen import Screen
 from search_lib.asking.terminal import (
@@ -154,7 +154,7 @@ async def search(
     """Opens the models and runs the searches; adds their blocks to the list if they are saved."""
     policy, answer_format, question = prepared
     keep = blocks.append if args.save is not None else None
-    vote: VoteName = "WMV" if args.scorer_flags.has_values else "MV"
+    vote = usual_vote(args.scorer_flags.has_values)
     with log_folder() as logs:
         async with open_asker(args, policy, answer_format, models, logs) as asker:
             if not is_terminal(console):

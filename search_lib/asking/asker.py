@@ -14,7 +14,14 @@ from run_lib.text import one_line
 from search_lib.answer_formats import AnswerFormat, Comparer
 from search_lib.answer_rules import STRICT
 from search_lib.asking.live import LiveQuestion, LiveTree
-from search_lib.asking.outcome import Outcome, VoteName, choose_response, count_vote, is_right
+from search_lib.asking.outcome import (
+    Outcome,
+    VoteName,
+    choose_response,
+    count_vote,
+    is_right,
+    usual_vote,
+)
 from search_lib.asking.window import Share, SharedWindow
 from search_lib.benchmarks import Problem
 from search_lib.engines.base import Engine
@@ -103,7 +110,7 @@ class Asker:
         Args:
             question: The question.
             flags: Its search; the models are those that are open, whatever it names.
-            vote: How answers vote; by default WMV, or MV without values.
+            vote: How answers vote; by default as `usual_vote` says.
             on_change: Called as its trees grow, and as the vote changes.
             keep: Takes the blocks of every search that ends.
             share: Its share of the window, if others have it, too: those that are asked together
@@ -136,9 +143,9 @@ class Asker:
             for ended in queue.finish(job, cost):
                 if keep is not None and (blocks := recorder.blocks(ended.job, ended.cost)):
                     keep(blocks)
-                record = records[ended.job.repetition] = recorder.record(*ended)
-                if on_change is not None:
-                    live.trees[record.repetition].finish()
+                records[ended.job.repetition] = recorder.record(*ended)
+            if on_change is not None:
+                live.trees[job.repetition].finish()
             new_answers.set()
 
         async def show_vote() -> None:
@@ -148,7 +155,7 @@ class Asker:
                     live.vote = count_vote(await self._grade(problem, records), how)
                     on_change(live)
 
-        how = vote or ("MV" if self._scorer is None else "WMV")
+        how = vote or usual_vote(self._scorer is not None)
         stopping = find_stopping(flags)
         judge = Judge(stopping, self._comparer.equivalent, self._executor) if stopping else None
         missing = [(problem, repetition) for repetition in range(flags.num_repetitions)]

@@ -13,6 +13,11 @@ from search_lib.voting import winning_classes
 VoteName = Literal["MV", "WMV", "BoN"]
 
 
+def usual_vote(has_values: bool) -> VoteName:
+    """Returns how answers vote if nothing else is asked for."""
+    return "WMV" if has_values else "MV"
+
+
 class Candidate(NamedTuple):
     """A class of equal answers in a vote.
 

@@ -1,6 +1,5 @@
 """The flags of the server of answers."""
 
-import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from run_lib.addresses import is_loopback
 from run_lib.commands import InputError, at_least, check_installed, positive
 from run_lib.settings import free
 from search_lib.asking.flags import QuestionFlags
@@ -69,10 +69,7 @@ class ServeFlags(QuestionFlags):
     @property
     def is_local(self) -> bool:
         """Whether the address can be reached from this machine alone."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def key(self) -> str | None:

@@ -261,15 +261,19 @@ def test_a_command_that_does_not_go_on_does_not_say_so(capsys):
     assert capsys.readouterr().err == "program: stopped: [Errno 28] No space\n"
 
 
-@pytest.mark.parametrize("more", ["", "x" * 10**5], ids=["short", "long"])
-def test_help_that_nobody_reads_is_one_line_and_a_status(more):
-    code = READER.replace("None, []", f"{more!r}, ['--help']")
+def assert_ends_unread(code: str) -> None:
+    """A program whose output nobody reads ends with one line and a status."""
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         process.stdout.close()
         assert process.stderr.read() == b"p: stopped: [Errno 32] Broken pipe\n"
         assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize("more", ["", "x" * 10**5], ids=["short", "long"])
+def test_help_that_nobody_reads_is_one_line_and_a_status(more):
+    assert_ends_unread(READER.replace("None, []", f"{more!r}, ['--help']"))
 
 
 READER = """
@@ -296,12 +300,7 @@ def test_closed_streams_are_empty_ones():
 
 def test_output_that_nobody_reads_is_one_line_and_a_status():
     code = "from run_lib.commands import run_command; run_command('p', lambda: print('x' * 10**6))"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b"p: stopped: [Errno 32] Broken pipe\n"
-        assert process.wait(60) == 1
+    assert_ends_unread(code)
 
 
 def test_other_errors_keep_their_traceback():

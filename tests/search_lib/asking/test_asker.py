@@ -36,10 +36,11 @@ QUESTION = Question("What is it?", TOKENIZER.encode("What is it?"))
 class BoxEngine:
     """Writes a box with a digit of the expansion's seed; knows how many requests it has."""
 
-    def __init__(self, fail_on=()):
+    def __init__(self, fail_on=(), hold_on=()):
         self.in_flight = self.most_in_flight = self.requests = 0
         self.hold = None  # an event that all requests wait for
-        self.fail_on = fail_on  # numbers of requests
+        self.fail_on, self.hold_on = fail_on, hold_on  # numbers of requests
+        self.held = asyncio.Event()
 
     async def generate(self, expansion, sampling):
         self.requests += 1
@@ -48,6 +49,8 @@ class BoxEngine:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await (self.hold.wait() if self.hold else asyncio.sleep(0))
+            if number in self.hold_on:
+                await self.held.wait()
             if number in self.fail_on:
                 raise ValueError("engine fault")
         finally:
@@ -190,6 +193,21 @@ def test_a_stopping_rule_saves_trees():
     assert 32 < len(outcome.records) < 64
     assert outcome.records[-1].is_enough
     assert outcome.candidates[0].num_responses > 32
+
+
+def test_a_tree_that_waits_for_the_rule_has_ended_for_who_watches():
+    """Trees 1 and 2 may not count: their rule is asked once tree 0 has ended, too."""
+    engine, num_done = BoxEngine(hold_on={1}), []
+
+    def note(live):
+        num_done.append(live.num_done)
+        if live.num_done == 2:
+            engine.held.set()
+
+    flags = replace(FLAGS, stop="decided", num_repetitions=3, scorer_flags=ScorerFlags("none"))
+    flags = replace(flags, search_type="bon", num_blocks=1)
+    run(lambda asker: asker.ask(QUESTION, flags, vote="MV", on_change=note), engine)
+    assert max(num_done) == 3
 
 
 def test_who_watches_sees_trees_grow_and_the_vote_form():
