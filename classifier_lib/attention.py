@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -27,9 +27,6 @@ from classifier_lib.modeling import ValueModel, resolve_attention
 logger = logging.getLogger(__name__)
 
 SEGMENTED_SDPA = "segmented_sdpa"
-GROUPED_SDPA = "grouped_sdpa"
-"""torch's fused attention for inference, see `grouped_sdpa_forward`."""
-
 FLEX_BLOCK = 128
 """Tokens of a block of FlexAttention's masks."""
 
@@ -273,59 +270,6 @@ def segmented_sdpa_forward(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Lets a model that infers with sdpa do so without copies of its keys and values."""
-    if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(GROUPED_SDPA)
-
-
-def grouped_sdpa_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attends as transformers' sdpa does, where query heads share the heads of keys and values.
-
-    Under a mask transformers repeats keys and values for each query head, which takes most of the
-    time of a decoding step. Here the query heads of a group are more queries of its one head.
-
-    Args:
-        module: The attention layer.
-        query: [B, query heads, T, head size].
-        key: [B, heads, S, head size].
-        value: As `key`.
-        attention_mask: bool or float [B, 1, T, S]. None: causal, as transformers has it.
-        scaling: Of the products.
-        **kwargs: Passed on.
-
-    Returns:
-        [B, T, query heads, head size], and no weights.
-    """
-    num_heads, num_queries = key.shape[1], query.shape[2]
-    groups = query.shape[1] // num_heads
-    if attention_mask is None or groups == 1 or module.training:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-    if num_queries > 1:
-        attention_mask = attention_mask.repeat(1, 1, groups, 1)
-    output = F.scaled_dot_product_attention(
-        query.reshape(len(query), num_heads, groups * num_queries, -1),
-        key,
-        value,
-        attn_mask=attention_mask,
-        scale=scaling,
-    )
-    output = output.reshape(len(query), num_heads * groups, num_queries, -1)
-    return output.transpose(1, 2).contiguous(), None
-
-
 AttentionInterface.register("flex_attention", flex_attention_forward_one_dtype)
 AttentionInterface.register(SEGMENTED_SDPA, segmented_sdpa_forward)
 AttentionMaskInterface.register(SEGMENTED_SDPA, sdpa_mask)
-AttentionInterface.register(GROUPED_SDPA, grouped_sdpa_forward)
-AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)

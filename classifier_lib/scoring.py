@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from classifier_lib.attention import use_grouped_attention
+from classifier_lib.inference_attention import use_grouped_attention
 from classifier_lib.modeling import ValueModel, success_probabilities
 from classifier_lib.states import HashedPath, NewTokens, PathStates, StateCache, forward_rows
 

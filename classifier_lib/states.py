@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from classifier_lib.inference_attention import takes_whole_masks, whole_mask
+
 
 @dataclass(frozen=True, eq=False)
 class PathStates:
@@ -225,6 +227,11 @@ class BatchStates:
         batch.place(0, [(path, 1) for path in paths])
         return batch
 
+    @property
+    def num_heads(self) -> int | None:
+        """Heads of keys and values; None before the first pass, and if they differ."""
+        return None if self.sizes or self.states is None else self.states.shape[3]
+
     def allocate(self, like: torch.Tensor) -> None:
         """Makes room for states of [..., heads, tokens, head size], which hold anything."""
         heads, _, head_size = like.shape[-3:]
@@ -411,7 +418,12 @@ def forward_rows(
         past_lengths = [[row.past.length if row.past else 0] for row in rows]
         starts = torch.tensor(past_lengths, device=device)
         columns = torch.arange(batch.room_columns, device=device)
-        attention_mask = (columns >= batch.end - starts).long()
+        seen = columns >= batch.end - starts
+        if takes_whole_masks(model):
+            before = columns <= columns[batch.end :, None]
+            attention_mask = whole_mask(model, seen[:, None, None] & before, batch.num_heads)
+        else:
+            attention_mask = seen.long()
         position_ids = starts + torch.arange(width, device=device)
     output = model(
         input_ids,

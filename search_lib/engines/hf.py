@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from classifier_lib.attention import use_grouped_attention
+from classifier_lib.inference_attention import use_grouped_attention
 from classifier_lib.modeling import resolve_attention
 from classifier_lib.scoring import batch_tokens
 from classifier_lib.states import bytes_per_token, layer_sizes

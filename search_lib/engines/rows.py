@@ -109,16 +109,17 @@ class Row:
             self.uniforms += self.generator.random(NUM_DRAWN).tolist()
         return self.uniforms[start : start + count]
 
-    def add(self, token_ids: list[int], are_finite: list[bool]) -> None:
-        """Takes the next tokens, up to the one where the block ends."""
-        for token_id, is_finite in zip(token_ids, are_finite, strict=True):
-            self.ids.append(token_id)
-            self.is_finite = self.is_finite and is_finite
-            if token_id in self.stop_ids:
-                self.end = "stop"
-                return
-        if not self.num_left:
+    def add(self, token_ids: list[int], are_finite: list[bool]) -> bool:
+        """Takes the next tokens, up to the one where the block ends; returns whether it has."""
+        if not self.stop_ids.isdisjoint(token_ids):
+            self.end = "stop"
+            stop = next(i for i, token_id in enumerate(token_ids) if token_id in self.stop_ids)
+            token_ids, are_finite = token_ids[: stop + 1], are_finite[: stop + 1]
+        self.ids += token_ids
+        self.is_finite = self.is_finite and all(are_finite)
+        if self.end is None and not self.num_left:
             self.end = "length"
+        return self.end is not None or not self.is_finite
 
     def block(self) -> Block:
         """Returns the block; raises ValueError if its tokens were drawn from no numbers."""
@@ -143,7 +144,7 @@ def new_rows(request: GenerationRequest, prefix: Prefix) -> list[Row]:
             request,
             index,
             prefix if index == 0 else prefix._replace(num_computed=0),
-            np.random.default_rng((expansion.seed, request.first + index)),
+            np.random.Generator(np.random.PCG64((expansion.seed, request.first + index))),
             stop_ids,
         )
         for index in range(expansion.n)

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from classifier_lib.attention import GROUPED_SDPA
-from classifier_lib.loading import has_sliding_window
+from classifier_lib.inference_attention import takes_whole_masks, whole_mask
 from classifier_lib.scoring import batch_by_length
 from classifier_lib.states import (
     BatchStates,
@@ -65,17 +64,14 @@ class RunningBatch:
         self._states = BatchStates(model, 0, 0, self._sizes)
         # What `_note_layout` finds.
         self._starts: list[int] = []
-        self._mask: torch.Tensor | None = None  # [rows, (1, twins,) columns]; None: all are seen
+        self._mask: torch.Tensor | None = None  # for all columns; None: all are seen
         self._recipes: dict[Recipe, list[int]] = {}
         # Of the next step: the most tokens until a row reaches its limit, the tokens that it
         # computes and their positions [rows of states, twins], and random numbers [rows, tokens].
         self._num_left = 0
         self._ids = self._positions = self._uniforms = torch.empty(0)
-        # [rows, 1, 1, columns] spares the library to make one; it would see no sliding windows.
-        self._takes_whole_masks = model.config._attn_implementation in (
-            "sdpa",
-            GROUPED_SDPA,
-        ) and not has_sliding_window(model.config)
+        # One spares the library to make it; it would see no sliding windows.
+        self._takes_whole_masks = takes_whole_masks(model)
 
     @torch.inference_mode()
     def join(self, requests: Sequence[GenerationRequest]) -> None:
@@ -111,11 +107,10 @@ class RunningBatch:
         If it raises, the batch is as it was.
         """
         # No row gets beyond its limit, so that what ends there is answered at once.
-        self._decode(min(self._step_tokens, self._num_left))
+        ended = self._decode(min(self._step_tokens, self._num_left))
         answers: dict[GenerationRequest, list[Block] | Exception] = {}
-        for index, row in enumerate(self._rows):
-            if row.has_left or (row.end is None and row.is_finite):
-                continue
+        for index in ended:
+            row = self._rows[index]
             row.has_left = True
             try:
                 blocks = self._blocks[row.request]
@@ -127,7 +122,8 @@ class RunningBatch:
                 answers[row.request] = error
         for request in answers:
             del self._blocks[request]
-        self._drop()
+        if ended:
+            self._drop()
         return list(answers.items())
 
     @torch.inference_mode()
@@ -247,16 +243,19 @@ class RunningBatch:
         if num_twins == 1 and max(self._starts) == states.first:
             return
         columns = torch.arange(states.room_columns, device=device)
-        self._mask = columns >= positions[2]
-        if self._takes_whole_masks:
-            self._mask = self._mask[:, None, None]
+        seen = columns >= positions[2]
+        if not self._takes_whole_masks:
+            self._mask = seen
+            return
+        seen = seen[:, None, None]
         if num_twins > 1:
             behind = (columns - positions[0] - positions[2])[:, None, None]
             each = torch.arange(num_twins, device=device)[:, None]
-            self._mask = self._mask & ((behind < 0) | (behind % num_twins == each))
+            seen = seen & ((behind < 0) | (behind % num_twins == each))
+        self._mask = whole_mask(self._model, seen, states.num_heads)
 
-    def _decode(self, num_tokens: int) -> None:
-        """Adds tokens to all rows, or none if it raises; rows may end on the way."""
+    def _decode(self, num_tokens: int) -> list[int]:
+        """Adds tokens to all rows, or none if it raises; returns which rows have ended."""
         rows, states, recipes = self._rows, self._states, self._recipes
         if self._uniforms.shape[1] < num_tokens:
             count = max(NUM_DRAWN, num_tokens)
@@ -302,6 +301,7 @@ class RunningBatch:
         self._ids, self._positions = ids, positions
         self._uniforms = self._uniforms[:, num_tokens:]
         self._num_left -= num_tokens
+        ended = []
         for members, (token_ids, are_finite, numbers) in zip(
             recipes.values(), looked_up, strict=True
         ):
@@ -309,9 +309,11 @@ class RunningBatch:
                 row = rows[index]
                 if row.has_left:
                     continue
-                row.add(token_ids[place], are_finite[place])
+                if row.add(token_ids[place], are_finite[place]):
+                    ended.append(index)
                 for name, of_rows in numbers.items():
                     row.numbers[name] += of_rows[place]
+        return ended
 
     def _take_block(self, row: Row, index: int) -> torch.Tensor:
         """Returns the states of a row's new tokens but for the last one, which has none."""

@@ -169,23 +169,6 @@ def test_segmented_sdpa_is_sdpa_for_a_padded_batch():
             assert torch.equal(value, expected)
 
 
-@pytest.mark.parametrize("num_queries", [1, 5])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_grouped_sdpa_is_sdpa_without_copies_of_keys(num_queries, groups):
-    torch.manual_seed(0)
-    heads, columns = 2, 9
-    query = torch.randn(4, heads * groups, num_queries, 8)
-    key, value = torch.randn(2, 4, heads, columns, 8)
-    mask = torch.rand(4, 1, num_queries, columns) < 0.7
-    mask[..., 0] = True
-    layer = torch.nn.Module().eval()
-    layer.num_key_value_groups = groups
-    arguments = (layer, query, key, value, mask)
-    expected, _ = sdpa_attention_forward(*arguments, scaling=0.3)
-    found, _ = attention.grouped_sdpa_forward(*arguments, scaling=0.3)
-    torch.testing.assert_close(found, expected)
-
-
 def test_a_model_with_segmented_sdpa_takes_padded_batches(tiny_config):
     models = [build_model(tiny_config, name, 0.0).eval() for name in (SEGMENTED_SDPA, "sdpa")]
     assert models[0].config._attn_implementation == SEGMENTED_SDPA
