@@ -21,8 +21,8 @@ First part, measured: the embedded transformers engine and value model share one
 neither can overlap the other; the gain comes from fuller batches. The seconds are wall time, the
 median of five rounds in which all ways take turns; the machine should have nothing else to do. The
 settings are those of the quickstart: 40 problems of the toy task, 4 blocks of 12 tokens, 96 at
-most. By default both models have the toy task's size and random weights, whose responses end at
-random lengths.
+most. By default both models have the toy task's size and random weights, whose responses seldom end
+before the limit.
 
 Second part, on paper: the real runner and strategies drive a simulated server, in virtual time (see
 `simulation.py`); also with `--speculate`, which sends blocks ahead (`search_lib.speculation`). The
