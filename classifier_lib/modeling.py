@@ -10,6 +10,7 @@ This file imports torch and transformers only, so `save_pretrained` can ship it 
 import logging
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -63,14 +64,18 @@ def resolve_attention(name: str) -> str:
         name: A transformers `attn_implementation`, e.g. "flash_attention_2" or "sdpa".
 
     Returns:
-        "sdpa", after one warning, when `name` is "flash_attention_2" and there is no CUDA device or
-        no flash-attn package; `name` itself otherwise.
+        "sdpa", after a warning for the first time, when `name` is "flash_attention_2" and there is
+        no CUDA device or no flash-attn package; `name` itself otherwise.
     """
     if name == "flash_attention_2" and not is_flash_attn_2_available():
-        missing = "the flash-attn package" if torch.cuda.is_available() else "a CUDA device"
-        logger.warning("flash_attention_2 needs %s: using sdpa instead.", missing)
+        _warn_of_sdpa("the flash-attn package" if torch.cuda.is_available() else "a CUDA device")
         return "sdpa"
     return name
+
+
+@lru_cache
+def _warn_of_sdpa(missing: str) -> None:
+    logger.warning("flash_attention_2 needs %s: using sdpa instead.", missing)
 
 
 def success_probabilities(logits: torch.Tensor) -> torch.Tensor:
