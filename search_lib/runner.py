@@ -51,6 +51,7 @@ class SearchJob(Generic[AnySearch]):
             nobody needs them.
         turn: Entered before the search and left after it, while it holds its slot.
         watch: Follows the search; None if nobody does.
+        name: What messages call it.
     """
 
     problem: Problem
@@ -61,11 +62,11 @@ class SearchJob(Generic[AnySearch]):
     kept: KeptBlocks | None = None
     turn: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
     watch: Watch | None = None
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """Name of this search in messages."""
-        return f"problem {self.problem.id}, repetition {self.repetition}"
+    def __post_init__(self) -> None:
+        """Names a search that has no name."""
+        self.name = self.name or f"problem {self.problem.id}, repetition {self.repetition}"
 
     def asked(self, expansion: Expansion) -> None:
         """Passes on what the search asks for."""

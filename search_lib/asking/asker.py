@@ -133,6 +133,7 @@ class Asker:
         def follow(problem: Problem, repetition: int) -> SearchJob[Strategy]:
             job = new_job(problem, repetition)
             job.turn = share.turn()
+            job.name = f"tree {repetition + 1}"
             if on_change is not None:
                 notify = partial(on_change, live)
                 job.watch = LiveTree(repetition, job.strategy, flags.max_length, notify)

@@ -156,7 +156,7 @@ def test_a_cancelled_question_leaves_the_engine_and_the_window():
 def test_trees_that_fail_are_named_and_the_others_vote():
     outcome = run(lambda asker: asker.ask(QUESTION, FLAGS), BoxEngine(fail_on={1}), window=1)
     assert [record.repetition for record in outcome.records] == [1, 2, 3]
-    assert outcome.failures == ["problem question, repetition 0: engine fault"]
+    assert outcome.failures == ["tree 1: engine fault"]
     assert outcome.chosen in [one for record in outcome.records for one in record.responses]
 
 

@@ -28,7 +28,7 @@ OUTCOME = Outcome(
     RESPONSE,
     None,
     12.34,
-    ["problem question, repetition 0: out of memory"],
+    ["tree 1: out of memory"],
 )
 NO_ANSWER = replace(OUTCOME, candidates=[], chosen=OTHER, failures=[])
 QUESTION = Question("1 + 1?", [1])
@@ -54,7 +54,7 @@ def test_the_picture_has_answer_vote_cost_failures_and_the_whole_response():
         "",
         "share      60.0 % of the vote (WMV), 1 of 2 responses, value 0.75",
         "cost       2,000 tokens generated, 2,100 scored, 12.3 s",
-        "failed     problem question, repetition 0: out of memory",
+        "failed     tree 1: out of memory",
         "response   tree 2, 1,234 tokens",
         "",
         "1 + 1 = 2",
@@ -92,7 +92,7 @@ def test_plain_lines_say_the_same():
         "share: 60.0 % of the vote (WMV), 1 of 2 responses, value 0.75",
         "  3: 40.0 %, 1 response",
         "cost: 2,000 tokens generated, 2,100 scored, 12.3 s",
-        "failed: problem question, repetition 0: out of memory",
+        "failed: tree 1: out of memory",
         "response: tree 2, 1,234 tokens",
         "",
         "1 + 1 = 2\n    so \\x1b[31m[b]2",
