@@ -4,30 +4,16 @@ What a record holds is a dataclass: of texts, numbers, other dataclasses, and li
 """
 
 import json
-import math
 import os
 from collections.abc import Container, Hashable, Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import (
-    Any,
-    ClassVar,
-    Generic,
-    Protocol,
-    Self,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from run_lib.commands import InputError
 from run_lib.files import atomic_file, lock_file
 from run_lib.lines import append_lines
-from run_lib.text import shorten
+from search_lib.results.typed_json import Misfit, read_json
 
 LOCK_NAME = ".run.lock"
 
@@ -73,58 +59,10 @@ def parse_line(kind: type[AnyRecord], line: bytes) -> AnyRecord | None:
         return None
     if not isinstance(content, dict):
         return None
-    return _read(kind, content, "")
-
-
-Part = TypeVar("Part")
-
-
-@cache
-def _type_hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _read(kind: type[Part], content: Any, place: str) -> Part:
-    """Makes a dataclass of its JSON, `place` being where that stands in the record.
-
-    Raises:
-        NotARecord: See `parse_line`.
-    """
-    if not isinstance(content, dict):
-        raise NotARecord(f"{place or 'the line'} is not an object")
-    hints = _type_hints(kind)  # type: ignore[arg-type]  # mypy: dataclasses have no hash
-    prefix = f"{place}." if place else ""
-    if unknown := [name for name in content if name not in hints]:
-        raise NotARecord(f"{shorten(prefix + unknown[0], 60)} is no key of a record")
-    required = [entry.name for entry in fields(kind) if entry.default is MISSING]  # type: ignore[arg-type]
-    if missing := [name for name in required if name not in content]:
-        raise NotARecord(f"{prefix}{missing[0]} is missing")
-    values = {name: _read_value(hints[name], item, prefix + name) for name, item in content.items()}
     try:
-        return kind(**values)
-    except ValueError as error:
-        raise NotARecord(f"{prefix}{error}") from error
-
-
-def _read_value(hint: Any, value: Any, place: str) -> Any:
-    if get_origin(hint) is list and isinstance(value, list):
-        (kind,) = get_args(hint)
-        if kind is int and set(map(type, value)) <= {int}:  # token ids: there are many
-            return value
-        return [_read_value(kind, item, f"{place}[{index}]") for index, item in enumerate(value)]
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _read(hint, value, place)
-    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if isinstance(value, dict):  # of an optional part
-        for part in allowed:
-            if is_dataclass(part) and isinstance(part, type):
-                return _read(part, value, place)
-    # JSON knows one kind of number, and true is none.
-    if type(value) not in allowed and not (type(value) is int and float in allowed):
-        raise NotARecord(f"{place} is a value of another type: {shorten(value, 60)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise NotARecord(f"{place} is {value}")
-    return value
+        return read_json(kind, content)
+    except Misfit as misfit:
+        raise NotARecord(str(misfit)) from misfit
 
 
 @dataclass(frozen=True)
