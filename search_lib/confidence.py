@@ -20,6 +20,10 @@ TOP_K = 20
 BOTTOM_SHARE = 0.1
 """Share of the windows that the bottom confidence is the mean of."""
 
+ROUNDING = 1e-5
+"""Share by which two confidences may differ and be equal. How a model in float32 rounds depends on
+the batch: confidences of one text differed by 3e-7 at most."""
+
 _LEAST_REST = 2.0**-24
 """Less probability than that is lost in rounding of float32."""
 
@@ -66,6 +70,15 @@ class Confidence:
             tail=float(np.mean(confidences[-window:])),
             self_certainty=float(np.mean(certainties)),
         )
+
+
+def is_below(confidence: float, bar: float) -> bool:
+    """Returns whether a confidence is less than another one, and that is not a matter of rounding.
+
+    Samples with the same first tokens have equal confidences there, so a bar often is one of those
+    that are compared with it.
+    """
+    return confidence < bar - ROUNDING * abs(bar)
 
 
 def window_means(confidences: Sequence[float] | np.ndarray, window: int) -> np.ndarray:

@@ -4,7 +4,6 @@ A feature is what is known of each response: its value, how sure the policy was 
 calibrated value. `VOTES` has every vote by name, with its rule and the features it needs.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from search_lib.answer_rules import STRICT, AnswerRules
-from search_lib.confidence import Confidence
+from search_lib.confidence import Confidence, is_below
 
 
 class Ballots(NamedTuple):
@@ -166,8 +165,12 @@ def borda_vote(ballots: Ballots, rules: AnswerRules, p: float = 0.5) -> float:
     ranked = sorted(certainty, key=lambda place: -certainty[place])
     points = [0.0] * len(ballots.classes)
     left = len(ranked)  # N - r + 1
-    for _, group in itertools.groupby(ranked, key=lambda place: certainty[place]):
-        equal = list(group)
+    groups: list[list[int]] = []
+    for place in ranked:
+        if not groups or is_below(certainty[place], certainty[groups[-1][0]]):
+            groups.append([])
+        groups[-1].append(place)
+    for equal in groups:
         share = sum((left - index) ** p for index in range(len(equal))) / len(equal)
         left -= len(equal)
         for place in equal:
@@ -192,8 +195,8 @@ def confidence_vote(
     confidence = {place: getattr(ballots.confidences[place], of) for place in ballots.voting}
     if not confidence:
         return 0.0
-    bar = np.percentile(list(confidence.values()), 100 - keep)
-    kept = {place: one for place, one in confidence.items() if one >= bar}
+    bar = float(np.percentile(list(confidence.values()), 100 - keep))
+    kept = {place: one for place, one in confidence.items() if not is_below(one, bar)}
     classes = [one if place in kept else None for place, one in enumerate(ballots.classes)]
     weights = [kept.get(place, 0.0) for place in range(len(classes))]
     return credit(winners(classes, weights, rules), ballots)

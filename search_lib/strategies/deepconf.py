@@ -16,7 +16,7 @@ from collections.abc import Collection
 import numpy as np
 
 from run_lib.commands import InputError
-from search_lib.confidence import window_means
+from search_lib.confidence import is_below, window_means
 from search_lib.engines.base import Block
 from search_lib.strategies.base import Answers, Guess, Limits, SearchSpec, StrategyFactory
 from search_lib.strategies.reject import Rejection
@@ -134,7 +134,7 @@ class DeepConf(Rejection):
     def _is_below(self, confidences: list[float], path: Path) -> bool:
         """Returns whether a window of a path is less sure than the bar."""
         lowest = self._lowest(confidences, path)
-        return lowest is not None and self.bar is not None and lowest < self.bar
+        return lowest is not None and self.bar is not None and is_below(lowest, self.bar)
 
 
 def abandoned_below_a_bar(spec: SearchSpec) -> StrategyFactory:

@@ -126,3 +126,13 @@ def test_the_share_that_passes_the_bar_is_a_flag():
     new = strategy_factory("deepconf4", 8, LIMITS, settings=settings, confidence_window=3)
     by_flag, by_hand = new(PROMPT, 5), DeepConf(PROMPT, LIMITS, 5, 8, 4, 3, 10)
     assert run(by_flag) == run(by_hand)
+
+
+def test_a_sample_that_is_below_the_bar_by_rounding_goes_on():
+    search = DeepConf(PROMPT, LIMITS, 0, 2, 1, WINDOW)
+    (first,) = search.ask()
+    search.tell(first.path_id, [Block([1, 1, STOP], "stop", confidences=[10.0] * 3)], [None])
+    (later,) = search.ask()
+    rounded = [10.0 * (1 - 2e-7)] * 4
+    search.tell(later.path_id, [Block([1] * 4, "length", confidences=rounded)], [None])
+    assert len(search.ask()) == 1

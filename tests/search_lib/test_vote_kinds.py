@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import defaultdict
+from dataclasses import astuple
 from fractions import Fraction
 
 import numpy as np
@@ -211,3 +212,18 @@ def test_confidences_of_equal_responses_are_all_kept():
     same = [Confidence(*[np.pi] * 5)] * 7
     one = ballots([0, 0, 0, 0, 1, 1, 1], confidences=same)
     assert find_vote("DeepConf-mean10")(one, STRICT) == 1.0
+
+
+@pytest.mark.parametrize("name", ["Borda", "Borda2", "DeepConf-mean10", "DeepConf-tail50"])
+def test_the_rounding_of_confidences_changes_no_vote(name):
+    vote = find_vote(name)
+    for seed in range(200):
+        one, draw = drawn_ballots(seed), random.Random(seed)
+        expected = vote(one, STRICT)
+        if expected not in (0.0, 1.0):
+            continue  # classes of equal weight, of which rounding may choose one
+        rounded = [
+            Confidence(*(number * (1 + draw.uniform(-3e-7, 3e-7)) for number in astuple(sure)))
+            for sure in one.confidences
+        ]
+        assert vote(one._replace(confidences=rounded), STRICT) == expected
