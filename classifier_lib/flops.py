@@ -205,13 +205,18 @@ def model_size(model: str) -> ModelSize | None:
 
 
 def _read_config(model: str) -> dict[str, Any]:
-    """Returns the content of the config.json of a folder, or of the Hub."""
-    path = Path(model) / "config.json"
+    """Returns the content of the config.json of a folder, or of the Hub, its cache first."""
+    path: str | Path = Path(model) / "config.json"
     if not Path(model).is_dir():
-        import huggingface_hub
+        import huggingface_hub as hub
 
-        path = Path(huggingface_hub.hf_hub_download(model, "config.json"))
-    return dict(json.loads(path.read_bytes()))
+        found = hub.try_to_load_from_cache(model, "config.json")
+        if not isinstance(found, str):
+            # Fails at once without a network, where a download would try for half a minute.
+            hub.get_hf_file_metadata(hub.hf_hub_url(model, "config.json"))
+            found = hub.hf_hub_download(model, "config.json")
+        path = found
+    return dict(json.loads(Path(path).read_bytes()))
 
 
 def _num_labels(config: Mapping[str, Any]) -> int:

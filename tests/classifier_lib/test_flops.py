@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -50,3 +51,27 @@ def test_a_damaged_config_has_no_size(size, content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     assert size(str(tmp_path)) is None
     assert size(str(tmp_path / "absent")) is None
+
+
+def test_a_model_in_the_cache_of_the_hub_has_its_size_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", pytest.fail)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", pytest.fail)
+    cached = tmp_path / "models--who--what"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    folder, _ = save(tiny_config_of("qwen2", 64), cached / "snapshots" / ("0" * 40))
+    assert model_size("who/what") == model_size(folder) is not None
+
+
+def test_a_hub_that_is_not_there_is_not_waited_for(tmp_path, monkeypatch):
+    def refuse(url):
+        asked.append(url)
+        raise ConnectionError("no network")
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", pytest.fail)  # tries again and again
+    assert model_size("who/what") is None
+    assert [url.endswith("who/what/resolve/main/config.json") for url in asked] == [True]
