@@ -39,12 +39,13 @@ def whole_mask(model: PreTrainedModel, seen: torch.Tensor, num_heads: int | None
         The mask, [B, 1, T, S] or what `grouped_sdpa_forward` takes; on a CPU what is added to the
         products.
     """
+    mask = seen
+    if seen.device.type == "cpu":
+        mask = torch.zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, -torch.inf)
     if seen.shape[2] > 1 and num_heads and model.config._attn_implementation == GROUPED_SDPA:
         config = model.config.get_text_config(decoder=True)
-        seen = seen.repeat(1, 1, config.num_attention_heads // num_heads, 1)
-    if seen.device.type != "cpu":
-        return seen
-    return torch.zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, -torch.inf)
+        mask = mask.repeat(1, 1, config.num_attention_heads // num_heads, 1)
+    return mask
 
 
 def grouped_sdpa_forward(
@@ -77,11 +78,11 @@ def grouped_sdpa_forward(
     num_heads, num_queries = key.shape[1], query.shape[2]
     groups = query.shape[1] // num_heads
     if attention_mask is None or groups == 1 or module.training:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-    if 1 < attention_mask.shape[2] == num_queries:
-        attention_mask = attention_mask.repeat(1, 1, groups, 1)
+        mask = None if attention_mask is None else attention_mask[:, :, :num_queries]
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+    if attention_mask.shape[2] not in (1, groups * num_queries):
+        # Not repeated yet, or for layers with other groups.
+        attention_mask = attention_mask[:, :, :num_queries].repeat(1, 1, groups, 1)
     output = F.scaled_dot_product_attention(
         query.reshape(len(query), num_heads, groups * num_queries, -1),
         key,

@@ -22,6 +22,7 @@ def value_model_class(config: PretrainedConfig) -> type[ValueModel] | None:
 
 def has_sliding_window(config: PretrainedConfig) -> bool:
     """Returns whether some layer of a decoder attends to the latest tokens only."""
+    config = config.get_text_config(decoder=True)  # of a model that reads pictures, too
     layers = getattr(config, "layer_types", None)
     # Without types of layers all of them have the window.
     window = getattr(config, "sliding_window", None)

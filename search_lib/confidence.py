@@ -20,9 +20,10 @@ TOP_K = 20
 BOTTOM_SHARE = 0.1
 """Share of the windows that the bottom confidence is the mean of."""
 
-ROUNDING = 1e-5
-"""Share by which two confidences may differ and be equal. How a model in float32 rounds depends on
-the batch: confidences of one text differed by 3e-7 at most."""
+ROUNDING = {"rel_tol": 1e-5, "abs_tol": 1e-6}
+"""By how much two confidences may differ and be equal. How a model in float32 rounds depends on the
+batch: confidences of one text differed by 3e-7 of their size at most, and self-certainties near 0
+by as much as that of 1. In bfloat16 they differ by more, and texts soon, too."""
 
 _LEAST_REST = 2.0**-24
 """Less probability than that is lost in rounding of float32."""
@@ -78,7 +79,7 @@ def is_below(confidence: float, bar: float) -> bool:
     Samples with the same first tokens have equal confidences there, so a bar often is one of those
     that are compared with it.
     """
-    return confidence < bar - ROUNDING * abs(bar)
+    return confidence < bar and not math.isclose(confidence, bar, **ROUNDING)
 
 
 def window_means(confidences: Sequence[float] | np.ndarray, window: int) -> np.ndarray:

@@ -156,8 +156,8 @@ def pessimistic_verification(ballots: Ballots, rules: AnswerRules, alpha: float 
 def borda_vote(ballots: Ballots, rules: AnswerRules, p: float = 0.5) -> float:
     """Returns the accuracy of the answer with the most points by rank of self-certainty (Borda).
 
-    Of the N responses that take part, the r-th surest has `(N - r + 1)^p` points. Equal ones share
-    those of their ranks. With p 0 it is MV.
+    Of the N responses that take part, the r-th surest has `(N - r + 1)^p` points. Ones that are
+    equal, up to rounding, share those of their ranks. With p 0 it is MV.
 
     Source: Kang et al. (2025), arXiv 2502.18581, "Borda voting"; 0.5 is the default of their code.
     """
@@ -187,7 +187,7 @@ def confidence_vote(
     """Returns the accuracy of the answer with the largest summed confidence (DeepConf, offline).
 
     Of the responses that take part, only the surest `keep` per cent vote: those whose confidence is
-    at least the percentile `100 - keep`. They weigh as much as their confidence.
+    at least the percentile `100 - keep`, up to rounding. They weigh as much as their confidence.
 
     Source: Fu et al. (2025), arXiv 2508.15260: confidence-weighted majority voting and confidence
     filtering; they keep 10 or 90 per cent.

@@ -313,7 +313,7 @@ class RunningBatch:
                     ended.append(index)
                 for name, of_rows in numbers.items():
                     row.numbers[name] += of_rows[place]
-        return ended
+        return sorted(ended)
 
     def _take_block(self, row: Row, index: int) -> torch.Tensor:
         """Returns the states of a row's new tokens but for the last one, which has none."""

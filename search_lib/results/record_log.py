@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from run_lib.commands import InputError
 from run_lib.files import atomic_file, lock_file
 from run_lib.lines import append_lines
-from search_lib.results.typed_json import Misfit, read_json
+from search_lib.results.typed_json import Misfit, read_typed
 
 LOCK_NAME = ".run.lock"
 
@@ -60,7 +60,7 @@ def parse_line(kind: type[AnyRecord], line: bytes) -> AnyRecord | None:
     if not isinstance(content, dict):
         return None
     try:
-        return read_json(kind, content)
+        return read_typed(kind, content)
     except Misfit as misfit:
         raise NotARecord(str(misfit)) from misfit
 

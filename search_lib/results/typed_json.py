@@ -21,25 +21,26 @@ class Misfit(ValueError):
     """A value isn't what its place holds. The message names the place, and says what is there.
 
     Args:
-        place: The key at fault, within the value that was read.
-        fault: What is wrong with it; continues the place.
+        fault: What is wrong; continues the place.
+        place: Keys of objects and indices of lists that lead to it, the outermost first.
     """
 
-    def __init__(self, place: str, fault: str):
-        super().__init__(place, fault)
-        self.place = place
-        self.fault = fault
+    def __init__(self, fault: str, place: tuple[str | int, ...] = ()):
+        super().__init__(fault, place)
+        self._fault = fault
+        self._place = place
 
-    def within(self, place: str) -> "Misfit":
-        """Returns this, as told of what holds the value at a place."""
-        dot = "." if self.place and not self.place.startswith("[") else ""
-        return Misfit(f"{place}{dot}{self.place}", self.fault)
+    def within(self, key: str | int) -> "Misfit":
+        """Returns this, as told of what holds the value."""
+        return Misfit(self._fault, (key, *self._place))
 
     def __str__(self) -> str:
-        return f"{self.place}{self.fault}"
+        keys = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in self._place]
+        place = shorten("".join(keys).removeprefix("."), 60)
+        return f"{place}{self._fault}" if keys else self._fault.removeprefix(".")
 
 
-def read_json(kind: type[Kind], content: Any) -> Kind:
+def read_typed(kind: type[Kind], content: Any) -> Kind:
     """Makes a dataclass of its JSON.
 
     Raises:
@@ -66,9 +67,9 @@ def _reader(hint: Any) -> Reader:
         if kind is dict and objects:
             return objects[0](value)
         if kind not in types:
-            raise Misfit("", f" is a value of another type: {shorten(value, 60)}")
+            raise Misfit(f" is a value of another type: {shorten(value, 60)}")
         if kind is float and not math.isfinite(value):
-            raise Misfit("", f" is {value}")
+            raise Misfit(f" is {value}")
         return value
 
     return read
@@ -91,17 +92,19 @@ def _list_reader(kind: Any) -> Reader:
 
     def read(value: Any) -> Any:
         if type(value) is not list:
-            raise Misfit("", f" is a value of another type: {shorten(value, 60)}")
+            raise Misfit(f" is a value of another type: {shorten(value, 60)}")
         # Numbers of tokens: there are many.
         found = set(map(type, value))
-        if found <= types and (float not in found or all(map(math.isfinite, value))):
+        if found <= types and float not in found:
+            return value
+        if found == {float} == types - {int} and all(map(math.isfinite, value)):
             return value
         items: list[Any] = []
         try:
             for item in value:
                 items.append(read_item(item))
         except Misfit as misfit:
-            raise misfit.within(f"[{len(items)}]") from None
+            raise misfit.within(len(items)) from None
         return items
 
     return read
@@ -120,12 +123,12 @@ def _object_reader(kind: Any) -> Reader:
 
     def read(content: Any) -> Any:
         if type(content) is not dict:
-            raise Misfit("", " is not an object")
+            raise Misfit(" is not an object")
         if content.keys() != readers.keys():
             if unknown := [name for name in content if name not in readers]:
-                raise Misfit(shorten(unknown[0], 60), " is no key of a record")
+                raise Misfit(" is no key of a record", (unknown[0],))
             if missing := [name for name in required if name not in content]:
-                raise Misfit(missing[0], " is missing")
+                raise Misfit(" is missing", (missing[0],))
         values, name = dict(content), ""
         try:
             for name, item in content.items():
@@ -136,6 +139,6 @@ def _object_reader(kind: Any) -> Reader:
         try:
             return kind(**values)
         except ValueError as error:
-            raise Misfit(str(error), "") from error
+            raise Misfit(f".{error}") from error
 
     return read

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, Qwen2ForCausalLM
+from transformers import DynamicCache, Gemma3Config, Qwen2ForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from classifier_lib.inference_attention import (
@@ -11,6 +11,7 @@ from classifier_lib.inference_attention import (
     use_grouped_attention,
     whole_mask,
 )
+from classifier_lib.loading import has_sliding_window
 from tests.support.tiny_models import build_tiny_config
 
 NUM_COLUMNS = 9
@@ -72,7 +73,27 @@ def model_cache(model, states):
     return cache
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_mask_for_other_groups_is_made_to_fit(groups):
+    mask, heads = random_mask(5), 2
+    query = torch.randn(4, heads * groups, 5, 8)
+    key, value = torch.randn(2, 4, heads, NUM_COLUMNS, 8)
+    layer = torch.nn.Module().eval()
+    layer.num_key_value_groups = groups
+    expected, _ = grouped_sdpa_forward(layer, query, key, value, mask, scaling=0.3)
+    repeated = mask.repeat(1, 1, 2, 1)
+    found, _ = grouped_sdpa_forward(layer, query, key, value, repeated, scaling=0.3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_a_model_with_sliding_windows_makes_masks_of_its_own(model):
     assert takes_whole_masks(model)
     model.config.layer_types = ["sliding_attention"] * len(model.config.layer_types)
     assert not takes_whole_masks(model)
+
+
+def test_sliding_windows_of_the_language_model_within_another_are_seen():
+    text = {"layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2}
+    assert has_sliding_window(Gemma3Config(text_config=text))
+    text["layer_types"] = ["full_attention"] * 2
+    assert not has_sliding_window(Gemma3Config(text_config=text))

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from search_lib.confidence import Confidence, self_certainty_of_top, window_means
+from search_lib.confidence import Confidence, is_below, self_certainty_of_top, window_means
 
 
 @pytest.mark.parametrize(("length", "window"), [(1, 4), (3, 4), (4, 4), (5, 4), (60, 4), (60, 1)])
@@ -49,3 +49,21 @@ def test_a_token_whose_rest_is_lost_in_rounding_has_a_finite_certainty():
     sure = self_certainty_of_top([0.0, -90.0], 1000)
     assert math.isfinite(sure)
     assert sure > self_certainty_of_top([math.log(0.9), math.log(0.05)], 1000)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "bar", "expected"),
+    [
+        (9.0, 10.0, True),
+        (10.0, 9.0, False),
+        (10.0 * (1 - 3e-7), 10.0, False),
+        (10.0 * (1 - 2e-5), 10.0, True),
+        (-10.0 * (1 + 3e-7), -10.0, False),
+        (-10.0 * (1 + 2e-5), -10.0, True),
+        (-3e-7, 0.0, False),
+        (-1e-5, 0.0, True),
+        (1.0, np.inf, True),
+    ],
+)
+def test_a_confidence_is_below_a_bar_by_more_than_rounding(confidence, bar, expected):
+    assert is_below(confidence, bar) == expected

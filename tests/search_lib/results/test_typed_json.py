@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 
-from search_lib.results.typed_json import Misfit, read_json
+from search_lib.results.typed_json import Misfit, read_typed
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def changed(**changes):
 
 
 def test_what_was_written_is_read():
-    assert read_json(Whole, json.loads(json.dumps(asdict(WHOLE)))) == WHOLE
+    assert read_typed(Whole, json.loads(json.dumps(asdict(WHOLE)))) == WHOLE
 
 
 def test_what_has_a_default_may_be_missing():
     content = changed()
     del content["note"], content["tags"]
-    assert read_json(Whole, content) == Whole(**vars(WHOLE) | {"note": None})
+    assert read_typed(Whole, content) == Whole(**vars(WHOLE) | {"note": None})
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,12 @@ def test_what_has_a_default_may_be_missing():
         changed(note="x"),
         changed(note=1),
         changed(shares=[1, 0.5]),
+        changed(shares=[0.5, 10**400]),
         changed(ids=[]),
     ],
 )
 def test_what_fits_its_type_is_kept_as_it_is(content):
-    assert asdict(read_json(Whole, content)) == content
+    assert asdict(read_typed(Whole, content)) == content
 
 
 @pytest.mark.parametrize(
@@ -80,10 +81,12 @@ def test_what_fits_its_type_is_kept_as_it_is(content):
         (changed(parts=[{"name": "a", "share": 0, "x": 1}]), "parts[0].x is no key of a record"),
         (changed(parts=[{"name": "a", "share": 2}]), "parts[0].share is 2"),
         (changed(parts=[None]), "parts[0] is not an object"),
+        (changed(best={"": 1, "name": "c", "share": 0}), "best. is no key of a record"),
+        (changed(best={"[0]": 1, "name": "c", "share": 0}), "best.[0] is no key of a record"),
         ([], " is not an object"),
     ],
 )
 def test_what_does_not_fit_is_named(content, message):
     with pytest.raises(Misfit) as found:
-        read_json(Whole, content)
+        read_typed(Whole, content)
     assert str(found.value).startswith(message)
