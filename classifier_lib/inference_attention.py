@@ -27,13 +27,16 @@ def takes_whole_masks(model: PreTrainedModel) -> bool:
     return implementation in ("sdpa", GROUPED_SDPA) and not has_sliding_window(model.config)
 
 
-def whole_mask(model: PreTrainedModel, seen: torch.Tensor, num_heads: int | None) -> torch.Tensor:
+def whole_mask(
+    model: PreTrainedModel, seen: torch.Tensor, num_heads: int | None, dtype: torch.dtype
+) -> torch.Tensor:
     """Returns a mask as the layers of a model need it, so that none of them has to make it anew.
 
     Args:
         model: One that `takes_whole_masks`.
         seen: What each new token attends to, bool [B, 1, T, S].
         num_heads: Heads of keys and values; None if they differ between layers.
+        dtype: Data type of these.
 
     Returns:
         The mask, [B, 1, T, S] or what `grouped_sdpa_forward` takes; on a CPU what is added to the
@@ -41,7 +44,7 @@ def whole_mask(model: PreTrainedModel, seen: torch.Tensor, num_heads: int | None
     """
     mask = seen
     if seen.device.type == "cpu":
-        mask = torch.zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, -torch.inf)
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
     if seen.shape[2] > 1 and num_heads and model.config._attn_implementation == GROUPED_SDPA:
         config = model.config.get_text_config(decoder=True)
         mask = mask.repeat(1, 1, config.num_attention_heads // num_heads, 1)

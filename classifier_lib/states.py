@@ -420,8 +420,9 @@ def forward_rows(
         columns = torch.arange(batch.room_columns, device=device)
         seen = columns >= batch.end - starts
         if takes_whole_masks(model):
-            before = columns <= columns[batch.end :, None]
-            attention_mask = whole_mask(model, seen[:, None, None] & before, batch.num_heads)
+            assert batch.states is not None
+            seen = seen[:, None, None] & (columns <= columns[batch.end :, None])
+            attention_mask = whole_mask(model, seen, batch.num_heads, batch.states.dtype)
         else:
             attention_mask = seen.long()
         position_ids = starts + torch.arange(width, device=device)

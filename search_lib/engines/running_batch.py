@@ -252,7 +252,7 @@ class RunningBatch:
             behind = (columns - positions[0] - positions[2])[:, None, None]
             each = torch.arange(num_twins, device=device)[:, None]
             seen = seen & ((behind < 0) | (behind % num_twins == each))
-        self._mask = whole_mask(self._model, seen, states.num_heads)
+        self._mask = whole_mask(self._model, seen, states.num_heads, self._model.dtype)
 
     def _decode(self, num_tokens: int) -> list[int]:
         """Adds tokens to all rows, or none if it raises; returns which rows have ended."""

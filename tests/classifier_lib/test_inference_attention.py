@@ -60,7 +60,7 @@ def test_a_whole_mask_gives_what_its_truth_values_give(model, num_queries, num_h
         with torch.no_grad():
             return model(ids, attention_mask=mask, past_key_values=cache).logits
 
-    mask = whole_mask(model, seen, num_heads)
+    mask = whole_mask(model, seen, num_heads, model.dtype)
     assert mask.dtype == model.dtype
     torch.testing.assert_close(logits(mask), logits(seen), rtol=0, atol=0)
 

@@ -59,7 +59,8 @@ def ask(flags, model, answer):
             finally:
                 await scorer.close()
 
-    return asyncio.run(body()), sent
+    # An error of `answer` is one of the server, which would be asked for ever.
+    return asyncio.run(asyncio.wait_for(body(), 60)), sent
 
 
 def listed(name, rows):
