@@ -1,5 +1,6 @@
 """Small HTTP servers with every fault."""
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -22,9 +23,25 @@ def free_ports(count: int) -> int:
 
 @asynccontextmanager
 async def serving(answer, port=0):
-    """A server that gives each request to `answer`; yields its URL."""
+    """A server that gives each request to `answer`; yields its URL.
+
+    An error of `answer` ends the block, and is raised: a client would ask again for ever.
+    """
+    user = asyncio.current_task()
+    errors = []
+
+    async def handle(request):
+        try:
+            return await answer(request)
+        except (web.HTTPException, OSError):  # a status, or a client that is gone
+            raise
+        except Exception as error:
+            errors.append(error)
+            user.cancel()
+            raise
+
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
@@ -33,6 +50,8 @@ async def serving(answer, port=0):
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+        if errors:
+            raise errors[0]
 
 
 def in_turn(*answers):
