@@ -206,17 +206,19 @@ def model_size(model: str) -> ModelSize | None:
 
 def _read_config(model: str) -> dict[str, Any]:
     """Returns the content of the config.json of a folder, or of the Hub, its cache first."""
-    path: str | Path = Path(model) / "config.json"
+    path = Path(model) / "config.json"
     if not Path(model).is_dir():
         import huggingface_hub as hub
 
-        found = hub.try_to_load_from_cache(model, "config.json")
-        if not isinstance(found, str):
+        from run_lib.hub import find_cached
+
+        found = find_cached(model, "config.json")
+        if found is None:
             # Fails at once without a network, where a download would try for half a minute.
             hub.get_hf_file_metadata(hub.hf_hub_url(model, "config.json"))
-            found = hub.hf_hub_download(model, "config.json")
+            found = Path(hub.hf_hub_download(model, "config.json"))
         path = found
-    return dict(json.loads(Path(path).read_bytes()))
+    return dict(json.loads(path.read_bytes()))
 
 
 def _num_labels(config: Mapping[str, Any]) -> int:

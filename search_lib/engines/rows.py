@@ -110,7 +110,11 @@ class Row:
         return self.uniforms[start : start + count]
 
     def add(self, token_ids: list[int], are_finite: list[bool]) -> bool:
-        """Takes the next tokens, up to the one where the block ends; returns whether it has."""
+        """Takes the next tokens, up to the one where the block ends.
+
+        Returns:
+            Whether it has ended, or failed.
+        """
         if not self.stop_ids.isdisjoint(token_ids):
             self.end = "stop"
             stop = next(i for i, token_id in enumerate(token_ids) if token_id in self.stop_ids)
@@ -144,6 +148,7 @@ def new_rows(request: GenerationRequest, prefix: Prefix) -> list[Row]:
             request,
             index,
             prefix if index == 0 else prefix._replace(num_computed=0),
+            # numpy's default_rng, which takes longer to find that this is it.
             np.random.Generator(np.random.PCG64((expansion.seed, request.first + index))),
             stop_ids,
         )

@@ -70,7 +70,7 @@ class RunningBatch:
         # computes and their positions [rows of states, twins], and random numbers [rows, tokens].
         self._num_left = 0
         self._ids = self._positions = self._uniforms = torch.empty(0)
-        # One spares the library to make it; it would see no sliding windows.
+        # Then the library need not make any.
         self._takes_whole_masks = takes_whole_masks(model)
 
     @torch.inference_mode()

@@ -89,15 +89,14 @@ def _scalar_types(parts: tuple[Any, ...]) -> frozenset[Any]:
 def _list_reader(kind: Any) -> Reader:
     read_item = _reader(kind)
     types = _scalar_types((kind,))
+    plain = types - {float}
 
     def read(value: Any) -> Any:
         if type(value) is not list:
             raise Misfit(f" is a value of another type: {shorten(value, 60)}")
-        # Numbers of tokens: there are many.
+        # All alike at once: there are as many numbers as tokens.
         found = set(map(type, value))
-        if found <= types and float not in found:
-            return value
-        if found == {float} == types - {int} and all(map(math.isfinite, value)):
+        if found <= plain or (found == {float} <= types and all(map(math.isfinite, value))):
             return value
         items: list[Any] = []
         try:

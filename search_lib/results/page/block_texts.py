@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import huggingface_hub
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from run_lib.hub import find_cached
 from search_lib.results.blocks import RunBlocks, SearchBlocks
 from search_lib.results.records import Record
 from search_lib.results.run_config import RunConfig
@@ -115,7 +115,7 @@ def block_reader(
     policy = config.flags["piref_model"]
     path = Path(policy) / TOKENIZER_NAME
     if not path.is_file():
-        found = None if Path(policy).exists() else _find_cached(policy)
+        found = None if Path(policy).exists() else find_cached(policy, TOKENIZER_NAME)
         if found is None:
             lack = (
                 f"The texts of its blocks can't be read: there is no {TOKENIZER_NAME} of {policy}"
@@ -137,12 +137,3 @@ def block_reader(
         ]
 
     return BlockReader(read, None)
-
-
-def _find_cached(policy: str) -> Path | None:
-    """Returns the tokenizer of a policy in the hub's cache; None if it isn't there."""
-    try:
-        found = huggingface_hub.try_to_load_from_cache(policy, TOKENIZER_NAME)
-    except huggingface_hub.errors.HFValidationError:  # a folder that is gone
-        return None
-    return Path(found) if isinstance(found, str) else None
