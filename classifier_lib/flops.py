@@ -210,7 +210,7 @@ def _read_config(model: str) -> dict[str, Any]:
     if not Path(model).is_dir():
         import huggingface_hub as hub
 
-        from run_lib.hub import find_cached
+        from run_lib.hub_cache import find_cached
 
         found = find_cached(model, "config.json")
         if found is None:

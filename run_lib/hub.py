@@ -194,15 +194,6 @@ def read_tokenizer(model_path: str | Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
-def find_cached(model: str, name: str) -> Path | None:
-    """Returns a file of a repository in the Hub's cache; None if it isn't there."""
-    try:
-        found = huggingface_hub.try_to_load_from_cache(model, name)
-    except HFValidationError:  # a folder that is gone
-        return None
-    return Path(found) if isinstance(found, str) else None
-
-
 def hub_id(source: str) -> str | None:
     """Returns the Hub id that a model or data set came from; None if it was a path."""
     try:

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from run_lib.hub import find_cached
+from run_lib.hub_cache import find_cached
 from search_lib.results.blocks import RunBlocks, SearchBlocks
 from search_lib.results.records import Record
 from search_lib.results.run_config import RunConfig
