@@ -13,6 +13,7 @@ import pytest
 from dvo_lib.trees import RecordedStep
 from scripts import report
 from search_lib.answer_rules import STRICT
+from search_lib.asking.outcome import count_vote
 from search_lib.results.page import run_pages
 from search_lib.results.page.block_texts import BlockReader, BlockTokens
 from search_lib.results.page.build import build_page
@@ -104,6 +105,13 @@ def test_the_winners_of_a_vote_are_those_of_the_table(tmp_path):
     assert page.row("a")["votes"] == {"MV": 0.3333, "WMV": 1, "BoN": 1, "pass@k": 1}
     assert page.problem("a")["winners"] == {"MV": [0, 1, 2], "WMV": [0], "BoN": [0]}
     assert other.problem("b")["winners"] == {"MV": [0, 1]}
+
+
+def test_the_answer_of_a_tie_is_the_one_that_asking_the_question_would_give(tmp_path):
+    trees = [[("7", 0.4), ("7.0", 0.4)], [("8", 0.4), ("8", 0.4)]]
+    write_run(tmp_path / "run", {"a": ("1", trees)})
+    (page,) = pages_of(tmp_path / "run")
+    assert page.row("a")["answer"] == count_vote(page.graded["a"], page.method)[0].answer == "7"
 
 
 class Numbers:

@@ -44,11 +44,7 @@ def count_vote(problem: GradedProblem, vote: VoteName) -> list[Candidate]:
         vote: How they vote.
     """
     has_values = "values" in problem.features
-    members: dict[int, list[tuple[int, int]]] = {}
-    for tree, classes in enumerate(problem.classes):
-        for place, answer_class in enumerate(classes):
-            if answer_class is not None:
-                members.setdefault(answer_class, []).append((tree, place))
+    members = problem.members()
 
     def value(response: tuple[int, int]) -> float:
         tree, place = response
@@ -64,15 +60,16 @@ def count_vote(problem: GradedProblem, vote: VoteName) -> list[Candidate]:
     total = sum(weights.values())
 
     def rank(answer_class: int) -> tuple[bool, float, int]:
-        return answer_class not in winning, -weights[answer_class], -len(members[answer_class])
+        is_winning = answer_class in winning  # in a tie that rounding may hide from the weights
+        weight = 0.0 if is_winning else -weights[answer_class]
+        return not is_winning, weight, -len(members[answer_class])
 
     candidates = []
     for answer_class in sorted(members, key=rank):
         of = members[answer_class]
-        spellings = [str(problem.answers[tree][place]) for tree, place in of]
         candidates.append(
             Candidate(
-                max(spellings, key=spellings.count),
+                problem.spelling(of),
                 len(of),
                 weights[answer_class],
                 weights[answer_class] / total if total else 0.0,

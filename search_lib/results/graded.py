@@ -52,6 +52,20 @@ class GradedProblem:
         """Gives the responses calibrated values, from their values."""
         self.calibrated = [calibration.apply(of_search) for of_search in self.values]
 
+    def members(self) -> dict[int, list[tuple[int, int]]]:
+        """Returns (repetition, place) of the responses of each class, both in their order."""
+        members: dict[int, list[tuple[int, int]]] = {}
+        for tree, (answers, classes) in enumerate(zip(self.answers, self.classes, strict=True)):
+            for place, (answer, own) in enumerate(zip(answers, classes, strict=True)):
+                if answer is not None and own is not None:
+                    members.setdefault(own, []).append((tree, place))
+        return members
+
+    def spelling(self, responses: Sequence[tuple[int, int]]) -> str:
+        """Returns the most frequent answer of some responses, the first of those in a tie."""
+        spellings = [str(self.answers[tree][place]) for tree, place in responses]
+        return max(spellings, key=spellings.count)
+
     def score(self, method: str, trees: int) -> list[float]:
         """Returns the accuracy of an aggregation over each whole group of `trees` repetitions.
 

@@ -262,15 +262,10 @@ class RunPage:
         }
 
     def _winning_answer(self, problem: GradedProblem) -> str | None:
-        """Returns an answer that wins the vote; None if there is none."""
+        """Returns the answer that wins the vote, of a tie the most frequent; None if none does."""
         winning = winning_classes(self.method, problem.ballots(slice(None)), self.rules)
-        answers = [
-            answer
-            for of_tree, classes in zip(problem.answers, problem.classes, strict=True)
-            for answer, own in zip(of_tree, classes, strict=True)
-            if own in winning and answer is not None
-        ]
-        return max(answers, key=answers.count, default=None)
+        members = {own: of for own, of in problem.members().items() if own in winning}
+        return problem.spelling(max(members.values(), key=len)) if members else None
 
     def problem(self, problem_id: str) -> dict[str, Any]:
         """Returns the trees of one problem and the classes that win their vote, as JSON types."""

@@ -74,6 +74,11 @@ def test_the_first_class_wins_that_vote_and_shares_are_those_of_all_weights(vote
     assert [one.share for one in candidates] == pytest.approx(expected)
 
 
+def test_of_equal_weights_but_for_rounding_the_class_of_more_responses_stands_first():
+    trees = [[("7", 0.1 + 0.2)], [("8", 0.15), ("8", 0.15)]]
+    assert [one.answer for one in count_vote(graded(trees), "WMV")] == ["8", "7"]
+
+
 def test_without_values_the_most_frequent_answer_wins_and_its_first_response_stands_for_it():
     trees = [[(answer, None) for answer, _ in tree] for tree in TREES]
     candidates = count_vote(graded(trees), "MV")
