@@ -36,6 +36,7 @@ from classifier_lib.loading import has_sliding_window, load_value_config
 from classifier_lib.modeling import VALUE_MODELS
 from run_lib.addresses import is_loopback
 from run_lib.commands import InputError, naming, run_command
+from run_lib.ports import free_port
 
 MODEL_PACKAGE = "classifier_lib.sglang_model"
 
@@ -143,6 +144,10 @@ def serve(arguments: list[str]) -> None:
         raise InputError(
             f"--host {server_args.host} can be reached from other machines: that needs --api-key"
         )
+    if server_args.nccl_port is None and server_args.dp_size == 1:
+        # SGLang would choose one that anybody may be given until its scheduler binds it. Of several
+        # data-parallel schedulers each has one of its own.
+        server_args.nccl_port = free_port(server_args.port)
     server_args.resolve_once()
     try:
         launch_server(

@@ -5,7 +5,6 @@ import os
 import queue
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_classifier
+from run_lib.ports import free_port
 from tests.support.distributed import run_distributed
 
 SCRIPT = Path(train_classifier.__file__).parent / "scripts" / "train_multinode.sh"
@@ -30,9 +30,7 @@ class Nodes:
     """Agents that the script starts, which could be on different machines."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._agents: list[subprocess.Popen[str]] = []
         self._lines: queue.Queue[str] = queue.Queue()
         self.log = ""

@@ -159,6 +159,16 @@ def test_for_other_machines_there_is_one_address_and_a_key(started):
     assert given[given.index("--prometheus-host") + 1] == "127.0.0.1"
 
 
+def test_each_server_has_a_port_for_its_processes_that_no_program_is_given_by_chance(started):
+    ports = [
+        int(server["arguments"][server["arguments"].index("--nccl-port") + 1])
+        for server in (started.server_0, started.server_1)
+    ]
+    assert len({*ports, *range(started.port, started.port + 4)}) == 6
+    assert max(ports) < 32_768
+    assert "--nccl-port" not in started.router["arguments"]
+
+
 def test_stopped_twice_the_script_still_ends_what_it_started(started):
     assert (started.status, started.alive) == (143, [])
 

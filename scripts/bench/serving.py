@@ -61,6 +61,7 @@ import aiohttp
 import inference_eval
 from run_lib.commands import RunStopped, parse_command_line, run_command
 from run_lib.hub import quiet_transformers
+from run_lib.ports import free_port
 from scripts.bench import print_report
 from scripts.bench.args import SERVING
 from scripts.bench.args import ServingArgs as Args
@@ -69,7 +70,6 @@ from search_lib.asking.flags import QuestionFlags, toy_defaults
 from search_lib.benchmarks import BENCHMARKS, Problem, load_problems
 from search_lib.open_models import OpenModels, Result
 from search_lib.results.records import read_records
-from search_lib.scorers.value_server import free_port
 from search_lib.search_args import Args as SearchArgs
 
 ROOT = Path(inference_eval.__file__).parent

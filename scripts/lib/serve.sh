@@ -64,6 +64,20 @@ name() { if [ "$1" -eq "$num_servers" ]; then echo router; else echo "server_$1"
 in_url() { if [[ $1 == *:* ]]; then echo "[$1]"; else echo "$1"; fi; }
 server_port() { echo $((num_servers == 1 ? port : port + 1 + $1)); }
 
+# Sets nccl_ports to a port for the processes of each server. They bind it many seconds later, and SGLang
+# itself would take one that any program may be given by then.
+find_nccl_ports() {
+    mapfile -t nccl_ports < <(cd "$root" && "$python" -c '
+import sys
+from run_lib.ports import free_port
+first, servers = map(int, sys.argv[1:])
+promised = [*range(first, first + servers + 2)]
+for _ in range(servers):
+    promised.append(free_port(*promised))
+    print(promised[-1])' "$port" "$num_servers")
+    [ ${#nccl_ports[@]} -eq "$num_servers" ] || fail "no free ports were found" 1
+}
+
 # Starts the server or router of a number. Each leads a process group of its own, so that none of
 # its workers outlives it.
 start() {
@@ -75,7 +89,12 @@ start() {
             "${router_options[@]}" --worker-urls "${server_urls[@]}")
     else
         command=("${server_command[@]}" --tp-size "$tp_size" --port "$(server_port "$1")"
-            --host "$([ "$num_servers" -eq 1 ] && echo "$host" || echo 127.0.0.1)" "${arguments[@]}")
+            --host "$([ "$num_servers" -eq 1 ] && echo "$host" || echo 127.0.0.1)")
+        case " ${arguments[*]} " in
+        *" --dp"* | *" --data-p"*) ;; # each of several schedulers has a port of its own
+        *) command+=(--nccl-port "${nccl_ports[$1]}") ;;
+        esac
+        command+=("${arguments[@]}")
     fi
     CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus_of_server[*]}") \
         setsid "${run_module[@]}" "${command[@]}" >>"$log_dir/$(name "$1").log" 2>&1 </dev/null &
@@ -144,6 +163,7 @@ serve() {
     esac
     refuse_address "${@:3}"
     arguments=("${@:3}") pids=() server_urls=()
+    find_nccl_ports
     trap stop EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM

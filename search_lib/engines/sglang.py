@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from run_lib.hub import loading
+from run_lib.ports import free_port
 from run_lib.text import one_line
 from search_lib.engines.sglang_protocol import (
     UNSCALED_LOGPROBS,
@@ -96,6 +97,8 @@ class SglangEngine(SglangSamples):
             defaults |= PRIORITY_ARGUMENTS
         if not torch.cuda.is_available():
             defaults |= CPU_ARGUMENTS
+        if arguments.get("dp_size", 1) == 1:  # of several schedulers each has a port of its own
+            defaults["nccl_port"] = free_port()
         arguments = defaults | arguments
         if unscaled_logprobs:
             os.environ[UNSCALED_LOGPROBS] = "1"  # its workers inherit it

@@ -1,9 +1,6 @@
 """A value server that one run starts on this machine and ends."""
 
-import contextlib
-import random
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from run_lib.children import child_environment
+from run_lib.ports import free_port
 
 START_SECONDS = 1800
 """A server that is not ready after this time hangs; the largest models take some minutes."""
@@ -84,19 +82,6 @@ class ValueServer:
         except subprocess.TimeoutExpired:
             self.process.kill()  # SGLang's own processes end with it
             self.process.wait()
-
-
-def free_port() -> int:
-    """Returns a port of this machine that nobody has, and that nobody is given by chance.
-
-    A server binds its port many seconds later. The system's own choice of a port, for an outgoing
-    connection of any program, is from 32,768 on.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as listener:
-            listener.bind(("127.0.0.1", port))
-            return port
 
 
 def last_error(log_path: Path) -> str:

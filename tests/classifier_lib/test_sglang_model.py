@@ -17,6 +17,7 @@ from classifier_lib import serve
 from classifier_lib.loading import load_value_model
 from classifier_lib.modeling import SUCCESS_CLASS, VALUE_MODELS, Qwen2ForClassifier, ValueModel
 from run_lib.commands import InputError
+from search_lib.engines.http_service import get_json
 from search_lib.scorers.value_server import ValueServer
 from tests.support.paths import ROOT
 from tests.support.sglang_processes import sglang_environment
@@ -89,6 +90,11 @@ def test_a_cached_prefix_is_not_computed_again_and_changes_no_value(value_server
     (row,) = rows_of(value_server.url, [longer])
     assert row[3] == len(paths[1])
     assert row[:3] == pytest.approx(class_probabilities(reference, longer), abs=TOLERANCE)
+
+
+def test_the_port_of_its_processes_is_one_that_no_program_is_given_by_chance(value_server):
+    port = get_json(f"{value_server.url}/get_server_info")["nccl_port"]
+    assert port < 32_768
 
 
 BROKEN = {

@@ -12,13 +12,13 @@ import torch
 import inference_eval
 from run_lib.commands import InputError
 from run_lib.hub import load_tokenizer
+from run_lib.ports import free_port
 from search_lib.open_models import OpenModels
 from search_lib.results.blocks import RunBlocks
 from search_lib.results.records import read_records
 from search_lib.scorers.factory import step_reader
 from search_lib.scorers.flags import ScorerFlags
 from search_lib.scorers.text_models import StepModel, load_step_prm
-from search_lib.scorers.value_server import free_port
 from tests.support.documentation import PAGES
 from tests.support.searches import make_args
 from tests.support.tiny_scorers import save_qwen, save_reward

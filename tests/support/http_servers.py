@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from search_lib.scorers.value_server import free_port
+from run_lib.ports import free_port
 
 
 def free_ports(count: int) -> int:

@@ -12,6 +12,7 @@ import zlib
 import pytest
 from aiohttp import web
 
+from run_lib.ports import free_port
 from search_lib.engines import http_service
 from search_lib.engines.base import EngineUnavailable
 from search_lib.engines.http_service import (
@@ -21,7 +22,6 @@ from search_lib.engines.http_service import (
     parse_json,
     seconds_of,
 )
-from search_lib.scorers.value_server import free_port
 from tests.support.http_servers import in_turn, serving
 
 

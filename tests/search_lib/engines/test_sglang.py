@@ -488,6 +488,24 @@ def test_settings_that_no_engine_can_have_are_refused(changes, message):
         replace(EngineFlags("sglang"), **changes).check()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_chosen"), [({}, True), ({"dp_size": 2}, False), ({"nccl_port": 7}, False)]
+)
+def test_one_scheduler_has_a_port_that_no_program_is_given_by_chance(
+    arguments, is_chosen, monkeypatch
+):
+    given = {}
+
+    def start(**all_arguments):
+        given.update(all_arguments)
+        return SimpleNamespace(server_args=SimpleNamespace(resolved_dict=dict))
+
+    monkeypatch.setattr(sglang, "import_engine", lambda: start)
+    SglangEngine.load("policy", 10, arguments)
+    port = given.get("nccl_port")
+    assert port in range(20_000, 32_000) if is_chosen else port == arguments.get("nccl_port")
+
+
 def test_an_sglang_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sglang", None)
     folder = str(save_tiny_policy(tmp_path))

@@ -10,13 +10,13 @@ import torch
 from aiohttp import web
 
 from run_lib.commands import InputError
+from run_lib.ports import free_port
 from search_lib.engines import http_service
 from search_lib.engines.base import Block
 from search_lib.engines.factory import open_engine
 from search_lib.engines.flags import EngineFlags
 from search_lib.engines.http_service import BadReply, HttpService
 from search_lib.engines.sglang_server import SglangServerEngine, check_server
-from search_lib.scorers.value_server import free_port
 from search_lib.urgency import Urgency, urgency
 from tests.support.http_servers import in_turn, serving
 from tests.support.searches import request

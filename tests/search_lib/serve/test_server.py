@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from search_lib.scorers.value_server import free_port
+from run_lib.ports import free_port
 from tests.support.serving import (
     CHAT,
     QUESTION,
