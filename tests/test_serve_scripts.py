@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -107,13 +108,11 @@ def test_no_argument_goes_around_the_address(argument, message, tmp_path):
     assert (status, said) == (2, f"serve_value_model.sh: error: {message}")
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """What serve_value_model.sh has started for other machines, of stand-ins, and what it said.
+def start_stand_ins(tmp_path: Path, *arguments: str) -> SimpleNamespace:
+    """What serve_value_model.sh starts for other machines, of stand-ins, and what it says.
 
-    It was told twice to end; `alive` are the processes that outlived it.
+    It is told twice to end; `alive` are the processes that outlive it.
     """
-    tmp_path = tmp_path_factory.mktemp("started")
     shutil.copytree(ROOT / "scripts" / "lib", tmp_path / "scripts" / "lib")
     script = shutil.copy(ROOT / "scripts" / "serve_value_model.sh", tmp_path / "scripts")
     python = tmp_path / ".venv" / "bin" / "python"
@@ -128,7 +127,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     variables |= {"LOG_DIR": str(tmp_path / "logs"), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     variables |= {"CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
-        [script, "model"], env=os.environ | variables, stdout=subprocess.PIPE, text=True
+        [script, "model", *arguments], env=os.environ | variables, stdout=subprocess.PIPE, text=True
     ) as process:
         said = process.stdout.readline()
         process.terminate()
@@ -141,6 +140,11 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     }
     alive = [name for name, process in found.items() if psutil.pid_exists(process["pid"])]
     return SimpleNamespace(port=port, said=said, alive=alive, status=process.returncode, **found)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    return start_stand_ins(tmp_path_factory.mktemp("started"))
 
 
 def test_for_other_machines_there_is_one_address_and_a_key(started):
@@ -167,6 +171,13 @@ def test_each_server_has_a_port_for_its_processes_that_no_program_is_given_by_ch
     assert len({*ports, *range(started.port, started.port + 4)}) == 6
     assert max(ports) < 32_768
     assert "--nccl-port" not in started.router["arguments"]
+
+
+@pytest.mark.parametrize("argument", ["--dp-size=2", "--data-parallel-size=2", "--da=2"])
+def test_a_server_of_several_schedulers_chooses_their_ports(argument, tmp_path):
+    given = start_stand_ins(tmp_path, argument).server_0["arguments"]
+    assert argument in given
+    assert "--nccl-port" not in given
 
 
 def test_stopped_twice_the_script_still_ends_what_it_started(started):

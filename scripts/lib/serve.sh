@@ -91,7 +91,7 @@ start() {
         command=("${server_command[@]}" --tp-size "$tp_size" --port "$(server_port "$1")"
             --host "$([ "$num_servers" -eq 1 ] && echo "$host" || echo 127.0.0.1)")
         case " ${arguments[*]} " in
-        *" --dp"* | *" --data-p"*) ;; # each of several schedulers has a port of its own
+        *" --dp"* | *" --da"*) ;; # --data-parallel-size: each of the schedulers has a port of its own
         *) command+=(--nccl-port "${nccl_ports[$1]}") ;;
         esac
         command+=("${arguments[@]}")
